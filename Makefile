@@ -1,0 +1,48 @@
+# Each target does all its own set-up. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit contract integration e2e bench-memory bench-throughput build clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(STAMP) ## virtual environment, dependencies, and Kafka for the demo and the tests
+	@$(BIN)/python -m replicator.embedded
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "replicator needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + " (set PYTHON=...)")'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "replicator needs Python's venv module (Debian: the package python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup ## two clusters, 336,776 real records, a worker killed half-way, every record compared
+	@$(BIN)/replicator demo $(ARGS)
+
+test: setup lint types unit contract integration e2e ## everything: lint, types, and the four tiers of tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit contract integration e2e: $(STAMP)
+	$(BIN)/python -m pytest tests/$@ $(ARGS)
+
+bench-throughput: setup ## our throughput, CPU and memory next to MirrorMaker 2's (ARGS="--full --rounds 3" as published)
+	$(BIN)/python -m bench throughput $(ARGS)
+
+bench-memory: setup ## memory stays bounded: many partitions, large records, a target that stalls
+	$(BIN)/python -m bench memory $(ARGS)
+
+build: $(STAMP) ## the wheel, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out
