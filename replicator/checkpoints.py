@@ -1,0 +1,273 @@
+"""Checkpoints: what every group committed on the source, translated, in MM2's format on the target.
+
+One pass: follow the syncs topic → list the groups → read what they committed → translate → write what changed.
+
+    Exact            the place itself; at the replicated end, past the transaction markers (`target_ends`): lag 0
+    Between          the first place of the stretch: some records are read again, none is missed
+    Ahead            the replicated end: all that is there was read
+    Expired, Unknown no checkpoint
+
+Two owners of task 0 may overlap for some seconds while it moves. That is harmless: both write what follows from the
+same offsets and syncs under the same keys; the older answer is a place that the group had passed already, and the new
+owner writes all once more when the overlap is over.
+
+Invariants:
+    D: no checkpoint lies past a record that the group has not read.
+    E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target.
+
+Source: connect/mirror `MirrorCheckpointTask`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
+from replicator.config import Flow
+from replicator.deadline import Deadline, Leash
+from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
+from replicator.groups import Committed, GroupList, GroupOffsets, OffsetsReader
+from replicator.internal_topics import ensure_compacted
+from replicator.log import Logger
+from replicator.metrics import DutyMetrics
+from replicator.mm2_wire import Checkpoint, encode_checkpoint
+from replicator.syncs import MapsState, SyncsReader
+from replicator.target_ends import TargetEnds
+from replicator.topics import Catalog, Snapshot
+from replicator.translation import Ahead, Between, Exact, OffsetMap, Translation
+
+FIRST_READ_S = 300.0
+"""For the whole history of a large flow; a small one takes milliseconds."""
+GROUPS_EVERY_S = 5.0
+MESSAGE_TIMEOUT_MS = 10_000
+OVERLAP_S = 60.0
+"""After this no former owner can be writing any more."""
+OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER})
+"""A partition that stopped for one of these has other records at the offsets that were replicated."""
+
+
+@dataclass(slots=True)
+class Translated:
+    """The groups' offsets in terms of the target.
+
+    Args:
+        checkpoints: by group and partition of the target.
+        at_end: partitions whose group has read all that is replicated; the checkpoint is the last run's end.
+        counts: partitions by kind of translation.
+    """
+
+    checkpoints: dict[tuple[str, TP], Checkpoint] = field(default_factory=dict)
+    at_end: dict[TP, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def place_of(translation: Translation, offset_map: OffsetMap) -> tuple[int, bool] | None:
+    """(where a group goes on, whether that is the replicated end); None when nobody can tell."""
+    match translation:
+        case Exact(next_offset, is_end):
+            return next_offset, is_end
+        case Between(low):
+            return low, False
+        case Ahead() if offset_map.newest is not None:
+            return offset_map.newest.downstream_next, True
+    return None
+
+
+def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topics: Snapshot) -> Translated:
+    """Translate what groups committed for the flow's topics; other topics are not counted. Pure."""
+    result = Translated()
+    for group, committed in offsets.items():
+        for tp, it in committed.items():
+            topic = topics.topics.get(tp.topic)
+            if topic is None:
+                continue
+            offset_map = _map_of(tp, syncs, topic.topic_id)
+            if offset_map is None:
+                result.counts["unknown"] += 1
+                continue
+            translation = offset_map.translate(it.next_offset)
+            result.counts[type(translation).__name__.lower()] += 1
+            _add(result, group, TP(topic.target_topic, tp.partition), it, place_of(translation, offset_map))
+    return result
+
+
+def _map_of(tp: TP, syncs: MapsState, topic_id: bytes) -> OffsetMap | None:
+    """The map, if it speaks of the topic that the source has now."""
+    offset_map = syncs.maps.get(tp)
+    stopped = syncs.stopped.get(tp)
+    has_other_offsets = stopped is not None and stopped.get("reason") in OTHER_OFFSETS
+    is_same_topic = offset_map is not None and offset_map.newest is not None and offset_map.newest.topic_id == topic_id
+    return offset_map if is_same_topic and not has_other_offsets else None
+
+
+def _add(result: Translated, group: str, target: TP, it: Committed, place: tuple[int, bool] | None) -> None:
+    if place is None:
+        return
+    next_offset, is_end = place
+    result.checkpoints[group, target] = Checkpoint(group, target, it.next_offset, next_offset, it.metadata)
+    if is_end:
+        result.at_end[target] = next_offset
+
+
+def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[str, TP], Checkpoint]:
+    """The checkpoints, those at the replicated end moved to where the target was read to without a record."""
+    moved = {}
+    for key, it in translated.checkpoints.items():
+        start = translated.at_end.get(it.tp)
+        end = ends.get(it.tp, it.downstream_next)
+        is_at_end = start is not None and it.downstream_next == start
+        at = Checkpoint(it.group, it.tp, it.upstream_next, end, it.metadata) if is_at_end and end != start else it
+        moved[key] = at
+    return moved
+
+
+class Checkpoints:
+    """The duty: keeps `<source>.checkpoints.internal` up to date. Threading: `step` and `close` by one thread.
+
+    Args:
+        admins: of source and target.
+    """
+
+    name = "checkpoints"
+
+    def __init__(
+        self, flow: Flow, clusters: tuple[Cluster, Cluster], admins: tuple[AdminClient, AdminClient], catalog: Catalog,
+        metrics: DutyMetrics, log: Logger,
+    ) -> None:  # fmt: skip
+        self.interval_s = flow.settings.checkpoint_interval_s
+        self.note = ""
+        self.current: Mapping[tuple[str, TP], Checkpoint] = {}
+        """What the last pass found; replaced as a whole, so that other threads may read it."""
+        self.passes = 0
+        self._flow = flow
+        source, self._target = clusters
+        self._target_admin = admins[1]
+        self._catalog = catalog
+        self._metrics = metrics
+        self._log = log
+        self._groups = GroupList(source, admins[0], flow.group_filter.matches, GROUPS_EVERY_S, log)
+        self._offsets = OffsetsReader(source, admins[0], log)
+        self._topic = flow.naming.checkpoints_topic
+        self._reader: SyncsReader[MapsState] | None = None
+        self._ends: TargetEnds | None = None
+        self._ends_problem = ""
+        self._producer: Producer | None = None
+        self._written: dict[tuple[str, TP], Checkpoint] = {}
+        self._rewrite_s = time.monotonic() + OVERLAP_S
+
+    def step(self, leash: Leash, timeout_s: float) -> None:
+        """One pass.
+
+        Raises:
+            KafkaOpError: it failed; what was known before stays.
+        """
+        syncs = self._follow(leash)
+        budget = leash.budget(timeout_s)
+        topics = self._catalog.wait_for(1, budget)
+        if topics is None:
+            raise RetriableError("the topics of the clusters are not known yet", op="list topics")
+        groups = self._groups.get(budget)
+        offsets = self._offsets.read(sorted(groups), budget)
+        translated = translate_groups(offsets, syncs, topics)
+        found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
+        late = groups - offsets.keys()  # what is known of them stays
+        self.current = {**{key: it for key, it in self.current.items() if key[0] in late}, **found}
+        self._metrics.translated(translated.counts)
+        self._write(found, leash, timeout_s)
+        unreadable = next((str(it) for it in self._offsets.failures.values()), "")
+        self.note = unreadable or self._ends_problem
+        self.passes += 1
+
+    def _follow(self, leash: Leash) -> MapsState:
+        """The syncs topic, up to what is committed now."""
+        if self._reader is None:
+            tasks = range(self._flow.settings.tasks)
+            self._reader = SyncsReader(self._target, self._flow.syncs_topic, tasks, MapsState())
+        try:
+            state = self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
+            seen = -1
+            while state.records != seen and not leash.finishing.is_set():
+                seen = state.records
+                self._reader.follow(0)
+        except KafkaOpError:
+            self._reader.close()
+            self._reader = None
+            raise
+        return state
+
+    def _find_ends(self, translated: Translated, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
+        if self._ends is None:
+            self._ends = TargetEnds(self._target)
+        ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
+        if self._ends.problem and self._ends.problem != self._ends_problem:
+            self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
+        self._ends_problem = self._ends.problem
+        return ends
+
+    def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: Leash, timeout_s: float) -> None:
+        if time.monotonic() > self._rewrite_s:
+            self._rewrite_s = float("inf")
+            self._written.clear()
+        changed = changes(found, self._written)
+        if not changed:
+            return
+        budget = leash.budget(timeout_s)
+        try:
+            self._send(changed, budget)
+        except KafkaOpError:  # the topic may be gone: begin again with all of it
+            self._producer = None
+            self._written.clear()
+            raise
+        self._metrics.checkpoints(len(changed))
+
+    def _send(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
+        if self._producer is None:
+            ensure_compacted(self._target_admin, self._target, self._topic, budget)
+            self._producer = self._target.producer({"linger.ms": 5, "message.timeout.ms": MESSAGE_TIMEOUT_MS})
+        failed: list[KafkaError] = []
+        for key, checkpoint in changed.items():
+            self._produce(key, checkpoint, failed)
+        while self._producer.flush(0.1) and not budget.expired:
+            pass
+        if failed:
+            raise self._target.error(failed[0], op=f"write {self._topic}", right="WRITE", topic=self._topic)
+        if len(self._producer):
+            raise RetriableError(f"not written within {budget.seconds:g} s", op=f"write {self._topic}")
+
+    def _produce(self, key: tuple[str, TP], checkpoint: Checkpoint, failed: list[KafkaError]) -> None:
+        assert self._producer is not None
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is None:
+                self._written[key] = checkpoint
+            else:
+                failed.append(error)
+
+        key_bytes, value = encode_checkpoint(checkpoint)
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key_bytes, 0, on_delivery=delivered)
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as cause:
+                raise self._target.error(cause, op=f"write {self._topic}", right="WRITE", topic=self._topic) from cause
+            else:
+                return
+
+    def close(self) -> None:
+        """Let go of the clients."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._ends is not None:
+            self._ends.close()
+        self._producer = None
+
+
+def changes(
+    found: Mapping[tuple[str, TP], Checkpoint], written: Mapping[tuple[str, TP], Checkpoint]
+) -> dict[tuple[str, TP], Checkpoint]:
+    """What differs from what was written last."""
+    return {key: it for key, it in found.items() if written.get(key) != it}

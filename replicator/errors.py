@@ -1,0 +1,133 @@
+"""The exception tree. Three classes decide what the transaction loop does; call sites never decide by error code.
+
+    ReplicatorError
+    ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
+    ├── LostError                   the task belongs to somebody else now: abort, commit nothing
+    ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
+    └── KafkaOpError                carries op, tp, hint
+        ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
+        ├── AbortTransactionError   abort, seek back to the last committed syncs, go on
+        ├── FatalError              this producer is finished: start again from fencing (DESIGN: step 1)
+        │   └── FencedError         another owner has this task; start again only after the group confirmed ownership
+        └── PartitionError          one partition cannot go on; it stops alone, the others continue
+
+Pure: imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class TP(NamedTuple):
+    """A topic and a partition of it."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class StopReason(enum.StrEnum):
+    """Why a partition stopped alone. The values are written to the syncs topic, metrics and JSON: never rename one."""
+
+    TRUNCATED = "truncated"
+    """Retention deleted source records before they were replicated."""
+    SOURCE_LOG_SHORTER = "source_log_shorter"
+    """The source log ends before our position: an unclean election or a restored disk lost records there."""
+    RECREATED = "recreated"
+    """The source topic has another topic id than the records replicated so far."""
+    SOURCE_GONE = "source_gone"
+    SOURCE_UNAUTHORIZED = "source_unauthorized"
+    SOURCE_UNAVAILABLE = "source_unavailable"
+    """The source partition has no leader, or its leader gives no answer."""
+    TARGET_GONE = "target_gone"
+    TARGET_NOT_CREATED = "target_not_created"
+    TARGET_UNAVAILABLE = "target_unavailable"
+    TARGET_TOO_FEW_PARTITIONS = "target_too_few_partitions"
+    TARGET_LOG_SHORTER = "target_log_shorter"
+    """The target log ends before what was replicated to it: recreated or truncated."""
+    TARGET_UNAUTHORIZED = "target_unauthorized"
+    RECORD_TOO_LARGE = "record_too_large"
+    RECORD_REFUSED = "record_refused"
+    """The target broker calls the record invalid (for example a record without a key for a compacted topic)."""
+    BAD_RECORD = "bad_record"
+    """The source record can't be read: a wrong checksum, an unknown codec or an unknown magic."""
+
+
+class ReplicatorError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(ReplicatorError):
+    """A setting is wrong.
+
+    Args:
+        path: the key's path, as in ``flows.east->west.tasks``.
+        problem: what was found and what is allowed.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem)
+        self.path = path
+        self.problem = problem
+
+
+class RefusedError(ReplicatorError):
+    """A command was refused and changed nothing (exit code 3)."""
+
+
+class LostError(ReplicatorError):
+    """The task was taken from us: what is open is aborted, nothing more is committed."""
+
+
+class KafkaOpError(ReplicatorError):
+    """A Kafka operation failed.
+
+    Args:
+        message: what the client or the broker said.
+        op: what was being done, in words: ``commit transaction``.
+        tp: the partition it concerns, if it concerns one.
+        hint: what the operator can do about it.
+        code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
+    """
+
+    def __init__(self, message: str, *, op: str, tp: TP | None = None, hint: str = "", code: str = "") -> None:
+        where = f" of {tp}" if tp else ""
+        tail = f" ({hint})" if hint else ""
+        super().__init__(f"{op}{where}: {message}{tail}")
+        self.op = op
+        self.tp = tp
+        self.hint = hint
+        self.code = code
+
+
+class RetriableError(KafkaOpError):
+    """The same call may succeed later."""
+
+
+class AbortTransactionError(KafkaOpError):
+    """The open transaction has to be aborted; the producer lives on."""
+
+
+class FatalError(KafkaOpError):
+    """The client instance is finished; begin again from fencing."""
+
+
+class FencedError(FatalError):
+    """A newer owner initialised this transactional id."""
+
+
+class PartitionError(KafkaOpError):
+    """One partition can't go on.
+
+    Args:
+        reason: the state that operators see.
+    """
+
+    def __init__(self, message: str, *, op: str, tp: TP, reason: StopReason, hint: str = "", code: str = "") -> None:
+        super().__init__(message, op=op, tp=tp, hint=hint, code=code)
+        self.tp: TP = tp
+        self.reason = reason

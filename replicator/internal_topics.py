@@ -1,0 +1,29 @@
+"""Topics of one partition, compacted, that hold facts about a flow: checkpoints and heartbeats.
+
+Source: connect/mirror `MirrorUtils#createSinglePartitionCompactedTopic`.
+"""
+
+from __future__ import annotations
+
+from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, NewTopic, await_results
+from replicator.deadline import Deadline
+from replicator.topics import list_topics
+
+WANTED_REPLICAS = 3
+
+
+def ensure_compacted(admin: AdminClient, cluster: Cluster, topic: str, deadline: Deadline) -> None:
+    """Create `topic` if it is not there; one that is there is taken as it is.
+
+    Raises:
+        KafkaOpError: it can't be created.
+    """
+    metadata = list_topics(cluster, admin, deadline)
+    if topic in metadata.topics:
+        return
+    replicas = min(WANTED_REPLICAS, len(metadata.brokers))
+    new = NewTopic(topic, 1, replicas, config={"cleanup.policy": "compact"})
+    result = await_results(admin.create_topics([new], request_timeout=max(0.1, deadline.left_s())), deadline)[topic]
+    exists = isinstance(result, KafkaException) and result.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+    if isinstance(result, Exception) and not exists:
+        raise cluster.error(result, op=f"create {topic}", right="CREATE and WRITE", topic=topic)

@@ -1,0 +1,276 @@
+"""Whether a partition may run, and where it begins: what both clusters say before it starts, and when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from replicator.clients import (
+    EARLIEST,
+    LATEST,
+    AclOperation,
+    AdminClient,
+    Cluster,
+    ConfigResource,
+    OffsetSpec,
+    TopicCollection,
+    await_results,
+    uuid_bytes,
+)
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
+from replicator.ledger import Ledger, target_log_shorter
+from replicator.offsets import Run
+from replicator.topics import BATCH_TOPICS, Catalog, Snapshot, SourceTopic, list_offsets
+
+TOPIC_IDS_TIMEOUT_S = 3.0
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What `Starter.prepare` found.
+
+    Args:
+        ready: partitions that may run once their floors are written.
+        floors: (partition, upstream, downstream, topic id) of those that have no position yet.
+        failures: why the others can't.
+    """
+
+    ready: dict[TP, SourceTopic] = field(default_factory=dict)
+    floors: list[tuple[TP, int, int, bytes]] = field(default_factory=list)
+    failures: list[PartitionError] = field(default_factory=list)
+
+
+class Starter:
+    """Checks partitions against both clusters before they start. Threading: usable by every task at once."""
+
+    def __init__(
+        self, flow: Flow, source: Cluster, target: Cluster, catalog: Catalog, admins: tuple[AdminClient, AdminClient]
+    ) -> None:
+        self._flow = flow
+        self._source = source
+        self._target = target
+        self._catalog = catalog
+        self._source_admin, self._target_admin = admins
+
+    def changed(self, tp: TP, topic_id: bytes, snapshot: Snapshot) -> PartitionError | None:
+        """Why the source partition is no longer the one that was replicated; None when it is."""
+        topic = snapshot.topics.get(tp.topic)
+        op = f"find the topic on {self._source.alias}"
+        if topic is None or tp.partition >= topic.partitions:
+            hint = "it was deleted, or the DESCRIBE right was taken away; its copy is kept"
+            return PartitionError(
+                "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
+            )
+        ids_are_known = any(topic_id) and any(topic.topic_id)
+        return _recreated(tp, op, topic.target_topic) if ids_are_known and topic.topic_id != topic_id else None
+
+    def ask_topic_ids(self, topics: Iterable[str]) -> Mapping[str, Future[Any]]:
+        """Ask the source, in the background, which topics now have these names."""
+        collection = TopicCollection(sorted(topics))
+        futures: Mapping[str, Future[Any]] = self._source_admin.describe_topics(
+            collection, request_timeout=TOPIC_IDS_TIMEOUT_S
+        )
+        return futures
+
+    def check_topic_ids(
+        self, answers: Mapping[str, Future[Any]], running: Mapping[TP, tuple[bytes, str]], deadline: Deadline
+    ) -> None:
+        """Make sure that what was fetched before `ask_topic_ids` came from the topics that were replicated so far.
+
+        The client goes on at its offset in a topic that was deleted and created again: when that topic is as long
+        already, records would be missing, silently (invariants A, H). No answer is taken for none of this.
+
+        Args:
+            running: source partition → (id of its topic, its target topic).
+
+        Raises:
+            PartitionError: a topic was created again.
+        """
+        results = await_results(answers, Deadline(deadline.slice_s(TOPIC_IDS_TIMEOUT_S)))
+        for tp, (topic_id, target_topic) in running.items():
+            result = results[tp.topic]
+            if isinstance(result, Exception):
+                continue
+            found = uuid_bytes(result.topic_id)
+            if any(found) and any(topic_id) and found != topic_id:
+                raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
+
+    def prepare(
+        self, tps: list[TP], ledger: Ledger, snapshot: Snapshot, deadline: Deadline, *, appeared: bool
+    ) -> Prepared:
+        """Decide for each partition whether it may start, and where.
+
+        Args:
+            appeared: the partitions came into being while the flow ran: every record of theirs is wanted, whatever
+                `start_from` says (KIP-1106 tells of the records that would be lost otherwise).
+
+        Raises:
+            KafkaOpError: a cluster gave no answer at all.
+        """
+        prepared = Prepared()
+        old: dict[TP, Run] = {}
+        new: list[TP] = []
+        for tp in tps:
+            newest = ledger.newest(tp)
+            failure = self.changed(tp, newest.topic_id if newest else b"", snapshot)
+            if failure is not None:
+                prepared.failures.append(failure)
+            elif newest is None:
+                new.append(tp)
+            else:
+                old[tp] = newest
+        self._check_targets(old, snapshot, prepared, deadline)
+        grown = {tp for tp in new if 0 < snapshot.topics[tp.topic].target_partitions <= tp.partition}
+        self._find_floors(new, set(new) if appeared else grown, snapshot, prepared, deadline)
+        for failure in self.unwritable({tp: t.target_topic for tp, t in prepared.ready.items()}, deadline):
+            prepared.failures.append(failure)
+            del prepared.ready[failure.tp]
+        prepared.floors = [floor for floor in prepared.floors if floor[0] in prepared.ready]
+        return prepared
+
+    def _check_targets(self, old: Mapping[TP, Run], snapshot: Snapshot, prepared: Prepared, deadline: Deadline) -> None:
+        """Partitions with a history need a target that still holds it."""
+        remote: dict[TP, tuple[TP, SourceTopic]] = {}
+        for tp in old:
+            topic = snapshot.topics[tp.topic]
+            if tp.partition >= topic.target_partitions:
+                prepared.failures.append(self._target_lacks(tp, topic))
+            else:
+                remote[TP(topic.target_topic, tp.partition)] = tp, topic
+        ends = list_offsets(self._target, self._target_admin, dict.fromkeys(remote, LATEST), deadline, committed=False)
+        for target_tp, (tp, topic) in remote.items():
+            end = ends[target_tp]
+            if isinstance(end, int) and end < old[tp].downstream_next:
+                prepared.failures.append(target_log_shorter(tp, topic.target_topic, old[tp], end))
+            elif isinstance(end, PartitionError):
+                prepared.failures.append(_about(tp, end, end.reason))
+            else:  # no answer now is no reason to stop: the first flush checks the same
+                prepared.ready[tp] = topic
+
+    def _target_lacks(self, tp: TP, topic: SourceTopic) -> PartitionError:
+        is_gone = topic.target_partitions == 0
+        text = (
+            f"{topic.target_topic} does not exist"
+            if is_gone
+            else f"{topic.target_topic} has {topic.target_partitions} partitions"
+        )
+        reason = StopReason.TARGET_GONE if is_gone else StopReason.TARGET_TOO_FEW_PARTITIONS
+        hint = "records were replicated to it before; it is not created again by itself, as they would be missing"
+        return PartitionError(text, op=f"find the topic on {self._target.alias}", tp=tp, reason=reason, hint=hint)
+
+    def _find_floors(
+        self, new: list[TP], from_earliest: set[TP], snapshot: Snapshot, prepared: Prepared, deadline: Deadline
+    ) -> None:
+        """Partitions without a position need a target topic, and a beginning on both sides."""
+        refused = self._catalog.ensure_targets({tp.topic for tp in new}, deadline)
+        in_refused = [tp for tp in new if tp.topic in refused]
+        lacking = {tp for tp in in_refused if tp.partition >= snapshot.topics[tp.topic].target_partitions}
+        for tp in lacking:
+            prepared.failures.append(_not_created(tp, refused[tp.topic], snapshot.topics[tp.topic]))
+        allowed = [tp for tp in new if tp not in lacking]
+        starts = self._starts(allowed, from_earliest, deadline)
+        remote = {tp: TP(snapshot.topics[tp.topic].target_topic, tp.partition) for tp in allowed}
+        specs = dict.fromkeys(remote.values(), LATEST)
+        ends = list_offsets(self._target, self._target_admin, specs, deadline, committed=False)
+        for tp in allowed:
+            start, end = starts[tp], ends[remote[tp]]
+            if isinstance(start, KafkaOpError):
+                prepared.failures.append(_about(tp, start, StopReason.SOURCE_UNAVAILABLE))
+            elif isinstance(end, KafkaOpError):
+                prepared.failures.append(_about(tp, end, StopReason.TARGET_UNAVAILABLE))
+            else:
+                topic = snapshot.topics[tp.topic]
+                prepared.floors.append((tp, start, end, topic.topic_id))
+                prepared.ready[tp] = topic
+
+    def _starts(self, tps: list[TP], from_earliest: set[TP], deadline: Deadline) -> dict[TP, int | KafkaOpError]:
+        """Where partitions without a position begin, by `start_from`."""
+        start_from = self._flow.settings.start_from
+        if start_from == "earliest":
+            spec = EARLIEST
+        elif start_from == "latest":
+            spec = LATEST
+        else:
+            spec = OffsetSpec.for_timestamp(int(start_from.timestamp() * 1000))
+        specs = {tp: EARLIEST if tp in from_earliest else spec for tp in tps}
+        starts = list_offsets(self._source, self._source_admin, specs, deadline)
+        later_than_all = {tp: LATEST for tp, offset in starts.items() if offset == -1}
+        return starts | list_offsets(self._source, self._source_admin, later_than_all, deadline)
+
+    def batch_limit(self, target_topic: str, deadline: Deadline) -> int | None:
+        """The target topic's `max.message.bytes`; None when it is not told."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, target_topic)
+        futures = self._target_admin.describe_configs([resource], request_timeout=max(0.1, deadline.left_s()))
+        result = await_results(futures, deadline)[resource]
+        return None if isinstance(result, Exception) else int(result["max.message.bytes"].value)
+
+    def unwritable(self, tps: Mapping[TP, str], deadline: Deadline) -> list[PartitionError]:
+        """Which of these partitions (source partition → target topic) the target does not let us write to.
+
+        Asked before they start, because the broker's refusal of a transaction names none of them.
+        """
+        names = sorted(set(tps.values()))
+        refused: set[str] = set()
+        for start in range(0, len(names), BATCH_TOPICS):
+            topics = TopicCollection(names[start : start + BATCH_TOPICS])
+            timeout_s = max(0.1, deadline.left_s())
+            futures = self._target_admin.describe_topics(
+                topics, include_authorized_operations=True, request_timeout=timeout_s
+            )
+            answers = await_results(futures, deadline)
+            refused |= {topic for topic, answer in answers.items() if self._lacks_write(topic, answer)}
+        return [self._target.refused(f"write to {topic}", tp, topic) for tp, topic in tps.items() if topic in refused]
+
+    def _lacks_write(self, topic: str, answer: Any) -> bool:
+        """What `describe_topics` says of our rights; no answer says nothing."""
+        if isinstance(answer, Exception):
+            return self._target.error(answer, op=f"look at {topic}").code == "TOPIC_AUTHORIZATION_FAILED"
+        operations = answer.authorized_operations
+        return operations is not None and AclOperation.WRITE not in operations
+
+    def truncation(
+        self, failure: PartitionError, position: int, deadline: Deadline
+    ) -> tuple[PartitionError, int | None]:
+        """What is behind a position that the source does not have: (the failure in full, the log's first offset)."""
+        tp = failure.tp
+        low = list_offsets(self._source, self._source_admin, {tp: EARLIEST}, deadline)[tp]
+        end = list_offsets(self._source, self._source_admin, {tp: LATEST}, deadline, committed=False)[tp]
+        if isinstance(low, PartitionError):
+            return low, None
+        if not isinstance(low, int) or not isinstance(end, int):
+            return failure, None
+        if position < low:
+            text = f"retention deleted {low - position} offsets ({position} to {low - 1}) before they were replicated"
+            hint = "on_truncation: skip goes on at the log's beginning; raise retention.ms on the source"
+            return _stopped(tp, text, failure.op, StopReason.TRUNCATED, hint), low
+        text = f"the source's log ends at {end}, but {position} was replicated"
+        hint = "the source lost records (an unclean election, a restored disk), or the topic was created again"
+        return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
+
+
+def _recreated(tp: TP, op: str, target_topic: str) -> PartitionError:
+    text = "the source topic was deleted and created again: its offsets mean other records now"
+    hint = f"move or delete {target_topic} and its history, or rename the new topic"
+    return PartitionError(text, op=op, tp=tp, reason=StopReason.RECREATED, hint=hint)
+
+
+def _stopped(tp: TP, text: str, op: str, reason: StopReason, hint: str) -> PartitionError:
+    return PartitionError(text, op=op, tp=tp, reason=reason, hint=hint)
+
+
+def _not_created(tp: TP, error: KafkaOpError, topic: SourceTopic) -> PartitionError:
+    """A target partition that is not there, and could not be made."""
+    if topic.target_partitions:
+        return _about(tp, error, StopReason.TARGET_TOO_FEW_PARTITIONS)
+    is_unauthorized = "AUTHORIZATION" in error.code
+    return _about(tp, error, StopReason.TARGET_UNAUTHORIZED if is_unauthorized else StopReason.TARGET_NOT_CREATED)
+
+
+def _about(tp: TP, error: KafkaOpError, reason: StopReason) -> PartitionError:
+    """An error of a topic or of the target's partition, as the source partition's."""
+    own = error.reason if isinstance(error, PartitionError) else reason
+    return PartitionError(str(error), op="start", tp=tp, reason=own, code=error.code)

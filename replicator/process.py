@@ -1,0 +1,149 @@
+"""Worker processes: one, or several under a parent that passes signals on and replaces the ones that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from replicator.config import Flow, Settings
+from replicator.deadline import Deadline
+from replicator.errors import ConfigError
+from replicator.health import HealthServer
+from replicator.log import get_logger
+from replicator.metrics import Metrics
+from replicator.worker import FlowWorker
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+RESPAWN_AFTER_S = 1.0
+RESPAWN_AT_MOST_S = 30.0
+PARENT_VARIABLE = "REPLICATOR_PARENT_PID"
+"""Tells a child whose it is: it ends when it has lost its parent."""
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks for a clean stop, a second one ends the process at once.
+
+    Args:
+        at_once: what a second signal does before the process ends.
+    """
+
+    def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
+        self.stop = threading.Event()
+        self._at_once = at_once
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self.stop.is_set():
+            self._at_once()
+            os._exit(EXIT_INTERRUPTED)
+        self.stop.set()
+
+
+def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
+    """Run one worker for each flow until a signal; the exit code."""
+    log = get_logger()
+    signals = Signals()
+    metrics = Metrics()
+    workers = {flow.name: FlowWorker(flow, settings, metrics) for flow in flows}
+    server = HealthServer(settings.http, metrics.registry, workers)
+    log.info(
+        "worker_started", flows=sorted(workers), pid=os.getpid(), http=f"http://{settings.http.host}:{server.port}"
+    )
+    for worker in workers.values():
+        worker.start()
+    parent = os.environ.get(PARENT_VARIABLE)
+    while not signals.stop.is_set() and any(worker.is_alive() for worker in workers.values()):
+        signals.stop.wait(0.2)
+        if parent is not None and os.getppid() != int(parent):
+            log.warning("parent_is_gone", hint="this process ends, too")
+            break
+    deadline = Deadline(settings.worker.shutdown_timeout_s + 5)
+    for worker in workers.values():
+        worker.stop()
+    for worker in workers.values():
+        worker.join(deadline.left_s())
+    server.close()
+    failures = [worker.failure for worker in workers.values() if worker.failure is not None]
+    if failures:
+        return EXIT_USAGE if isinstance(failures[0], ConfigError) else EXIT_FAILED
+    if any(worker.is_alive() for worker in workers.values()):
+        log.error("worker_left_unclean", hint="a transaction may be open; the next owner ends it")
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+class _Child:
+    """One process of a parent."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self.started_s = time.monotonic()
+        self.process = self._spawn()
+        self.wait_s = RESPAWN_AFTER_S
+
+    def respawn_if_due(self) -> bool:
+        """Start it again when it has been dead for long enough; True when it was started."""
+        ran_s = time.monotonic() - self.started_s
+        if ran_s < self.wait_s:
+            return False
+        self.wait_s = RESPAWN_AFTER_S if ran_s > RESPAWN_AT_MOST_S else min(self.wait_s * 2, RESPAWN_AT_MOST_S)
+        self.started_s = time.monotonic()
+        self.process = self._spawn()
+        return True
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """A session of its own: Ctrl-C reaches the parent alone, which passes one signal on."""
+        environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
+        return subprocess.Popen(self._arguments, env=environment, start_new_session=True)
+
+
+def run_processes(number: int, arguments: Sequence[str], settings: Settings) -> int:
+    """Run `number` worker processes until a signal, replacing those that die.
+
+    Args:
+        arguments: of this program, for one worker (``-c FILE run``).
+    """
+    log = get_logger()
+    children: list[_Child] = []
+    signals = Signals(lambda: _kill_all(children))
+    children += [_Child([sys.executable, "-m", "replicator", *arguments]) for _ in range(number)]
+    log.info("processes_started", pids=[child.process.pid for child in children])
+    while not signals.stop.wait(0.2):
+        for child in children:
+            code = child.process.poll()
+            if code == EXIT_USAGE:
+                return _stop_all(children, settings, EXIT_USAGE)
+            if code is not None and child.respawn_if_due():
+                log.error("process_died", exit_code=code, replaced_by=child.process.pid)
+    return _stop_all(children, settings, EXIT_DONE)
+
+
+def _stop_all(children: Sequence[_Child], settings: Settings, code: int) -> int:
+    """Pass the signal on, wait, and kill what does not end in time."""
+    deadline = Deadline(settings.worker.shutdown_timeout_s + 10)
+    for child in children:
+        if child.process.poll() is None:
+            child.process.terminate()
+    for child in children:
+        try:
+            child.process.wait(max(0.1, deadline.left_s()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+            code = EXIT_FAILED
+    return code
+
+
+def _kill_all(children: Sequence[_Child]) -> None:
+    for child in children:
+        child.process.kill()

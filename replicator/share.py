@@ -1,0 +1,220 @@
+"""A task's share of the source's partitions: which run, from where, and which stand still.
+
+Follows the flow's topics from one snapshot to the next. Threading: the task's thread alone.
+
+Invariants:
+    B: where a new partition begins is committed, as its first sync, before its first record is fetched.
+    H: a partition that can't go on stops alone, with a reason in the log, a metric and the syncs topic.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from replicator.clients import Cluster
+from replicator.config import Flow
+from replicator.deadline import Deadline, Leash
+from replicator.errors import TP, AbortTransactionError, LostError, PartitionError, RetriableError, StopReason
+from replicator.ledger import Ledger, Runs, floor_run
+from replicator.log import Logger
+from replicator.metrics import TaskMetrics
+from replicator.names import task_of
+from replicator.partitions import Starter
+from replicator.planes import Plane
+from replicator.stops import Stops
+from replicator.topics import Catalog, Snapshot
+from replicator.wire import encode_sync
+
+PARTITION_BUDGET_S = 10.0
+TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What the tasks of a worker share.
+
+    Args:
+        confirm: asks the group, within a deadline and until stopped, whether a task is still ours.
+        make_plane: a new data plane for a task's transactional id, with batches of at most so many bytes.
+    """
+
+    flow: Flow
+    source: Cluster
+    target: Cluster
+    catalog: Catalog
+    starter: Starter
+    log: Logger
+    confirm: Callable[[int, Deadline, Callable[[], bool]], bool]
+    make_plane: Callable[[int, TaskMetrics, int], Plane]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTools:
+    """What belongs to one task as long as it is ours.
+
+    Args:
+        number: the task, and its partition of the syncs topic.
+    """
+
+    number: int
+    context: TaskContext
+    metrics: TaskMetrics
+    leash: Leash
+    log: Logger
+
+
+class Share:
+    """See the module.
+
+    Args:
+        plane: where partitions are assigned.
+        ledger: the positions that the syncs topic holds.
+        stops: what stood still when the task last ran here, to space the retries.
+    """
+
+    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops) -> None:
+        self.ledger = ledger
+        self.stops = stops
+        self._tools = tools
+        self._flow = tools.context.flow
+        self._starter = tools.context.starter
+        self._plane = plane
+        self._followed = 0
+        self._newest_ms: dict[TP, int] = {}
+
+    def maintain(self) -> None:
+        """Follow a new snapshot, try again what is due, and measure the lag."""
+        snapshot = self._tools.context.catalog.snapshot
+        if snapshot.number != self._followed or self.stops.any_due(time.monotonic()):
+            self.follow(snapshot, appeared=True)
+        self._measure()
+
+    def follow(self, snapshot: Snapshot, *, appeared: bool) -> None:
+        """Start what is new or due again, stop what vanished or was created again.
+
+        Args:
+            appeared: what is new came into being while the task ran.
+        """
+        self._followed = snapshot.number
+        for tp in self.ledger.running():
+            failure = self._starter.changed(tp, self.ledger.topic_id(tp), snapshot)
+            if failure is not None:
+                self.stop(failure)
+        wanted = self._wanted(snapshot)
+        if not wanted:
+            return
+        budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
+        found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
+        self._commit([(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors])
+        for tp, topic in found.ready.items():
+            self.ledger.start(tp, topic.target_topic, topic.topic_id)
+            self.stops.runs(tp)
+            self._tools.metrics.partition_runs(tp)
+        if found.ready:
+            self._plane.add(self.ledger.positions(found.ready))
+            if appeared:
+                self._tools.log.info("partitions_started", partitions=len(found.ready))
+        for failure in found.failures:
+            self.stop(failure)
+
+    def _wanted(self, snapshot: Snapshot) -> list[TP]:
+        """What should run and does not: on the source, or known from before and still configured."""
+        tasks = self._flow.settings.tasks
+        ours = {tp for tp in snapshot.partitions() if task_of(tp.topic, tp.partition, tasks) == self._tools.number}
+        ours |= {tp for tp in self.ledger.known() if self._flow.topic_filter.matches(tp.topic)}
+        now_s = time.monotonic()
+        return [tp for tp in ours if not self.ledger.is_running(tp) and self.stops.may_start(tp, now_s)]
+
+    def _commit(self, runs: Runs) -> None:
+        """Commit syncs that come without records.
+
+        Raises:
+            LostError: the task was taken meanwhile; nothing is committed.
+            KafkaOpError: the transaction failed; the task begins again.
+        """
+        if not runs:
+            return
+        deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
+        self._plane.begin()
+        for tp, run in runs:
+            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_sync(tp, run))
+        if self._tools.leash.lost.is_set():
+            raise LostError
+        try:
+            self._plane.flush(deadline)
+            self._plane.commit(deadline)
+        except AbortTransactionError as error:
+            if error.code == TOPIC_REFUSED:
+                self.stop_refused({})
+            raise
+        self.ledger.commit(runs)
+
+    def failed(self, failure: PartitionError) -> None:
+        """The source gave an error for a partition: skip what retention took if so configured, else stop it alone."""
+        if not self.ledger.is_running(failure.tp):
+            return
+        if failure.reason is StopReason.TRUNCATED:
+            position = self.ledger.positions([failure.tp])[failure.tp]
+            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
+            failure, low = self._starter.truncation(failure, position, budget)
+            may_skip = self._flow.settings.on_truncation == "skip" and failure.reason is StopReason.TRUNCATED
+            if may_skip and low is not None:
+                self._skip(failure, position, low)
+                return
+        self.stop(failure)
+        self._tools.context.catalog.ask_refresh()
+
+    def _skip(self, failure: PartitionError, position: int, low: int) -> None:
+        tp = failure.tp
+        where = {"topic": tp.topic, "partition": tp.partition, "first": position, "next": low}
+        self._tools.log.warning("records_skipped", **where, offsets=low - position, reason=failure.reason.value)
+        self.ledger.passed(tp, low)
+        self._commit(self.ledger.runs({}))
+        self._tools.metrics.skipped(tp, low - position, failure.reason.value)
+        self._plane.remove([tp])
+        self._plane.add(self.ledger.positions([tp]))
+
+    def stop(self, error: PartitionError) -> None:
+        """Stop one partition, and note what has to be told of it."""
+        tp = error.tp
+        if self.ledger.is_running(tp):
+            self._plane.remove([tp])
+            self.ledger.stop(tp)
+        now_s = time.monotonic()
+        is_news = self.stops.stop(error, now_s, dt.datetime.now(dt.UTC))
+        self._tools.metrics.partition_stopped(tp, error.reason)
+        report = self._tools.log.warning if is_news else self._tools.log.debug
+        where = {"topic": tp.topic, "partition": tp.partition, "reason": error.reason.value}
+        report("partition_stopped", **where, error=str(error), retry_in_s=self.stops.retry_in_s(tp, now_s))
+
+    def stop_refused(self, target_topics: Mapping[TP, str]) -> None:
+        """Stop the partitions whose target topics we may not write to: a refused transaction names none.
+
+        Raises:
+            RetriableError: the topic of the syncs is among them: nothing can go on.
+        """
+        syncs = self._flow.syncs_topic
+        topics = {TP(syncs, self._tools.number): syncs, **target_topics}
+        for failure in self._starter.unwritable(topics, self._tools.leash.budget(PARTITION_BUDGET_S)):
+            if failure.tp.topic == syncs:
+                raise RetriableError(str(failure), op="write the positions", code=failure.code)
+            self.stop(failure)
+
+    def advanced(self, tp: TP, newest_ms: int) -> None:
+        """Note that records of a partition were committed, the newest with this timestamp."""
+        self._newest_ms[tp] = newest_ms
+        self.stops.advanced(tp)
+
+    def _measure(self) -> None:
+        running = self.ledger.running()
+        ends = self._plane.source_ends(running)
+        now_ms = time.time() * 1000
+        for tp, position in self.ledger.positions().items():
+            lag = max(0, ends.get(tp, position) - position)
+            newest_ms = self._newest_ms.get(tp, -1)
+            behind_s = max(0.0, (now_ms - newest_ms) / 1000) if lag and newest_ms > 0 else 0.0
+            self._tools.metrics.lag(tp, lag, behind_s)
+        self._tools.metrics.partitions(len(running), len(self.stops))

@@ -1,0 +1,113 @@
+"""The partitions of a task that stopped alone: why, when to try them again, and what has still to be told.
+
+Pure: no Kafka, no clock. What is told goes to the syncs topic, so that `lag` shows the reason without any worker.
+
+Invariants:
+    H: a partition that stands still has a reason, and the reason is told until it runs again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.errors import TP, PartitionError
+from replicator.wire import PARTITION_STATE, ControlRecord
+
+MAX_RETRY_INTERVAL_S = 600.0
+
+
+@dataclass(slots=True)
+class _Stop:
+    error: PartitionError
+    retry_at_s: float
+
+
+class Stops:
+    """The partitions of a task that stopped alone. Times are those of the monotonic clock that the caller reads.
+
+    Args:
+        interval_s: wait before the first retry; later ones double it, up to ten minutes.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._stops: dict[TP, _Stop] = {}
+        self._attempts: dict[TP, int] = {}
+        self._told: dict[TP, dict[str, Any]] = {}
+        self._news: dict[TP, ControlRecord] = {}
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def begin(self, told: Mapping[TP, dict[str, Any]]) -> None:
+        """Start anew from what the syncs topic says: every partition may be tried."""
+        self._stops.clear()
+        self._news.clear()
+        self._told = dict(told)
+
+    def stop(self, error: PartitionError, now_s: float, at: dt.datetime) -> bool:
+        """Note that a partition stopped; True when it was not already known to have stopped for this reason."""
+        tp = error.tp
+        attempts = self._attempts.get(tp, 0)
+        self._attempts[tp] = attempts + 1
+        wait_s = min(self._interval_s * 2 ** min(attempts, 10), MAX_RETRY_INTERVAL_S)
+        before = self._stops.get(tp)
+        self._stops[tp] = _Stop(error, now_s + wait_s)
+        told = self._told.get(tp, {})
+        if told.get("reason") == error.reason.value:
+            self._news.pop(tp, None)
+            return before is None
+        if before is not None and before.error.reason is error.reason and tp in self._news:
+            return False  # still to be told, with the time when it began
+        body = {
+            "state": "stopped",
+            "reason": error.reason.value,
+            "detail": str(error),
+            "since": at.isoformat(timespec="seconds"),
+        }
+        self._news[tp] = ControlRecord(PARTITION_STATE, tp, body)
+        return True
+
+    def runs(self, tp: TP) -> None:
+        """Note that a partition started."""
+        self._stops.pop(tp, None)
+        self._news.pop(tp, None)
+        if tp in self._told:
+            self._news[tp] = ControlRecord(PARTITION_STATE, tp, None)
+
+    def advanced(self, tp: TP) -> None:
+        """Note that a partition committed records: its next stop is a first one again."""
+        if self._attempts:
+            self._attempts.pop(tp, None)
+
+    def may_start(self, tp: TP, now_s: float) -> bool:
+        """Whether a partition is not stopped, or is due to be tried again."""
+        stop = self._stops.get(tp)
+        return stop is None or now_s >= stop.retry_at_s
+
+    def any_due(self, now_s: float) -> bool:
+        return any(now_s >= stop.retry_at_s for stop in self._stops.values())
+
+    def retry_in_s(self, tp: TP, now_s: float) -> float:
+        stop = self._stops.get(tp)
+        return 0.0 if stop is None else round(max(0.0, stop.retry_at_s - now_s), 1)
+
+    def has_news(self) -> bool:
+        return bool(self._news)
+
+    def news(self) -> list[ControlRecord]:
+        """Control records that the next transaction has to carry."""
+        return list(self._news.values())
+
+    def told(self, records: Iterable[ControlRecord]) -> None:
+        """Note that these were committed."""
+        for record in records:
+            if self._news.get(record.tp) is record:
+                del self._news[record.tp]
+            if record.body is None:
+                self._told.pop(record.tp, None)
+            else:
+                self._told[record.tp] = record.body

@@ -1,0 +1,186 @@
+"""The syncs topic: one partition per task, the only place where positions live (invariant B)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from replicator.clients import (
+    AdminClient,
+    Cluster,
+    KafkaError,
+    KafkaException,
+    Message,
+    NewTopic,
+    TopicPartition,
+    await_results,
+)
+from replicator.deadline import Deadline
+from replicator.errors import TP, ConfigError, RetriableError
+from replicator.offsets import Run
+from replicator.topics import list_topics
+from replicator.translation import OffsetMap
+from replicator.wire import PARTITION_STATE, ControlRecord, decode
+
+WANTED_REPLICAS = 3
+READ_CHUNK = 10_000
+State = TypeVar("State", bound="SyncsState")
+
+
+@dataclass(slots=True)
+class SyncsState:
+    """What the read partitions of the syncs topic say.
+
+    Args:
+        newest: the newest run of every source partition: its position (invariant B).
+        stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
+        records: how many records were read.
+    """
+
+    newest: dict[TP, Run] = field(default_factory=dict)
+    stopped: dict[TP, dict[str, Any]] = field(default_factory=dict)
+    records: int = 0
+
+    def take(self, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order.
+
+        Raises:
+            WireError: it is not ours, or newer than this release.
+        """
+        self.records += 1
+        record = decode(key, value)
+        if isinstance(record, ControlRecord):
+            self._take_control(record)
+            return
+        self.take_run(record.tp, record.run)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        known = self.newest.get(tp)
+        if known is None or run.seq > known.seq:
+            self.newest[tp] = run
+
+    def _take_control(self, record: ControlRecord) -> None:
+        if record.kind != PARTITION_STATE:
+            return
+        if record.body is None:
+            self.stopped.pop(record.tp, None)
+        else:
+            self.stopped[record.tp] = record.body
+
+
+@dataclass(slots=True)
+class MapsState(SyncsState):
+    """What the syncs topic says, with the whole history that it keeps.
+
+    Args:
+        maps: the offset map of every source partition.
+    """
+
+    maps: dict[TP, OffsetMap] = field(default_factory=dict)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        SyncsState.take_run(self, tp, run)
+        self.maps.setdefault(tp, OffsetMap()).add(run)
+
+
+class SyncsReader(Generic[State]):
+    """Reads partitions of the syncs topic under read_committed, to their stable end, again and again.
+
+    Args:
+        target: the cluster.
+        topic: the syncs topic.
+        partitions: which of them.
+        state: takes what is read.
+    """
+
+    def __init__(self, target: Cluster, topic: str, partitions: Iterable[int], state: State) -> None:
+        self._target = target
+        self._topic = topic
+        self._consumer = target.consumer(
+            {
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 20,
+                "queued.min.messages": 50_000,
+                "queued.max.messages.kbytes": 16_384,
+            }
+        )
+        self._pending = set(partitions)
+        self.state = state
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in self._pending])
+
+    def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> State:
+        """Everything up to the last stable offset of each partition.
+
+        Raises:
+            RetriableError: not reached within `deadline`, or stopped.
+            WireError: a record can't be read.
+        """
+        while self._pending:
+            if deadline.expired or is_stopped():
+                text = f"partitions {sorted(self._pending)} not read to their end within {deadline.seconds:g} s"
+                raise RetriableError(text, op=f"read {self._topic}", hint=self._target.recent_error())
+            for message in self._consume(0.2):
+                self._take(message)
+        return self.state
+
+    def follow(self, wait_s: float) -> State:
+        """What was added since: waits at most `wait_s` for the first of it."""
+        for message in self._consume(wait_s):
+            self._take(message)
+        return self.state
+
+    def _consume(self, wait_s: float) -> list[Message]:
+        try:
+            first = self._consumer.consume(1, wait_s)
+            return first + self._consumer.consume(READ_CHUNK, 0) if first else first
+        except (KafkaException, SystemError) as cause:
+            raise self._target.error(cause, op=f"read {self._topic}") from cause
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            self.state.take(message.key() or b"", message.value())
+        elif error.code() == KafkaError._PARTITION_EOF:
+            self._pending.discard(message.partition() or 0)
+        else:
+            failure = self._target.error(error, op=f"read {self._topic}", right="READ", topic=self._topic)
+            is_refused = failure.code == "TOPIC_AUTHORIZATION_FAILED"  # a group's right is not needed to read
+            if not isinstance(failure, RetriableError) or is_refused:
+                raise failure
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def ensure_topic(admin: AdminClient, target: Cluster, topic: str, tasks: int, flow: str, deadline: Deadline) -> None:
+    """Create the syncs topic if it is not there, and check that it has one partition per task.
+
+    Raises:
+        ConfigError: it has another number of partitions than `tasks`.
+        KafkaOpError: it can't be created or seen.
+    """
+    metadata = list_topics(target, admin, deadline)
+    if topic not in metadata.topics:
+        replicas = min(WANTED_REPLICAS, len(metadata.brokers))
+        config = {"cleanup.policy": "compact", "segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"}
+        if replicas >= WANTED_REPLICAS:
+            config["min.insync.replicas"] = "2"
+        futures = admin.create_topics([NewTopic(topic, tasks, replicas, config=config)])
+        result = await_results(futures, deadline)[topic]
+        exists = isinstance(result, KafkaException) and result.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+        if isinstance(result, Exception) and not exists:
+            raise target.error(result, op=f"create {topic}", right="CREATE", topic=topic)
+        if not exists:
+            return
+        metadata = list_topics(target, admin, deadline)
+    found = len(metadata.topics[topic].partitions) if topic in metadata.topics else 0
+    if found not in (0, tasks):
+        raise ConfigError(
+            f"flows.{flow}.tasks",
+            f"{tasks}, but {topic} on {target.alias} has {found} partitions, one per task: set tasks to {found}",
+        )

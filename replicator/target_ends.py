@@ -1,0 +1,118 @@
+"""How far a caught-up group may go on the target: past transaction markers, never past a record.
+
+A group that has read all that is replicated goes on after the last record's marker, or tools show a lag of 1 for ever.
+The end offset of the target partition can't be asked for that: the markers of one transaction reach its partitions at
+different moments, so a newer transaction, whose sync is not visible yet, may lie before that end. What can be trusted
+is a read: from the last run's end on, under read_committed, no record was met before this offset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from replicator.clients import Cluster, KafkaError, KafkaException, Message, topic_partitions
+from replicator.deadline import Deadline
+from replicator.errors import TP
+
+PATIENCE_S = 1.0
+LOOK_AGAIN_S = 30.0
+"""Aborted transactions leave offsets without records behind: a place that was looked up is looked up again."""
+CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """No record lies from `start` to before `end`."""
+
+    start: int
+    end: int
+    looked_s: float
+
+
+class TargetEnds:
+    """Finds the first record, or the stable end, at or after given places of the target. Threading: one thread."""
+
+    def __init__(self, target: Cluster) -> None:
+        self._target = target
+        self._consumer = target.consumer(
+            {
+                "auto.offset.reset": "earliest",  # of a log whose beginning retention deleted
+                "enable.partition.eof": True,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": 131_072,
+                "queued.min.messages": 1,
+                "queued.max.messages.kbytes": 16_384,
+            }
+        )
+        self._known: dict[TP, _Place] = {}
+        self.problem = ""
+        """Which right is missing to look; without it a caught-up group shows the lag of a marker."""
+
+    def find(
+        self, starts: Mapping[TP, int], deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Mapping[TP, int]:
+        """For each place a place at or after it, with no record between; itself where none was found in time.
+
+        Raises:
+            KafkaOpError: the client can't go on.
+        """
+        now_s = time.monotonic()
+        unknown: dict[TP, _Place] = {}
+        for tp, start in starts.items():
+            known = self._known.get(tp)
+            if known is None or known.start != start:
+                unknown[tp] = _Place(start, start, now_s)
+            elif now_s - known.looked_s > LOOK_AGAIN_S:
+                unknown[tp] = known
+        if unknown:
+            patience = Deadline(deadline.slice_s(PATIENCE_S))
+            self._look_up(unknown, patience, is_stopped)
+        places = {}
+        for tp, start in starts.items():
+            known = self._known.get(tp)
+            places[tp] = known.end if known is not None and known.start == start else start
+        return places
+
+    def _look_up(self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
+        waiting = dict(places)
+        self.problem = ""
+        partitions = topic_partitions((tp, place.end) for tp, place in places.items())
+        try:
+            self._consumer.assign(partitions)
+            while waiting and not deadline.expired and not is_stopped():
+                answered = []
+                for message in self._consume(deadline.slice_s(0.1)):
+                    tp = TP(message.topic() or "", message.partition() or 0)
+                    if tp in waiting and self._take(tp, waiting[tp], message):
+                        del waiting[tp]
+                        answered.append(tp)
+                if answered:
+                    self._consumer.pause(topic_partitions((tp, 0) for tp in answered))
+            self._consumer.resume(partitions)  # or they stay paused when assigned again
+            self._consumer.unassign()
+        except (KafkaException, SystemError) as cause:
+            raise self._target.error(cause, op="read the ends of remote topics", right="READ") from cause
+        for tp, place in waiting.items():  # gave no answer: not asked again at once
+            self._known[tp] = replace(place, looked_s=time.monotonic())
+
+    def _take(self, tp: TP, place: _Place, message: Message) -> bool:
+        """Note an answer; False when it is none."""
+        error = message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                failure = self._target.error(error, op="read the end of a remote topic", right="READ", topic=tp.topic)
+                self.problem = str(failure)
+            return False
+        self._known[tp] = _Place(place.start, max(place.end, message.offset() or 0), time.monotonic())
+        return True
+
+    def _consume(self, wait_s: float) -> list[Message]:
+        first = self._consumer.consume(1, wait_s)
+        return first + self._consumer.consume(CHUNK, 0) if first else first
+
+    def close(self) -> None:
+        """Let go of the consumer."""
+        self._consumer.close()

@@ -1,0 +1,159 @@
+"""One task, in a thread of its own: from getting it to letting it go.
+
+The order of steps when a task is got, and again after every fatal error:
+
+    1. confirm with the group that the task is still ours      a zombie must not fence its successor
+    2. `plane.open`: fence the last owner, end its transaction
+    3. read the task's partition of the syncs topic, read_committed, to its stable end
+    4. take every position from there; write a floor for partitions that have none      (`share`)
+    5. assign, and run      (`copier`)
+
+Reading before fencing would be the bug: the last owner could commit between the two, and its records would be
+replicated twice.
+
+Invariants:
+    C: nothing is appended before step 2 returned, and nothing after a newer owner's step 2.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from replicator.copier import BatchTooLargeError, Copier
+from replicator.deadline import Deadline, Leash, backoff_s
+from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
+from replicator.ledger import Ledger
+from replicator.metrics import TaskMetrics
+from replicator.planes import BATCH_BYTES, Plane
+from replicator.share import Share, TaskContext, TaskTools
+from replicator.stops import Stops
+from replicator.syncs import SyncsReader, SyncsState
+from replicator.topics import Snapshot
+
+CONFIRM_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 10.0
+"""Fencing takes milliseconds; a client that has not done it by then is replaced by a new one."""
+CATALOG_TIMEOUT_S = 60.0
+RESTORE_TIMEOUT_S = 120.0
+STEADY_AFTER_S = 30.0
+"""A life that lasted so long was a good one: the next failure waits as briefly as a first one."""
+FENCED_HINT = "a newer owner has the task, or the transaction timed out on the broker; nothing of it was written"
+
+
+class Task(threading.Thread):
+    """Runs until `finish` or `abandon`. Errors restart it from step 1 with backoff; it never ends by an error.
+
+    Args:
+        number: the task, and its partition of the syncs topic.
+    """
+
+    def __init__(self, number: int, context: TaskContext, metrics: TaskMetrics) -> None:
+        super().__init__(name=f"task-{number}", daemon=True)
+        self.number = number
+        self.state = "starting"
+        self.problem = ""
+        """Why the task does not run; empty when it does."""
+        self.leash = Leash()
+        self._context = context
+        self._flow = context.flow
+        self._log = context.log.bind(task=number)
+        self._metrics = metrics
+        self._tools = TaskTools(number, context, metrics, self.leash, self._log)
+        self._stops = Stops(self._flow.settings.refresh_topics_interval_s)
+        self._batch_bytes = BATCH_BYTES
+
+    def run(self) -> None:
+        finishing = self.leash.finishing
+        waits = backoff_s(0.25, 10.0)
+        while not finishing.is_set():
+            began_s = time.monotonic()
+            try:
+                self._live()
+            except LostError:
+                self._log.info("task_lost")
+            except ReplicatorError as error:
+                self._report(error)
+                self.problem = str(error)
+                if time.monotonic() - began_s > STEADY_AFTER_S:
+                    waits = backoff_s(0.25, 10.0)
+                self._set_state("fenced" if isinstance(error, FencedError) else "backoff")
+                finishing.wait(next(waits))
+            except Exception:
+                self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._metrics.restarted("unexpected")
+                self._set_state("backoff")
+                finishing.wait(next(waits))
+        self._set_state("stopped")
+        self._metrics.let_go()
+
+    def _report(self, error: ReplicatorError) -> None:
+        if isinstance(error, BatchTooLargeError):
+            self._batch_bytes = error.limit_bytes
+        if self.leash.finishing.is_set():
+            self._log.info("task_let_go", error=str(error))
+        elif isinstance(error, FencedError):
+            self._log.warning("task_fenced", error=str(error), hint=FENCED_HINT)
+        else:
+            self._log.warning("task_restarts", error=str(error), kind=type(error).__name__)
+        self._metrics.restarted(type(error).__name__)
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self._metrics.state(state)
+
+    def _live(self) -> None:
+        """Steps 1 to 5, until the task ends or an error starts it anew."""
+        self._set_state("fencing")
+        budget = self.leash.budget
+        if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
+            raise RetriableError("the group does not confirm that the task is ours", op="own the task")
+        plane = self._context.make_plane(self.number, self._metrics, self._batch_bytes)
+        try:
+            plane.open(budget(OPEN_TIMEOUT_S))
+            self._set_state("restoring")
+            self._copy(plane, self._restore())
+        finally:
+            plane.close()
+
+    def _copy(self, plane: Plane, ledger: Ledger) -> None:
+        plane.assign({})
+        share = Share(self._tools, plane, ledger, self._stops)
+        share.follow(self._await_catalog(ledger), appeared=False)
+        self._set_state("running")
+        self.problem = ""
+        self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
+        Copier(self._tools, plane, share, self._batch_bytes).run()
+
+    def _restore(self) -> Ledger:
+        reader = SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], SyncsState())
+        try:
+            began_s = time.monotonic()
+            budget = self.leash.budget(RESTORE_TIMEOUT_S)
+            state: SyncsState = reader.read_to_end(budget, self.leash.finishing.is_set)
+        finally:
+            reader.close()
+        self._stops.begin(state.stopped)
+        seconds = round(time.monotonic() - began_s, 3)
+        self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
+        return Ledger(state.newest)
+
+    def _await_catalog(self, ledger: Ledger) -> Snapshot:
+        deadline = self.leash.budget(CATALOG_TIMEOUT_S)
+        catalog = self._context.catalog
+        while not self.leash.finishing.is_set():
+            snapshot = catalog.wait_for(1, Deadline(0.2))
+            if snapshot is not None:
+                return catalog.refresh(deadline) if self._is_behind(snapshot, ledger) else snapshot
+            if deadline.expired:
+                raise RetriableError("the topics of the clusters are not known yet", op="list topics")
+        raise LostError
+
+    def _is_behind(self, snapshot: Snapshot, ledger: Ledger) -> bool:
+        """Whether the last owner knew partitions that `snapshot` lacks: found or made since, or gone."""
+        for tp in ledger.known():
+            topic = snapshot.topics.get(tp.topic)
+            is_there = topic is not None and tp.partition < min(topic.partitions, topic.target_partitions)
+            if not is_there and self._flow.topic_filter.matches(tp.topic):
+                return True
+        return False

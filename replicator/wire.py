@@ -1,0 +1,194 @@
+"""Byte formats of the records in the syncs topic: MM2's OffsetSync fields first, ours after them.
+
+Pure. Big-endian; STRING is an INT16 length and UTF-8. MM2's reader stops after its own fields, so
+`org.apache.kafka.connect.mirror.OffsetSync.deserializeRecord` accepts what is written here.
+
+    key    STRING topic, INT32 partition          | INT8 level, INT16 slot
+    value  INT64 upstream_base, INT64 downstream_base
+           | INT16 version = 0, INT64 seq, INT64 count, INT64 ordinal_base, INT64 upstream_next,
+           | 16 bytes topic id, INT8 gaps known, then pairs of unsigned varints (records until the gap, its length)
+
+Control records have an empty topic in MM2's part of the key:
+
+    key    STRING "", INT32 partition             | STRING kind, STRING topic
+    value  INT64 0, INT64 0                       | INT16 version = 0, UTF-8 JSON object;  null: the state is over
+
+Source: connect/mirror `OffsetSync`; clients `org.apache.kafka.common.protocol.types.Type`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.errors import TP, ReplicatorError
+from replicator.offsets import Gaps, Run, retention_key
+
+VERSION = 0
+MAX_GAPS_BYTES = 4096
+PARTITION_STATE = "partition-state"
+
+_LENGTH = struct.Struct(">h")
+_PARTITION = struct.Struct(">i")
+_LEVEL_SLOT = struct.Struct(">bh")
+_MM2_VALUE = struct.Struct(">qq")
+_OUR_VALUE = struct.Struct(">hqqqq16sb")
+_CONTROL_HEAD = struct.Struct(">qqh")
+
+
+class WireError(ReplicatorError):
+    """Bytes in one of our topics that we did not write, or a newer version of us did."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRecord:
+    """A run, and the partition it belongs to."""
+
+    tp: TP
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRecord:
+    """A fact about a partition or a task that is no run. `body` None: the fact is over."""
+
+    kind: str
+    tp: TP
+    body: dict[str, Any] | None
+
+
+def encode_string(text: str) -> bytes:
+    """Kafka's STRING."""
+    raw = text.encode()
+    return _LENGTH.pack(len(raw)) + raw
+
+
+def read_string(data: bytes, at: int) -> tuple[str, int]:
+    """(the STRING at `at`, where it ends).
+
+    Raises:
+        WireError: it reaches beyond `data`.
+    """
+    (length,) = _LENGTH.unpack_from(data, at)
+    end = at + 2 + length
+    if length < 0 or end > len(data):
+        raise WireError(f"a string of {length} bytes in a field of {len(data) - at - 2}")
+    return data[at + 2 : end].decode(), end
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise WireError("a gap list that ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def encode_gaps(gaps: Gaps) -> bytes | None:
+    """The gap list as bytes, or None when it is longer than `MAX_GAPS_BYTES` and is left out."""
+    raw = b"".join(_varint(records) + _varint(length) for records, length in gaps)
+    return raw if len(raw) <= MAX_GAPS_BYTES else None
+
+
+def _decode_gaps(data: bytes, at: int) -> Gaps:
+    gaps = []
+    while at < len(data):
+        records, at = _read_varint(data, at)
+        length, at = _read_varint(data, at)
+        gaps.append((records, length))
+    return tuple(gaps)
+
+
+def encode_sync(tp: TP, run: Run) -> tuple[bytes, bytes]:
+    """Key and value of one sync."""
+    level, slot = retention_key(run.seq)
+    key = encode_string(tp.topic) + _PARTITION.pack(tp.partition) + _LEVEL_SLOT.pack(level, slot)
+    gaps = None if run.gaps is None else encode_gaps(run.gaps)
+    value = _MM2_VALUE.pack(run.upstream_base, run.downstream_base) + _OUR_VALUE.pack(
+        VERSION, run.seq, run.count, run.ordinal_base, run.upstream_next, run.topic_id, 0 if gaps is None else 1
+    )
+    return key, value + (gaps or b"")
+
+
+def encode_control(record: ControlRecord) -> tuple[bytes, bytes | None]:
+    """Key and value of one control record; a value of None is the tombstone that ends it."""
+    key = (
+        encode_string("")
+        + _PARTITION.pack(record.tp.partition)
+        + encode_string(record.kind)
+        + encode_string(record.tp.topic)
+    )
+    if record.body is None:
+        return key, None
+    body = json.dumps(record.body, separators=(",", ":"), sort_keys=True).encode()
+    return key, _CONTROL_HEAD.pack(0, 0, VERSION) + body
+
+
+def decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
+    """Read one record of the syncs topic.
+
+    Raises:
+        WireError: the bytes are not ours, or of a version that this release does not know.
+    """
+    try:
+        return _decode(key, value)
+    except (struct.error, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise WireError(f"a record of the syncs topic can't be read: {error} (key {key.hex()})") from error
+
+
+def _decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
+    topic, at = read_string(key, 0)
+    (partition,) = _PARTITION.unpack_from(key, at)
+    if not topic:
+        kind, at = read_string(key, at + 4)
+        name, _ = read_string(key, at)
+        return ControlRecord(kind, TP(name, partition), _control_body(value))
+    if value is None:
+        raise WireError(f"a tombstone for {topic}[{partition}]: syncs are never deleted")
+    upstream_base, downstream_base = _MM2_VALUE.unpack_from(value, 0)
+    version, seq, count, ordinal_base, upstream_next, topic_id, known = _OUR_VALUE.unpack_from(value, _MM2_VALUE.size)
+    _check_version(version)
+    gaps = _decode_gaps(value, _MM2_VALUE.size + _OUR_VALUE.size) if known else None
+    run = Run(
+        seq=seq,
+        upstream_base=upstream_base,
+        downstream_base=downstream_base,
+        count=count,
+        ordinal_base=ordinal_base,
+        upstream_next=upstream_next,
+        topic_id=topic_id,
+        gaps=gaps,
+    )
+    return SyncRecord(TP(topic, partition), run)
+
+
+def _control_body(value: bytes | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    _, _, version = _CONTROL_HEAD.unpack_from(value, 0)
+    _check_version(version)
+    body = json.loads(value[_CONTROL_HEAD.size :])
+    if not isinstance(body, dict):
+        raise WireError("a control record whose body is no object")
+    return body
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise WireError(f"version {version}: written by a newer release; upgrade this one (it knows {VERSION})")

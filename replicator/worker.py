@@ -1,0 +1,375 @@
+"""One process's part in one flow: a member of the workers' group, which runs the tasks that Kafka hands it.
+
+    connect → syncs topic → catalog thread + group → poll, until stopped → tasks commit or abort → leave the group
+
+Kafka's group protocol is the scheduler: nothing here decides who runs what. A task asks, before it fences anybody,
+whether it is still ours (`_Membership.confirm`): a process that was stopped past its session timeout would otherwise
+fence its own successor when it wakes up. The answer comes from the group's coordinator, which refuses a commit of a
+member that it has expelled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from replicator.clients import AdminClient, Cluster, Consumer, KafkaError, KafkaException, TopicPartition, client_id
+from replicator.config import Flow, Settings
+from replicator.deadline import Deadline, backoff_s
+from replicator.duties import Duties
+from replicator.errors import ConfigError, ReplicatorError, RetriableError
+from replicator.log import get_logger
+from replicator.metrics import DutyMetrics, Metrics, TaskMetrics
+from replicator.names import transactional_id
+from replicator.partitions import Starter
+from replicator.planes import Plane, PlaneSettings
+from replicator.planes.records import RecordsPlane
+from replicator.share import TaskContext
+from replicator.syncs import ensure_topic
+from replicator.task import Task
+from replicator.topics import Catalog
+
+POLL_S = 0.05
+ASK_AGAIN_S = 1.0
+PROBLEM_FADES_S = 30.0
+"""The client repeats what is wrong with the group; what it has not repeated for so long is over."""
+_REFUSED = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._ASSIGNMENT_LOST}
+_FORBIDDEN = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
+STALLED_AFTER_S = 30.0
+DUTIES_TASK = 0
+"""Whose owner has the flow's duties."""
+
+
+class _Membership:
+    """Asks the coordinator whether a task is ours. Threading: `confirm` by tasks, `serve` by the polling thread."""
+
+    def __init__(self, target: Cluster, topic: str) -> None:
+        self._target = target
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._questions: dict[int, threading.Event] = {}
+        self._asked_s: dict[int, float] = {}
+        self._answers: dict[int, KafkaError | None] = {}
+
+    def confirm(self, task: int, deadline: Deadline, is_stopped: Callable[[], bool]) -> bool:
+        """True: the coordinator accepted a commit of ours for the task's partition. False: refused, or no answer.
+
+        The polling thread, which would bring the answer, may be the one that waits for the task to stop.
+
+        Raises:
+            KafkaOpError: the principal may not commit, so that nobody can ever tell.
+        """
+        answered = threading.Event()
+        with self._lock:
+            self._answers.pop(task, None)
+            self._asked_s.pop(task, None)
+            self._questions[task] = answered
+        while not deadline.expired and not is_stopped() and not answered.wait(min(0.1, deadline.left_s())):
+            pass
+        with self._lock:
+            self._questions.pop(task, None)
+            is_answered = task in self._answers
+            error = self._answers.pop(task, None)
+        if error is not None and error.code() in _FORBIDDEN:
+            raise self._target.error(error, op=f"commit for {self._topic}", right="READ", topic=self._topic)
+        return is_answered and error is None
+
+    def serve(self, consumer: Consumer) -> None:
+        """Pass waiting questions on; the commit itself carries nothing that anybody reads."""
+        now_s = time.monotonic()
+        with self._lock:
+            tasks = [t for t in self._questions if t not in self._answers and self._is_due(t, now_s)]
+            self._asked_s |= dict.fromkeys(tasks, now_s)
+        for task in tasks:
+            try:
+                # offset 0 on purpose: positions live in the syncs records, never in group offsets (invariant B)
+                consumer.commit(offsets=[TopicPartition(self._topic, task, 0)], asynchronous=True)
+            except KafkaException as cause:
+                self._answer(task, cause.args[0])
+
+    def _is_due(self, task: int, now_s: float) -> bool:
+        """Whether the question was not asked yet, or so long ago that its answer is lost."""
+        return now_s - self._asked_s.get(task, -ASK_AGAIN_S) >= ASK_AGAIN_S
+
+    def committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """The client's `on_commit`."""
+        for partition in partitions:
+            self._answer(partition.partition, error or partition.error)
+
+    def _answer(self, task: int, error: KafkaError | None) -> None:
+        is_final = error is None or error.code() in _REFUSED | _FORBIDDEN
+        with self._lock:
+            if task in self._questions and is_final:
+                self._answers[task] = error
+                self._questions[task].set()
+
+
+class FlowWorker(threading.Thread):
+    """Runs one flow in this process until `stop`.
+
+    Args:
+        flow: what to replicate.
+        settings: of the process.
+        metrics: of the process.
+    """
+
+    def __init__(self, flow: Flow, settings: Settings, metrics: Metrics) -> None:
+        super().__init__(name=flow.name, daemon=True)
+        self._flow = flow
+        self._settings = settings
+        self._metrics = metrics
+        self._log = get_logger(flow=flow.name)
+        self._stopping = threading.Event()
+        self._source = Cluster(flow.source, "source", flow.source_cluster, flow.group)
+        self._target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
+        self._membership = _Membership(self._target, flow.syncs_topic)
+        self._tasks: dict[int, Task] = {}
+        self._admins: tuple[AdminClient, AdminClient] | None = None
+        self._duties: Duties | None = None
+        self._context: TaskContext | None = None
+        self._polled_s = time.monotonic()
+        self._joined = False
+        self._problem = "connecting"
+        self._problem_s = 0.0
+        self.failure: ReplicatorError | None = None
+        """Why the worker ended by itself; None while it runs and after a stop."""
+
+    # --- called by other threads --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the worker to commit or abort, leave the group, and end."""
+        self._stopping.set()
+
+    def is_alive_inside(self) -> bool:
+        """Whether the polling loop turns (for ``/livez``): it may wait, or have ended, but it may not hang."""
+        limit_s = STALLED_AFTER_S + self._settings.worker.shutdown_timeout_s + 2 * self._settings.connect_timeout_s
+        return self.failure is not None or time.monotonic() - self._polled_s < limit_s
+
+    def not_ready(self) -> str:
+        """Why the worker can't work right now; empty when it can."""
+        if self._problem:
+            return self._problem
+        if self._context is not None and self._context.catalog.problem:
+            return self._context.catalog.problem
+        if not self._joined:
+            return f"joining the group {self._flow.group} on {self._flow.target}"
+        waiting = {task.number: task.state for task in list(self._tasks.values()) if task.state != "running"}
+        if waiting:
+            states = ", ".join(f"{number} {state}" for number, state in sorted(waiting.items()))
+            problems = [task.problem for task in list(self._tasks.values()) if task.problem]
+            why = self._source.recent_error() or self._target.recent_error() or "; ".join(problems[:1])
+            return f"tasks not running: {states}" + (f" ({why})" if why else "")
+        return ""
+
+    def notes(self) -> list[str]:
+        """What does not work beside replication, which goes on."""
+        duties = self._duties
+        return duties.problems() if duties is not None else []
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._metrics.member.labels(self._flow.name).set_function(lambda: 0.0 if self.not_ready() else 1.0)
+        waits = backoff_s(0.5, 10.0)
+        while not self._stopping.is_set():
+            self._polled_s = time.monotonic()
+            try:
+                self._work()
+            except ConfigError as error:
+                self.failure = error
+                self._problem = str(error)
+                self._log.error("worker_refused_to_run", error=str(error))
+                return
+            except ReplicatorError as error:
+                wait_s = next(waits)
+                self._problem = str(error)
+                self._log.error("worker_not_ready", error=str(error), retry_in_s=wait_s)
+                self._stopping.wait(wait_s)
+            except Exception as error:
+                self._problem = f"unexpected: {error}"
+                self._log.exception("worker_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._stopping.wait(next(waits))
+        self._log.info("worker_stopped")
+
+    def _work(self) -> None:
+        """Connect, and be a member of the group until stopped."""
+        admins = self._connect()
+        if admins is None:
+            return
+        flow = self._flow
+        timeout_s = self._settings.connect_timeout_s
+        catalog = Catalog(flow, self._source, self._target, admins, self._log)
+        self._source.on_down = self._target.on_down = catalog.ask_refresh
+        ended = threading.Event()
+        keeper = threading.Thread(target=catalog.keep_fresh, args=(ended, timeout_s), name="topics", daemon=True)
+        keeper.start()
+        try:
+            ensure_topic(admins[1], self._target, flow.syncs_topic, flow.settings.tasks, flow.name, Deadline(timeout_s))
+            self._context = self._make_context(catalog, admins)
+            self._admins = admins
+            self._problem = ""
+            self._be_member()
+        finally:
+            ended.set()
+            keeper.join(timeout_s)
+
+    def _connect(self) -> tuple[AdminClient, AdminClient] | None:
+        """Admin clients of both clusters, looked for side by side; None when stopped meanwhile.
+
+        Raises:
+            KafkaOpError: one of them does not answer; the text names it.
+        """
+        found: dict[str, AdminClient | ReplicatorError] = {}
+
+        def connect(cluster: Cluster) -> None:
+            try:
+                found[cluster.alias] = cluster.connect(self._settings.connect_timeout_s)
+            except ReplicatorError as error:
+                found[cluster.alias] = error
+
+        clusters = (self._source, self._target)
+        threads = [threading.Thread(target=connect, args=(cluster,), daemon=True) for cluster in clusters]
+        for thread in threads:
+            thread.start()
+        deadline = Deadline(self._settings.connect_timeout_s + 5)
+        while any(thread.is_alive() for thread in threads) and not deadline.expired:
+            if self._stopping.wait(0.02):
+                return None
+        admins = []
+        for cluster in clusters:
+            result = found.get(cluster.alias)
+            if isinstance(result, AdminClient):
+                admins.append(result)
+            else:
+                raise result or ConfigError(f"clusters.{cluster.alias}", "the client gave no answer")
+        if self._source.brokers & self._target.brokers:
+            text = f"clusters.{self._flow.source} and clusters.{self._flow.target} are one Kafka cluster"
+            raise ConfigError(f"flows.{self._flow.name}", f"{text}, which would copy its own copies without end")
+        return admins[0], admins[1]
+
+    def _make_context(self, catalog: Catalog, admins: tuple[AdminClient, AdminClient]) -> TaskContext:
+        return TaskContext(
+            flow=self._flow,
+            source=self._source,
+            target=self._target,
+            catalog=catalog,
+            starter=Starter(self._flow, self._source, self._target, catalog, admins),
+            log=self._log,
+            confirm=self._membership.confirm,
+            make_plane=self._make_plane,
+        )
+
+    def _make_plane(self, task: int, metrics: TaskMetrics, batch_bytes: int) -> Plane:
+        flow = self._flow
+        settings = PlaneSettings(
+            transactional_id=transactional_id(flow.source, flow.target, task),
+            transaction_timeout_s=flow.settings.transaction_timeout_s,
+            compression=flow.settings.compression,
+            buffer_bytes=self._settings.worker.buffer_bytes // flow.settings.tasks,
+            batch_bytes=batch_bytes,
+        )
+        return RecordsPlane(self._source, self._target, settings, metrics.zero_timestamps)
+
+    def _be_member(self) -> None:
+        session_ms = int(self._settings.worker.session_timeout_s * 1000)
+        consumer = self._target.consumer(
+            {
+                "client.id": client_id(),
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": session_ms,
+                "heartbeat.interval.ms": min(1000, max(100, session_ms // 4)),  # members hear of a change by it
+                "auto.offset.reset": "latest",
+                "on_commit": self._membership.committed,
+            }
+        )
+        consumer.subscribe(
+            [self._flow.syncs_topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+        self._log.info("worker_joins", group=self._flow.group, member=client_id())
+        try:
+            while not self._stopping.is_set():
+                self._polled_s = time.monotonic()
+                self._poll(consumer)
+                self._membership.serve(consumer)
+        finally:
+            self._finish(dict(self._tasks))
+            consumer.close()
+            self._joined = False
+
+    def _poll(self, consumer: Consumer) -> None:
+        try:
+            message = consumer.poll(POLL_S)
+        except (KafkaException, SystemError) as cause:
+            raise self._target.error(cause, op=f"be a member of {self._flow.group}") from cause
+        error = message.error() if message is not None else None
+        if error is not None:
+            topic = self._flow.syncs_topic
+            failure = self._target.error(error, op=f"be a member of {self._flow.group}", right="READ", topic=topic)
+            is_new_topic = error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+            if not is_new_topic and not isinstance(failure, RetriableError):
+                raise failure
+            problem = "" if is_new_topic else str(failure)
+            if problem and problem != self._problem:
+                self._log.warning("worker_not_ready", error=problem)
+            self._problem, self._problem_s = problem, time.monotonic()
+        elif self._problem and time.monotonic() - self._problem_s > PROBLEM_FADES_S:
+            self._problem = ""
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        assert self._context is not None
+        consumer.incremental_assign(partitions)
+        consumer.pause(partitions)
+        self._joined = True
+        self._problem = ""
+        self._log.info("tasks_assigned", tasks=sorted(p.partition for p in partitions))
+        for partition in partitions:
+            metrics = TaskMetrics(self._metrics, self._flow.name, partition.partition)
+            task = Task(partition.partition, self._context, metrics)
+            self._tasks[partition.partition] = task
+            task.start()
+            if partition.partition == DUTIES_TASK:
+                self._start_duties(self._context)
+
+    def _start_duties(self, context: TaskContext) -> None:
+        assert self._admins is not None
+        clusters = (self._source, self._target)
+        metrics = DutyMetrics(self._metrics, self._flow.name)
+        timeout_s = self._settings.connect_timeout_s
+        self._duties = Duties(self._flow, clusters, self._admins, context.catalog, timeout_s, metrics, self._log)
+        self._duties.start()
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._log.info("tasks_revoked", tasks=sorted(p.partition for p in partitions))
+        self._finish(self._taken(partitions))
+        consumer.incremental_unassign(partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._log.warning("tasks_lost", tasks=sorted(p.partition for p in partitions), hint="the session timed out")
+        tasks = self._taken(partitions)
+        for task in tasks.values():
+            task.leash.abandon()
+        self._finish(tasks)
+        consumer.incremental_unassign(partitions)
+
+    def _taken(self, partitions: list[TopicPartition]) -> dict[int, Task]:
+        numbers = [p.partition for p in partitions if p.partition in self._tasks]
+        return {number: self._tasks.pop(number) for number in numbers}
+
+    def _finish(self, tasks: dict[int, Task]) -> None:
+        """End these tasks together, within one deadline; a task that hangs is left to be fenced by its next owner."""
+        timeout_s = self._settings.worker.shutdown_timeout_s
+        deadline = Deadline(timeout_s)
+        duties = self._duties if DUTIES_TASK in tasks else None
+        if duties is not None:
+            self._duties = None
+            duties.finish(timeout_s)
+        for task in tasks.values():
+            task.leash.finish(timeout_s)
+        for number, task in tasks.items():
+            task.join(deadline.left_s())
+            self._tasks.pop(number, None)
+            if task.is_alive():
+                self._log.warning("task_left_behind", task=number, hint="its next owner ends its transaction")
+        if duties is not None:
+            duties.join(deadline)
