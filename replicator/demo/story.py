@@ -1,0 +1,263 @@
+"""What the demo does, in order.
+
+    clusters → source topic → two workers → records flow → one worker is killed half-way → the other one takes over →
+    everything has arrived → every record is compared → the numbers
+
+Each step is a method of `_Story`; a further one (moving a consumer group, say) goes between `_flow` and `_compare`,
+where both clusters, the surviving worker and all records are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from replicator.config import WorkerSettings
+from replicator.deadline import Deadline
+from replicator.demo.clusters import PARTITIONS, Names, Sides
+from replicator.demo.compare import Comparison, Record, compare
+from replicator.demo.display import Display, Status
+from replicator.demo.flights import DemoError, Flights, number_of
+from replicator.demo.reading import Reader
+from replicator.demo.summary import Kept, Latency, Measured, Summary, latencies, throughput
+from replicator.demo.traffic import Load, Timeline, Watch
+from replicator.demo.workers import Worker, run_workers, write_config
+from replicator.embedded import Clusters, ClusterSpec, open_clusters
+from replicator.errors import TP, ReplicatorError
+
+RECORDS_PER_S = 10_000
+TASKS = 4
+"""The default of `flows.*.tasks`."""
+TURN_S = 0.05
+WORKERS_TIMEOUT_S = 60.0
+STALLED_AFTER_S = 60.0
+COMPARE_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """How to run it.
+
+    Args:
+        records: the first so many flights; None for all.
+        source_bootstrap: an existing source cluster; None to start one.
+        target_bootstrap: an existing target cluster; None to start one.
+        keep: leave clusters and topics when done.
+    """
+
+    records: int | None = None
+    source_bootstrap: str | None = None
+    target_bootstrap: str | None = None
+    keep: bool = False
+
+
+def run_demo(settings: DemoSettings, display: Display) -> Summary:
+    """Run it to its end; with whatever it found, also when the comparison is not clean.
+
+    Nothing that it started runs afterwards, whichever way it ends, except the clusters with `keep`, once it succeeded.
+
+    Raises:
+        ReplicatorError: it could not go on.
+    """
+    began_s = time.monotonic()
+    flights = Flights(settings.records)
+    uses_existing = bool(settings.source_bootstrap or settings.target_bootstrap)
+    names = Names.unique() if uses_existing else Names()
+    given = {names.source: settings.source_bootstrap, names.target: settings.target_bootstrap}
+    existing = {alias: servers for alias, servers in given.items() if servers}
+    specs = [ClusterSpec(names.source), ClusterSpec(names.target)]
+    display.say("Looking at the clusters" if len(existing) == len(specs) else "Starting Kafka")
+    with open_clusters(specs, existing=existing, keep=settings.keep) as clusters:
+        sides = Sides.of(names, clusters[names.source].bootstrap_servers, clusters[names.target].bootstrap_servers)
+        display.say(f"Two clusters after {time.monotonic() - began_s:.1f} s: {_addresses(sides)}")
+        with _cleaned_up(sides, display) if uses_existing else contextlib.nullcontext() as keep_topics:
+            summary = _Story(sides, flights, display).tell()
+            summary = replace(summary, duration_s=time.monotonic() - began_s)
+            if settings.keep:
+                if keep_topics is not None:
+                    keep_topics.pop_all()
+                summary = replace(summary, kept=_keep(sides, clusters))
+        return summary
+
+
+def _addresses(sides: Sides) -> str:
+    return " → ".join(f"{alias} {servers}" for alias, servers in sides.bootstrap_servers.items())
+
+
+@contextlib.contextmanager
+def _cleaned_up(sides: Sides, display: Display) -> Iterator[contextlib.ExitStack]:
+    """Remove our topics at the end; `pop_all` on the stack keeps them."""
+
+    def remove() -> None:
+        try:
+            left = sides.remove_ours()
+        except ReplicatorError as error:
+            left = [str(error)]
+        for line in left:
+            display.say(f"not removed: {line}", style="yellow")
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove)
+        yield stack
+
+
+def _keep(sides: Sides, clusters: Clusters) -> Kept:
+    """Let the clusters live on, with a configuration to use them."""
+    directory = Path(tempfile.mkdtemp(prefix="replicator-demo-"))
+    file = directory / "replicator.yaml"
+    write_config(file, sides.names.config(sides.bootstrap_servers))
+    commands = [clusters.detach(), f"rm -r {shlex.quote(str(directory))}"]
+    return Kept(
+        bootstrap_servers=dict(sides.bootstrap_servers),
+        config=str(file),
+        source_topic=sides.names.topic,
+        remote_topic=sides.names.remote_topic,
+        stop=" && ".join(command for command in commands if command),
+    )
+
+
+class _Story:
+    """One run on two clusters that are up.
+
+    Args:
+        sides: the clusters.
+        flights: what to replicate.
+        display: where to show it.
+    """
+
+    def __init__(self, sides: Sides, flights: Flights, display: Display) -> None:
+        self._sides = sides
+        self._flights = flights
+        self._display = display
+        self._timeline = Timeline(len(flights))
+        names = sides.names
+        self._load = Load(sides.source, names.topic, flights, self._timeline, RECORDS_PER_S)
+        self._watch = Watch(sides.target, names.remote_topic, PARTITIONS, self._timeline)
+        self._killed_s = 0.0
+        self._takeover_s = 0.0
+
+    def tell(self) -> Summary:
+        """All of it, in order."""
+        self._sides.create_topic()
+        config = self._sides.names.config(self._sides.bootstrap_servers)
+        with run_workers(["worker-1", "worker-2"], config) as workers:
+            self._await_workers(workers)
+            self._sides.check_remote_topic()
+            with self._traffic():
+                self._flow(workers)
+            # A planned move of a consumer group goes here: both clusters and a worker run, and all records are there.
+            for worker in workers:
+                worker.stop()
+        comparison = self._compare()
+        return Summary(len(self._flights), comparison, self._measured(), 0.0)
+
+    @contextlib.contextmanager
+    def _traffic(self) -> Iterator[None]:
+        self._watch.start()
+        self._load.start()
+        try:
+            yield
+        finally:
+            self._load.stop(STOP_TIMEOUT_S)
+            self._watch.stop(STOP_TIMEOUT_S)
+
+    def _await_workers(self, workers: list[Worker]) -> None:
+        """Both run tasks, and together all of them."""
+        deadline = Deadline(WORKERS_TIMEOUT_S)
+        while not (all(worker.tasks for worker in workers) and _tasks(workers) == set(range(TASKS))):
+            for worker in workers:
+                worker.refresh()
+            if deadline.expired:
+                raise DemoError(
+                    f"the workers did not share the tasks within {deadline.seconds:g} s; "
+                    + "\n".join(f"{worker.name} logged\n{worker.log_tail()}" for worker in workers)
+                )
+            time.sleep(TURN_S)
+        running = ", ".join(f"{worker.name} (pid {worker.pid}) {worker.state}" for worker in workers)
+        self._display.say(f"Two workers share the flow {self._sides.names.flow}: {running}")
+        records = len(self._flights)
+        self._display.say(f"Producing {records:,} flights to {self._sides.names.topic}, {PARTITIONS} partitions")
+
+    def _flow(self, workers: list[Worker]) -> None:
+        """Watch the records flow, kill a worker half-way, and return when nothing is left to wait for.
+
+        Records that never arrive do not keep it: the comparison says what they are.
+        """
+        records = len(self._flights)
+        quiet = Deadline(STALLED_AFTER_S)
+        seen = -1
+        while not (self._load.is_done and self._watch.records >= records and self._takeover_s):
+            time.sleep(TURN_S)
+            self._load.check()
+            self._watch.check()
+            for worker in workers:
+                worker.refresh()
+            if not self._killed_s and self._load.records >= records / 2:
+                self._kill(workers[0])
+            if self._killed_s and not self._takeover_s and _tasks(workers) == set(range(TASKS)):
+                self._took_over(workers)
+            self._show(workers)
+            if self._watch.records != seen:
+                seen = self._watch.records
+                quiet = Deadline(STALLED_AFTER_S)
+            elif quiet.expired:
+                self._display.say(f"Nothing has arrived for {quiet.seconds:g} s: comparing what is there", "bold red")
+                return
+
+    def _kill(self, worker: Worker) -> None:
+        self._killed_s = time.monotonic()
+        self._watch.begin_standstills(self._killed_s)
+        worker.kill()
+        self._display.say(f"kill -9 {worker.pid}: {worker.name} is dead, {self._load.records:,} produced", "bold red")
+
+    def _took_over(self, workers: list[Worker]) -> None:
+        self._takeover_s = time.monotonic() - self._killed_s
+        survivor = next(worker for worker in workers if not worker.ended)
+        self._display.say(f"{survivor.name} runs all tasks, {self._takeover_s:.1f} s after the kill", "bold green")
+
+    def _show(self, workers: list[Worker]) -> None:
+        states = [(worker.name, worker.state) for worker in workers]
+        self._display.update(Status(len(self._flights), self._load.records, self._watch.records, states))
+
+    def _compare(self) -> Comparison:
+        """Read both topics completely, one partition after the other, and compare record by record."""
+        self._display.say("Comparing every record on both clusters")
+        deadline = Deadline(COMPARE_TIMEOUT_S)
+        names = self._sides.names
+        total = Comparison()
+        with Reader(self._sides.source) as source, Reader(self._sides.target) as target:
+            for partition in range(PARTITIONS):
+                before = source.read(TP(names.topic, partition), deadline)
+                after = target.read(TP(names.remote_topic, partition), deadline)
+                total += compare(partition, before, after, _identify)
+        return total
+
+    def _measured(self) -> Measured:
+        produced_s, visible_s = self._timeline.produced_s, self._timeline.visible_s
+        average_per_s, peak_per_s = throughput(produced_s, visible_s)
+        return Measured(
+            offered_per_s=RECORDS_PER_S,
+            average_per_s=average_per_s,
+            peak_per_s=peak_per_s,
+            latency=Latency.of(latencies(produced_s, visible_s)),
+            before_kill=Latency.of(latencies(produced_s, visible_s, self._killed_s)),
+            takeover_s=self._takeover_s,
+            standstill_s=self._watch.longest_standstill_s,
+            session_timeout_s=WorkerSettings().session_timeout_s,
+        )
+
+
+def _tasks(workers: list[Worker]) -> set[int]:
+    return {task for worker in workers for task in worker.tasks}
+
+
+def _identify(record: Record) -> int | Record:
+    """The flight's number; the whole record when it has none."""
+    number = number_of(record.value)
+    return record if number is None else number

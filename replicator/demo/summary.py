@@ -1,0 +1,190 @@
+"""What the demo showed: the numbers, as a table for a person and as JSON for a program. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.demo.compare import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """From the produce call on the source to being visible to a read_committed consumer of the target, in seconds."""
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+
+    @classmethod
+    def of(cls, latencies_s: Sequence[float]) -> Latency | None:
+        """None when nothing was measured."""
+        if not latencies_s:
+            return None
+        ordered = sorted(latencies_s)
+        return cls(percentile(ordered, 50), percentile(ordered, 99), ordered[-1])
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Nearest rank: the smallest value that at least `percent` of all do not exceed."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Speed and latency of one run.
+
+    Args:
+        offered_per_s: the pace at which records were produced.
+        average_per_s: visible records, from the first produced to the last visible.
+        peak_per_s: the most that became visible within one second.
+        latency: of all records.
+        before_kill: of the records produced before the kill.
+        takeover_s: from the kill until the other worker ran every task.
+        standstill_s: the longest time without news on a partition, from the kill on.
+        session_timeout_s: after this long without a heartbeat Kafka gives a worker's tasks to another one.
+    """
+
+    offered_per_s: float
+    average_per_s: float
+    peak_per_s: int
+    latency: Latency | None
+    before_kill: Latency | None
+    takeover_s: float
+    standstill_s: float
+    session_timeout_s: float
+
+
+def throughput(produced_s: Sequence[float], visible_s: Sequence[float]) -> tuple[float, int]:
+    """Visible records per second: on average, and in the best second. Zeros in `visible_s` are records never seen."""
+    seen_s = [at_s for at_s in visible_s if at_s]
+    if not seen_s:
+        return 0.0, 0
+    began_s = produced_s[0]
+    per_second = Counter(int(at_s - began_s) for at_s in seen_s)
+    return len(seen_s) / max(max(seen_s) - began_s, 1e-9), max(per_second.values())
+
+
+def latencies(produced_s: Sequence[float], visible_s: Sequence[float], before_s: float = math.inf) -> list[float]:
+    """Seconds from produced to visible, of the visible records that were produced before `before_s`."""
+    pairs = zip(produced_s, visible_s, strict=True)
+    return [visible - produced for produced, visible in pairs if visible and produced < before_s]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `--keep` left running.
+
+    Args:
+        bootstrap_servers: by cluster alias.
+        config: a configuration for `replicator -c`.
+        source_topic: on the source.
+        remote_topic: its copy.
+        stop: the shell command that removes it all.
+    """
+
+    bootstrap_servers: dict[str, str]
+    config: str
+    source_topic: str
+    remote_topic: str
+    stop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The result of a run.
+
+    Args:
+        produced: records that the source acknowledged.
+        comparison: of everything on both sides.
+        measured: speed and latency.
+        duration_s: of the whole demo.
+        kept: what still runs; None without `--keep`.
+    """
+
+    produced: int
+    comparison: Comparison
+    measured: Measured
+    duration_s: float
+    kept: Kept | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every record produced is on both sides, once, in order and unchanged."""
+        return self.comparison.is_clean and self.comparison.source_records == self.produced
+
+    def to_json(self) -> dict[str, Any]:
+        """For `-o json`; names are a contract."""
+        found, measured = self.comparison, self.measured
+        return {
+            "clean": self.is_clean,
+            "records": self.produced,
+            "source_records": found.source_records,
+            "target_records": found.target_records,
+            "lost": found.lost,
+            "duplicated": found.duplicated,
+            "out_of_order": found.out_of_order,
+            "changed": found.changed,
+            "unknown": found.unknown,
+            "examples": list(found.examples),
+            "throughput_records_per_s": {
+                "offered": measured.offered_per_s,
+                "average": round(measured.average_per_s, 1),
+                "peak": measured.peak_per_s,
+            },
+            "latency_s": {"all": _latency(measured.latency), "before_kill": _latency(measured.before_kill)},
+            "takeover_s": round(measured.takeover_s, 3),
+            "longest_standstill_s": round(measured.standstill_s, 3),
+            "session_timeout_s": measured.session_timeout_s,
+            "duration_s": round(self.duration_s, 1),
+            "kept": None
+            if self.kept is None
+            else {
+                "bootstrap_servers": self.kept.bootstrap_servers,
+                "config": self.kept.config,
+                "source_topic": self.kept.source_topic,
+                "remote_topic": self.kept.remote_topic,
+                "stop": self.kept.stop,
+            },
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table: what, how much, and a remark."""
+        found, measured = self.comparison, self.measured
+        compared = "on both clusters, compared one by one"
+        if found.source_records != self.produced or found.target_records != self.produced:
+            compared = f"produced; {found.source_records:,} on the source, {found.target_records:,} on the target"
+        rows = [
+            ("records", f"{self.produced:,}", compared),
+            ("lost", f"{found.lost:,}", ""),
+            ("duplicated", f"{found.duplicated:,}", ""),
+            ("out of order", f"{found.out_of_order:,}", ""),
+            ("changed", f"{found.changed:,}", "key, value, headers or timestamp"),
+        ]
+        if found.unknown:
+            rows.append(("unknown", f"{found.unknown:,}", "never produced"))
+        speed = f"offered {measured.offered_per_s:,.0f}; {measured.peak_per_s:,} in the best second"
+        rows.append(("throughput", f"{measured.average_per_s:,.0f}/s", speed))
+        for name, percent in (("latency p50", "p50_s"), ("latency p99", "p99_s")):
+            all_s, before_s = (seconds(getattr(it, percent, None)) for it in (measured.latency, measured.before_kill))
+            rows.append((name, all_s, f"all records; {before_s} before the kill"))
+        standstill = f"kill -9 to all tasks running; session timeout {measured.session_timeout_s:g} s"
+        rows.append(("takeover", seconds(measured.takeover_s), standstill))
+        rows.append(("standstill", seconds(measured.standstill_s), "the longest of a partition, after the kill"))
+        return rows
+
+
+def _latency(latency: Latency | None) -> dict[str, float] | None:
+    if latency is None:
+        return None
+    return {"p50": round(latency.p50_s, 4), "p99": round(latency.p99_s, 4), "max": round(latency.max_s, 4)}
+
+
+def seconds(value_s: float | None) -> str:
+    """For a person: ``62 ms``, ``9.8 s``."""
+    if value_s is None:
+        return "-"
+    return f"{value_s * 1000:,.0f} ms" if value_s < 1 else f"{value_s:,.1f} s"
