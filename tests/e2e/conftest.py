@@ -1,0 +1,146 @@
+"""The fixture of the end-to-end tests: a flow of its own for each test, on shared or own clusters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaException
+
+from replicator.embedded import Cluster
+from tests.e2e.compare import Outcome, check_flow, lag
+from tests.e2e.pump import Pump
+from tests.e2e.worker_process import WorkerProcess
+from tests.kafka.eventually import eventually
+from tests.kafka.records import create_topic
+
+PARTITIONS = 6
+TASKS = 4
+CATCH_UP_S = 60.0
+
+
+class Bench:
+    """A flow from `source` to `target` with names that no other test uses, its topic, and its workers.
+
+    Args:
+        flow: settings over the test's defaults.
+        worker: settings over the test's defaults: a session of 2 s.
+    """
+
+    def __init__(
+        self, source: Cluster, target: Cluster, directory: Path, flow: dict[str, Any], worker: dict[str, Any]
+    ) -> None:
+        run = uuid.uuid4().hex[:8]
+        self.source, self.target = source, target
+        self.alias = f"east-{run}"
+        self.name = f"{self.alias}->west-{run}"
+        self.topic = f"orders-{run}"
+        self.syncs_topic = f"replicator.{self.alias}.syncs"
+        self.group = f"replicator-{self.alias}-west-{run}"
+        self.workers: list[WorkerProcess] = []
+        self._pumps: list[Pump] = []
+        self.file = directory / f"{run}.yaml"
+        content = {
+            "clusters": {
+                self.alias: {"bootstrap_servers": source.bootstrap_servers},
+                f"west-{run}": {"bootstrap_servers": target.bootstrap_servers},
+            },
+            "flows": {
+                self.name: {
+                    "topics": [rf".*-{run}"],
+                    "tasks": TASKS,
+                    "refresh_topics_interval_s": 2,
+                    "heartbeat_interval_s": 0,
+                    **flow,
+                },
+            },
+            "worker": {"session_timeout_s": 2, **worker},
+            "http": {"port": 0},
+            "log": {"format": "json"},
+        }
+        self.file.write_text(json.dumps(content))  # JSON is YAML
+
+    def remote(self, topic: str) -> str:
+        """The name of a topic's copy."""
+        return f"{self.alias}.{topic}"
+
+    def create_topic(self, **options: Any) -> str:
+        """Create the flow's topic on the source."""
+        return create_topic(self.source.bootstrap_servers, self.topic, **{"partitions": PARTITIONS, **options})
+
+    def pump(self, **options: Any) -> Pump:
+        """Write to the flow's topic from now on; it is created first, unless `first` says that this goes on."""
+        if "first" not in options:
+            self.create_topic()
+        pump = Pump(self.source.bootstrap_servers, self.topic, PARTITIONS, **options).start()
+        self._pumps.append(pump)
+        return pump
+
+    def start_worker(self, *arguments: str, point: str = "", groups: bool = False) -> WorkerProcess:
+        """Start `replicator run`, with further arguments."""
+        worker = WorkerProcess(["-c", str(self.file), "run", *arguments], point=point, groups=groups)
+        self.workers.append(worker)
+        return worker
+
+    def await_caught_up(self, topic: str = "", within_s: float = CATCH_UP_S) -> None:
+        """Wait until every record of the source is passed; nothing may be written to it meanwhile."""
+
+        def caught_up() -> bool:
+            try:
+                behind = lag(
+                    self.source.bootstrap_servers, self.target.bootstrap_servers, topic or self.topic, self.syncs_topic
+                )
+            except KafkaException as error:  # a broker has just come back
+                raise AssertionError(str(error)) from error
+            logs = "\n".join(worker.log()[-2500:] for worker in self.workers if worker.is_alive())
+            assert not behind, f"offsets not replicated, by partition: {behind}\n{logs}"
+            return True
+
+        eventually(caught_up, within_s, every_s=0.3)
+
+    def verify(self, topic: str = "") -> Outcome:
+        """Wait until all is replicated, and compare record by record, and every run (invariants A, B, D)."""
+        self.await_caught_up(topic)
+        name = topic or self.topic
+        outcome = check_flow(
+            self.source.bootstrap_servers, self.target.bootstrap_servers, name, self.remote(name), self.syncs_topic
+        )
+        print(f"{name}: {outcome}")
+        return outcome
+
+    def close(self) -> None:
+        """End the pumps and the workers."""
+        with contextlib.ExitStack() as stack:
+            for pump in self._pumps:
+                stack.callback(pump.abandon)
+            for worker in self.workers:
+                stack.callback(worker.close)
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
+    """Makes benches: `make_bench(source, target, flow={…}, worker={…})`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            source: Cluster, target: Cluster, flow: dict[str, Any] | None = None, worker: dict[str, Any] | None = None
+        ) -> Bench:
+            bench = Bench(source, target, tmp_path, flow or {}, worker or {})
+            stack.callback(bench.close)
+            return bench
+
+        yield make
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench, source: Cluster, target: Cluster) -> Bench:
+    """A bench on the clusters that the tests share."""
+    return make_bench(source, target)

@@ -1,0 +1,119 @@
+"""Brokers die and come back under running workers (invariants A, B, D)."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.embedded import Cluster, Clusters, ClusterSpec, open_clusters
+from tests.e2e.conftest import TASKS, Bench, MakeBench
+from tests.e2e.worker_process import WorkerProcess
+from tests.kafka.eventually import eventually
+from tests.kafka.records import admin_client
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Clusters]:
+    """Two one-broker clusters that these tests may kill."""
+    with open_clusters([ClusterSpec("source"), ClusterSpec("target")]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench, pair: Clusters) -> Bench:
+    return make_bench(pair["source"], pair["target"])
+
+
+def await_ready(worker: WorkerProcess, within_s: float = 45.0) -> None:
+    """Wait until the process calls itself ready."""
+
+    def is_ready() -> bool:
+        status, body = worker.probe("/readyz")
+        assert status == 200, f"{status} {body}\n{worker.log()[-4000:]}"
+        return True
+
+    eventually(is_ready, within_s, every_s=0.1)
+
+
+@pytest.mark.parametrize(("victim", "kills"), [("source", 1), ("target", 2)])
+def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: str, kills: int) -> None:
+    """kill -9, and a clean restart: the same processes go on, and call themselves ready again."""
+    cluster: Cluster = pair[victim]
+    pump = bench.pump(records_per_s=1000)
+    worker = bench.start_worker()
+    worker.await_running(TASKS)
+    for _ in range(kills):
+        pump.await_more(1500)
+        cluster.kill_broker(1)
+        cluster.start_broker(1)
+        await_ready(worker)
+    pump.await_more(1500)
+    cluster.restart()
+    pump.await_more(1500)
+    pump.stop()
+    assert bench.verify().records > 3000
+    await_ready(worker)
+    assert worker.is_alive()
+
+
+def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) -> None:
+    """The leader of a partition is killed, twice, under two workers: coordinators move too, and nothing stops."""
+    with open_clusters([ClusterSpec("three", brokers=3)]) as opened:
+        three = opened["three"]
+        bench = make_bench(pair["source"], three, flow={"replication_factor": 3}, worker={"session_timeout_s": 6})
+        pump = bench.pump(records_per_s=800)
+        workers = [bench.start_worker(), bench.start_worker()]
+        for worker in workers:
+            worker.await_running(1)
+        for partition in (0, 1):
+            pump.await_more(1500)
+            leader = leader_of(three, bench.remote(bench.topic), partition)
+            three.kill_broker(leader)
+            pump.await_more(1500)
+            await_other_leader(three, bench.remote(bench.topic), partition, leader)
+            three.start_broker(leader)
+        pump.stop()
+        assert bench.verify().records == pump.acknowledged > 3000
+        assert all(worker.is_alive() for worker in workers)
+        bench.close()
+
+
+def leader_of(cluster: Cluster, topic: str, partition: int) -> int:
+    """Node id of a partition's leader; -1 while it has none."""
+    metadata = admin_client(cluster.bootstrap_servers).list_topics(topic, timeout=20)
+    return metadata.topics[topic].partitions[partition].leader
+
+
+def await_other_leader(cluster: Cluster, topic: str, partition: int, old: int) -> None:
+    """Wait until another broker leads the partition."""
+    eventually(lambda: leader_of(cluster, topic, partition) not in {old, -1}, within_s=30)
+
+
+def test_a_hanging_target_does_not_hold_a_stop_back(bench: Bench, pair: Clusters) -> None:
+    """SIGTERM ends the process within its deadline although no commit is possible; a second one ends it at once."""
+    pump = bench.pump()
+    patient, hasty = bench.start_worker(), bench.start_worker()
+    for worker in (patient, hasty):
+        worker.await_running(1)
+    pump.await_more(1000)
+    pair["target"].signal_broker(1, signal.SIGSTOP)
+    try:
+        pump.await_more(1000)
+        asked_s = time.monotonic()
+        patient.send(signal.SIGTERM)
+        hasty.send(signal.SIGTERM)
+        eventually(lambda: time.monotonic() - asked_s > 0.5, within_s=5)
+        assert hasty.is_alive()
+        hasty.send(signal.SIGINT)
+        assert hasty.await_exit(1.0) == 130
+        code = patient.await_exit(16)
+        assert code == 0
+        print(f"with a hanging target: exit {code} after {time.monotonic() - asked_s:.1f} s")
+    finally:
+        pair["target"].signal_broker(1, signal.SIGCONT)
+    bench.start_worker()
+    pump.stop()
+    assert bench.verify().records > 1000

@@ -1,0 +1,53 @@
+"""kill -9 of the worker loses nothing, duplicates nothing, reorders nothing (invariants A, B, C, D)."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.e2e.conftest import Bench
+
+KILLS = 10
+POINTS = (
+    "SIGKILL:opened:2",
+    "SIGKILL:floors_written:1",
+    "SIGKILL:floors_committed:2",
+    "SIGKILL:restored:3",
+    "SIGKILL:appended:9",
+    "SIGKILL:flushed:5",
+    "SIGKILL:before_commit:5",
+    "SIGKILL:in_commit:5",
+    "SIGKILL:committed:5",
+    "SIGKILL:restored:1",
+)
+
+
+def test_killed_at_random_moments(bench: Bench) -> None:
+    """Ten times, at moments from the first second of its life to well into its work."""
+    seed = time.time_ns()
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    pump = bench.pump()
+    for _ in range(KILLS):
+        worker = bench.start_worker()
+        worker.await_event("tasks_assigned")
+        pump.await_more(moments.randrange(3000))
+        worker.kill()
+    bench.start_worker()
+    pump.stop()
+    outcome = bench.verify()
+    assert outcome.records > 5000
+    assert pump.aborted > 1000
+    assert not pump.errors
+
+
+def test_killed_at_chosen_points(bench: Bench) -> None:
+    """Between any two steps of taking a task over and of a transaction."""
+    pump = bench.pump()
+    for point in POINTS:
+        assert bench.start_worker(point=point).await_exit(60) == -9
+    bench.start_worker()
+    pump.stop()
+    outcome = bench.verify()
+    assert outcome.records > 5000
+    assert outcome.records == pump.acknowledged

@@ -1,0 +1,260 @@
+"""Topics that are deleted, created again, cut, too small or wrong: nothing is lost, and one partition stops alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.cimpl import NewPartitions
+
+from replicator.embedded import Cluster, ClusterSpec, open_clusters
+from tests.e2e.compare import compare
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.kafka.eventually import eventually
+from tests.kafka.fixtures import OwnClusters
+from tests.kafka.records import (
+    NewRecord,
+    admin_client,
+    alter_topic_config,
+    create_topic,
+    delete_topic,
+    end_offsets,
+    read_topic,
+)
+
+FILLED = 20
+
+
+@pytest.fixture(scope="module")
+def creating_target() -> Iterator[Cluster]:
+    """A target that creates topics by itself, with one partition, as many clusters do."""
+    with open_clusters([ClusterSpec("creating", properties={"auto.create.topics.enable": "true"})]) as opened:
+        yield opened["creating"]
+
+
+def numbered(number: int, word: bytes = b"", partitions: int = 2) -> list[NewRecord]:
+    return [NewRecord(b"%s%d" % (word, n), b"k", n % partitions) for n in range(number)]
+
+
+def running(flow: FlowBench) -> FlowBench:
+    """The flow with two topics replicated: `topic` with two partitions, and `other`, all of one task."""
+    flow.create(flow.topic, partitions=2)
+    flow.create(flow.other)
+    flow.produce(flow.topic, numbered(FILLED))
+    flow.produce(flow.other, numbered(FILLED, partitions=1))
+    flow.start()
+    flow.verify(flow.topic, flow.other)
+    return flow
+
+
+def others_go_on(flow: FlowBench) -> None:
+    """New records of the other topic arrive, whatever happened to the first one."""
+    flow.produce(flow.other, numbered(FILLED, b"later", partitions=1))
+    flow.verify(flow.other)
+
+
+def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
+    make_flow: FlowBenches, source: Cluster, creating_target: Cluster
+) -> None:
+    """It is not created again behind our back, not by the broker either: the records before would be missing."""
+    flow = running(make_flow(source, creating_target))
+    delete_topic(flow.target, flow.remote(flow.topic))
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    others_go_on(flow)
+    for partition in range(2):
+        reason = flow.await_stopped(flow.topic, partition, "target_gone")
+        assert f"{flow.remote(flow.topic)} does not exist" in reason
+        assert flow.position(flow.topic, partition) == FILLED // 2
+    assert flow.remote(flow.topic) not in admin_client(flow.target).list_topics(timeout=10).topics
+    assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 2
+
+
+def test_a_target_topic_created_again_takes_no_record(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None:
+    """Half a copy would pass for a whole one: each partition says what is wrong with it, and its position stays."""
+    flow = running(make_flow(source, target))
+    delete_topic(flow.target, flow.remote(flow.topic))
+    create_topic(flow.target, flow.remote(flow.topic), partitions=1)
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    others_go_on(flow)
+    shorter = flow.await_stopped(flow.topic, 0, "target_log_shorter")
+    assert "goes on at 0, but 10 offsets were replicated to it" in shorter
+    few = flow.await_stopped(flow.topic, 1, "target_too_few_partitions")
+    assert f"{flow.remote(flow.topic)} has" in few
+    assert "too few partitions" in few or "has 1 partitions" in few
+    assert read_topic(flow.target, flow.remote(flow.topic)) == []
+    assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
+
+
+def test_a_deleted_source_topic_stops_and_keeps_its_copy(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """Created again, it is another topic: its records are not mixed into the old copy."""
+    flow = running(make_flow(source, target))
+    delete_topic(flow.source, flow.topic)
+    assert "DESCRIBE right was taken away" in flow.await_stopped(flow.topic, 0, "source_gone")
+    others_go_on(flow)
+    create_topic(flow.source, flow.topic, partitions=2)
+    flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
+    assert "deleted and created again" in flow.await_stopped(flow.topic, 0, "recreated")
+    others_go_on(flow)
+    assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
+
+
+def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """The new topic is longer than our position before anybody looks: the client alone would just go on there."""
+    flow = running(make_flow(source, target, flow={"refresh_topics_interval_s": 600}))
+    admin = admin_client(flow.source)
+    admin.delete_topics([flow.topic])[flow.topic].result(REACT_S)
+    create_topic(flow.source, flow.topic, partitions=2)
+    flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
+
+    def both_stopped() -> bool:
+        return {it["partition"] for it in flow.found("partition_stopped", topic=flow.topic)} == {0, 1}
+
+    eventually(both_stopped, REACT_S)
+    others_go_on(flow)
+    assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
+    assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
+
+
+@pytest.mark.parametrize("on_truncation", ["pause", "skip"])
+def test_retention_overtakes_us(make_flow: FlowBenches, source: Cluster, target: Cluster, on_truncation: str) -> None:
+    """`pause` stops that partition alone until the setting says `skip`, which counts what is missing."""
+    flow = running(make_flow(source, target, flow={"on_truncation": on_truncation}))
+    flow.stop()
+    flow.produce(flow.topic, numbered(40, b"more"))
+    admin = admin_client(flow.source)
+    for answer in admin.delete_records([TopicPartition(flow.topic, 1, 25)]).values():
+        assert answer.result(REACT_S).low_watermark == 25
+    seen = len(flow.events)
+    flow.start()
+    if on_truncation == "pause":
+        reason = flow.await_stopped(flow.topic, 1, "truncated")
+        assert "retention deleted 15 offsets (10 to 24) before they were replicated" in reason
+        assert "on_truncation: skip" in reason
+        others_go_on(flow)
+        flow.await_caught_up(flow.topic, without=(1,))
+        assert flow.position(flow.topic, 1) == 10
+        assert flow.metric("replicator_skipped_records_total") == 0
+        flow.stop()
+        flow.set(on_truncation="skip")
+        seen = len(flow.events)
+        flow.start()
+    skipped = flow.await_event("records_skipped", after=seen)
+    assert (skipped["first"], skipped["next"], skipped["offsets"]) == (10, 25, 15)
+    flow.await_caught_up(flow.topic)
+    labels = {"topic": flow.topic, "partition": "1", "reason": "truncated"}
+    assert flow.metric("replicator_skipped_records_total", **labels) == 15
+    assert flow.metric("replicator_skipped_records_total") == 15
+    copies = read_topic(flow.target, flow.remote(flow.topic))
+    old = [it for it in copies if it.partition == 1 and it.offset < FILLED // 2]
+    assert len(old) == FILLED // 2
+    assert compare(read_topic(flow.source, flow.topic), [it for it in copies if it not in old])[1:] == (0, 0, 0, 0)
+    others_go_on(flow)
+
+
+def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """The text says what the broker wants; when it wants it no more, the partition goes on by itself."""
+    flow = running(make_flow(source, target))
+    remote = flow.remote(flow.topic)
+    alter_topic_config(flow.target, remote, {"cleanup.policy": "compact", "segment.ms": "86400000"})
+    flow.produce(flow.topic, [NewRecord(b"x", b"k"), NewRecord(b"y"), NewRecord(b"z", b"k"), NewRecord(b"w", b"k", 1)])
+    reason = flow.await_stopped(flow.topic, 0, "record_refused")
+    assert f"a compacted topic such as {remote} takes none without a key" in reason
+    others_go_on(flow)
+    flow.await_caught_up(flow.topic, without=(0,))
+    assert flow.position(flow.topic, 0) == FILLED // 2
+    alter_topic_config(flow.target, remote, {"cleanup.policy": "delete"})
+    assert flow.verify(flow.topic).records == FILLED + 4
+
+
+def test_a_target_topic_with_fewer_partitions_is_grown(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """Also when the source's topic grows while the flow runs: none of the new partitions' records is missing."""
+    flow = make_flow(source, target, flow={"start_from": "latest"})
+    flow.create(flow.topic, partitions=3)
+    create_topic(flow.target, flow.remote(flow.topic), partitions=1)
+    flow.start()
+    flow.produce(flow.topic, numbered(30, partitions=3))
+    flow.verify(flow.topic)
+    produce_to_new_partitions(flow, 5)
+    assert flow.verify(flow.topic).records == 40
+    assert set(end_offsets(flow.target, flow.remote(flow.topic))) == {0, 1, 2, 3, 4}
+
+
+def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
+    """Make the source's topic larger, and write to the new partitions at once."""
+    admin = admin_client(flow.source)
+    old = len(end_offsets(flow.source, flow.topic))
+    admin.create_partitions([NewPartitions(flow.topic, partitions)])[flow.topic].result(REACT_S)
+
+    def have_leaders() -> bool:
+        found = admin.list_topics(flow.topic, timeout=REACT_S).topics[flow.topic].partitions
+        return len(found) == partitions and all(it.leader >= 0 for it in found.values())
+
+    eventually(have_leaders, REACT_S)
+    flow.produce(flow.topic, [NewRecord(b"new%d" % n, b"k", old + n % (partitions - old)) for n in range(10)])
+
+
+def test_a_topic_that_is_not_there_is_said_and_waited_for(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """A pattern without a topic is a warning; the topic is replicated from its beginning once it is created."""
+    flow = make_flow(source, target, flow={"start_from": "latest"})
+    flow.set(topics=[flow.topic])
+    flow.start()
+    warning = flow.await_event("topics_pattern_matches_nothing")
+    assert warning["patterns"] == [flow.topic]
+    assert "missing DESCRIBE right" in warning["hint"]
+    flow.create(flow.topic)
+    flow.produce(flow.topic, numbered(FILLED, partitions=1))
+    assert flow.verify(flow.topic).records == FILLED
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, own_clusters: OwnClusters, side: str
+) -> None:
+    """The error comes within connect_timeout_s, the worker is not ready and says why, and goes on by itself."""
+    own = own_clusters(ClusterSpec(side))[side]
+    pair = (own, target) if side == "source" else (source, own)
+    flow = make_flow(*pair, settings={"connect_timeout_s": 2})
+    flow.create(flow.topic)
+    flow.produce(flow.topic, numbered(FILLED, partitions=1))
+    own.kill_broker(1)
+    began_s = time.monotonic()
+    worker = flow.start(runs=False)
+    error = flow.await_event("worker_not_ready")
+    assert time.monotonic() - began_s < 4
+    alias = flow.alias if side == "source" else flow.target_alias
+    assert f"no answer from {alias} ({own.bootstrap_servers}) within 2 s" in error["error"]
+    assert f"check that the brokers of clusters.{alias}.bootstrap_servers are up and reachable" in error["error"]
+    assert alias in worker.not_ready()
+    assert worker.is_alive_inside()
+    eventually(lambda: len(flow.found("worker_not_ready")) > 1, REACT_S)
+    first, second = (it["retry_in_s"] for it in flow.found("worker_not_ready")[:2])
+    assert second > first
+    own.start()
+    assert flow.verify(flow.topic).records == FILLED
+    eventually(lambda: worker.not_ready() == "", REACT_S)
+    own.kill_broker(1)
+    eventually(lambda: alias in worker.not_ready(), REACT_S)
+    own.start()
+    flow.produce(flow.topic, numbered(FILLED, b"after", partitions=1))
+    assert flow.verify(flow.topic).records == 2 * FILLED
+    eventually(lambda: worker.not_ready() == "", REACT_S)
+
+
+def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source: Cluster) -> None:
+    """A pattern that matches the copies, too, would copy copies of copies without end."""
+    flow = make_flow(source, source)
+    worker = flow.start(runs=False)
+    eventually(lambda: worker.failure is not None, REACT_S)
+    assert "are one Kafka cluster" in str(worker.failure)

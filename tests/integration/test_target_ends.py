@@ -1,0 +1,92 @@
+"""The place of a caught-up group: past markers, never past a record, committed or still open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Producer
+
+from replicator import target_ends
+from replicator.clients import Cluster as Clients
+from replicator.config import ClusterSettings
+from replicator.deadline import Deadline
+from replicator.embedded import Cluster
+from replicator.errors import TP
+from replicator.target_ends import TargetEnds
+from tests.kafka.eventually import eventually
+from tests.kafka.fixtures import UniqueName
+from tests.kafka.records import create_topic, delete_topic, end_offsets
+
+
+@pytest.fixture
+def ends(target: Cluster) -> Iterator[TargetEnds]:
+    settings = ClusterSettings(bootstrap_servers=target.admin_servers)
+    with closing(TargetEnds(Clients("west", "target", settings, "replicator-east-west"))) as it:
+        yield it
+
+
+class Log:
+    """One partition, written to in transactions."""
+
+    def __init__(self, servers: str, unique: UniqueName) -> None:
+        self.tp = TP(create_topic(servers, unique("orders")), 0)
+        self.servers = servers
+        self.producer = Producer({"bootstrap.servers": servers, "transactional.id": unique("tx")})
+        self.producer.init_transactions(30)
+
+    def write(self, records: int) -> None:
+        """In a transaction that stays open."""
+        self.producer.begin_transaction()
+        for record in range(records):
+            self.producer.produce(self.tp.topic, b"%d" % record, partition=0)
+        self.producer.flush(30)
+
+
+@pytest.fixture
+def log(target: Cluster, unique: UniqueName) -> Log:
+    """Three records and their marker: the end is 4."""
+    log = Log(target.admin_servers, unique)
+    log.write(3)
+    log.producer.commit_transaction(30)
+    return log
+
+
+def find(ends: TargetEnds, log: Log, start: int) -> int:
+    return ends.find({log.tp: start}, Deadline(30))[log.tp]
+
+
+def test_a_marker_is_passed(ends: TargetEnds, log: Log) -> None:
+    """Also when the place before it was asked for first."""
+    assert find(ends, log, 3) == 4
+    assert find(ends, log, 2) == 2
+    assert find(ends, log, 3) == 4
+
+
+def test_a_record_is_not_passed(ends: TargetEnds, log: Log) -> None:
+    """A later transaction's: open, then committed, then looked for anew."""
+    log.write(2)
+    assert find(ends, log, 3) == 4
+    log.producer.commit_transaction(30)
+    assert end_offsets(log.servers, log.tp.topic)[0] == 7
+    assert find(ends, log, 3) == 4
+    assert find(ends, log, 6) == 7
+
+
+def test_aborted_records_are_passed_in_time(ends: TargetEnds, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that was looked up is looked up again."""
+    assert find(ends, log, 3) == 4
+    log.write(2)
+    log.producer.abort_transaction(30)
+    assert end_offsets(log.servers, log.tp.topic)[0] == 7
+    assert find(ends, log, 3) == 4
+    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0)
+    eventually(lambda: find(ends, log, 3) == 7, within_s=10)
+
+
+def test_a_place_without_an_answer_stays(ends: TargetEnds, log: Log, target: Cluster, unique: UniqueName) -> None:
+    """A topic that is gone holds up the others for a second, once."""
+    gone = TP(create_topic(target.admin_servers, unique("gone")), 0)
+    delete_topic(target.admin_servers, gone.topic)
+    assert ends.find({gone: 5, log.tp: 3}, Deadline(30)) == {gone: 5, log.tp: 4}

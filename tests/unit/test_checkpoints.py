@@ -1,0 +1,123 @@
+"""What groups committed, translated: pure parts of the duty."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.checkpoints import Translated, changes, past_markers, translate_groups
+from replicator.errors import TP
+from replicator.groups import Committed
+from replicator.mm2_wire import Checkpoint
+from replicator.names import GroupFilter
+from replicator.offsets import Run
+from replicator.syncs import MapsState
+from replicator.topics import Snapshot, SourceTopic
+
+ID = bytes(range(16))
+ORDERS, REMOTE = TP("orders", 0), TP("east.orders", 0)
+TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2)}, (), 1)
+
+
+def syncs(*runs: Run, stopped: str = "") -> MapsState:
+    state = MapsState()
+    for run in runs:
+        state.take_run(ORDERS, run)
+    if stopped:
+        state.stopped[ORDERS] = {"reason": stopped}
+    return state
+
+
+def run(seq: int, up: int, down: int, count: int, ordinal: int, topic_id: bytes = ID) -> Run:
+    return Run(seq, up, down, count, ordinal, up + count, topic_id, ())
+
+
+RUNS = (run(1, 100, 0, 0, 0), run(2, 100, 0, 10, 0), run(3, 110, 11, 10, 10))
+
+
+def translated(next_offset: int, state: MapsState) -> Translated:
+    return translate_groups({"g": {ORDERS: Committed(next_offset, "m")}}, state, TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "downstream", "kind", "is_end"),
+    [
+        (100, 0, "exact", False),
+        (105, 5, "exact", False),
+        (110, 11, "exact", False),
+        (119, 20, "exact", False),
+        (120, 21, "exact", True),
+        (125, 21, "ahead", True),
+        (99, None, "expired", False),
+    ],
+)
+def test_offsets_are_translated(upstream: int, downstream: int | None, kind: str, is_end: bool) -> None:
+    """Invariant D: a group that is ahead gets the replicated end, one before the floor gets nothing."""
+    found = translated(upstream, syncs(*RUNS))
+    expected = {} if downstream is None else {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m")}
+    assert found.checkpoints == expected
+    assert found.counts == {kind: 1}
+    assert (REMOTE in found.at_end) == is_end
+
+
+def test_a_thinned_stretch_gives_its_beginning() -> None:
+    """Never past an unread record: the first place of the stretch."""
+    found = translated(200, syncs(run(1, 100, 0, 0, 0), run(64, 100, 0, 10, 0), run(128, 300, 211, 10, 200)))
+    assert found.checkpoints["g", REMOTE].downstream_next == 10
+    assert found.counts == {"between": 1}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        syncs(),
+        syncs(run(1, 100, 0, 10, 0, bytes(16))),
+        syncs(*RUNS, stopped="recreated"),
+        syncs(*RUNS, stopped="source_log_shorter"),
+    ],
+    ids=["nothing replicated", "another topic of the name", "created again", "source lost records"],
+)
+def test_offsets_of_other_records_are_not_translated(state: MapsState) -> None:
+    found = translated(105, state)
+    assert found.checkpoints == {}
+    assert found.counts == {"unknown": 1}
+
+
+def test_topics_of_no_flow_are_not_counted() -> None:
+    found = translate_groups({"g": {TP("local", 0): Committed(1)}}, syncs(*RUNS), TOPICS)
+    assert not found.counts
+    assert not found.checkpoints
+
+
+def test_only_those_at_the_end_pass_the_markers() -> None:
+    offsets = {"done": {ORDERS: Committed(120)}, "ahead": {ORDERS: Committed(130)}, "behind": {ORDERS: Committed(119)}}
+    found = past_markers(translate_groups(offsets, syncs(*RUNS), TOPICS), {REMOTE: 23})
+    assert {group: it.downstream_next for (group, _), it in found.items()} == {"done": 23, "ahead": 23, "behind": 20}
+
+
+def test_only_changes_are_written() -> None:
+    """A new offset, new metadata and a new place are changes."""
+    old = Checkpoint("g", REMOTE, 5, 6, "")
+    key = ("g", REMOTE)
+    assert changes({key: old}, {key: old}) == {}
+    for new in (Checkpoint("g", REMOTE, 4, 6), Checkpoint("g", REMOTE, 5, 7), Checkpoint("g", REMOTE, 5, 6, "m")):
+        assert changes({key: new}, {key: old}) == {key: new}
+    assert changes({key: old}, {}) == {key: old}
+
+
+@pytest.mark.parametrize(
+    ("group", "matches"),
+    [
+        ("billing", True),
+        ("console-consumer-1", False),
+        ("connect-sink", False),
+        ("__internal", False),
+        ("replicator-east-west", False),
+        ("replicator-north-east", False),
+        ("replicator-tests", True),
+        ("audit", False),
+    ],
+)
+def test_groups_are_filtered_as_mm2_does(group: str, matches: bool) -> None:
+    """MM2's default excludes, ours, and the groups of workers whose source or target this cluster is."""
+    assert GroupFilter([".*"], ["audit"], "east").matches(group) == matches
+    assert not GroupFilter([], [], "east").matches(group)

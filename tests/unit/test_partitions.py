@@ -1,0 +1,236 @@
+"""Partitions that stop alone: when they are tried again, and what is told of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, cast
+
+import pytest
+
+from replicator.clients import AdminClient, Cluster
+from replicator.config import Flow, build
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, PartitionError, RetriableError, StopReason
+from replicator.partitions import Starter
+from replicator.stops import MAX_RETRY_INTERVAL_S, Stops
+from replicator.topics import Catalog, Snapshot, SourceTopic
+from replicator.wire import PARTITION_STATE, ControlRecord
+
+ORDERS, OTHER = TP("orders", 0), TP("orders", 1)
+AT = dt.datetime(2026, 1, 31, 6, 0, 0, tzinfo=dt.UTC)
+ID, NEW_ID, NO_ID = bytes([1]) * 16, bytes([2]) * 16, bytes(16)
+
+
+def failure(reason: StopReason = StopReason.TRUNCATED, tp: TP = ORDERS) -> PartitionError:
+    return PartitionError("text", op="fetch", tp=tp, reason=reason, hint="do this")
+
+
+def committed(stops: Stops) -> list[ControlRecord]:
+    """What a transaction would carry; and it was committed."""
+    news = stops.news()
+    stops.told(news)
+    return news
+
+
+def test_retries_wait_twice_as_long_each_time() -> None:
+    """From the refresh interval, doubling, up to ten minutes."""
+    stops = Stops(30)
+    now_s = 1000.0
+    waits = []
+    for _ in range(8):
+        stops.stop(failure(), now_s, AT)
+        waits.append(stops.retry_in_s(ORDERS, now_s))
+        assert not stops.may_start(ORDERS, now_s + waits[-1] - 0.1)
+        assert not stops.any_due(now_s + waits[-1] - 0.1)
+        now_s += waits[-1]
+        assert stops.may_start(ORDERS, now_s)
+        assert stops.any_due(now_s)
+        stops.runs(ORDERS)
+    assert waits == [30, 60, 120, 240, 480, MAX_RETRY_INTERVAL_S, MAX_RETRY_INTERVAL_S, MAX_RETRY_INTERVAL_S]
+
+
+def test_progress_makes_the_next_stop_a_first_one() -> None:
+    """A partition that merely started is not well yet; one that committed is."""
+    stops = Stops(1)
+    for expected_s in (1, 2):
+        stops.stop(failure(), 0, AT)
+        assert stops.retry_in_s(ORDERS, 0) == expected_s
+        stops.runs(ORDERS)
+    stops.advanced(ORDERS)
+    stops.stop(failure(), 0, AT)
+    assert stops.retry_in_s(ORDERS, 0) == 1
+
+
+def test_other_partitions_are_not_held_up() -> None:
+    stops = Stops(30)
+    stops.stop(failure(), 0, AT)
+    assert stops.may_start(OTHER, 0)
+    assert (len(stops), stops.retry_in_s(OTHER, 0)) == (1, 0)
+
+
+def test_a_stop_is_told_once() -> None:
+    """H: with its reason, its text and since when; not again while it lasts."""
+    stops = Stops(1)
+    assert stops.stop(failure(), 0, AT) is True
+    (record,) = committed(stops)
+    assert (record.kind, record.tp) == (PARTITION_STATE, ORDERS)
+    assert record.body == {
+        "state": "stopped",
+        "reason": "truncated",
+        "detail": "fetch of orders[0]: text (do this)",
+        "since": "2026-01-31T06:00:00+00:00",
+    }
+    assert not stops.has_news()
+    assert stops.stop(failure(), 5, AT + dt.timedelta(seconds=5)) is False
+    assert not stops.has_news()
+
+
+def test_a_stop_that_could_not_be_told_yet_keeps_its_beginning() -> None:
+    """While the target takes no transaction, retries of the partition are neither news nor a later beginning."""
+    stops = Stops(1)
+    assert stops.stop(failure(), 0, AT) is True
+    assert stops.stop(failure(), 5, AT + dt.timedelta(seconds=5)) is False
+    (record,) = stops.news()
+    assert record.body is not None
+    assert record.body["since"] == "2026-01-31T06:00:00+00:00"
+
+
+def test_another_reason_is_news() -> None:
+    stops = Stops(1)
+    stops.stop(failure(), 0, AT)
+    committed(stops)
+    assert stops.stop(failure(StopReason.SOURCE_GONE), 5, AT) is True
+    (record,) = committed(stops)
+    assert record.body is not None
+    assert record.body["reason"] == "source_gone"
+
+
+def test_a_start_ends_what_was_told() -> None:
+    """The tombstone goes out once, and only for what is in the log."""
+    stops = Stops(1)
+    stops.runs(OTHER)
+    assert not stops.has_news()
+    stops.stop(failure(), 0, AT)
+    committed(stops)
+    stops.runs(ORDERS)
+    assert committed(stops) == [ControlRecord(PARTITION_STATE, ORDERS, None)]
+    stops.runs(ORDERS)
+    assert not stops.has_news()
+
+
+def test_a_stop_that_ended_before_it_was_told_is_no_news() -> None:
+    stops = Stops(1)
+    stops.stop(failure(), 0, AT)
+    stops.runs(ORDERS)
+    assert not stops.has_news()
+    assert len(stops) == 0
+
+
+def test_a_start_that_failed_before_it_was_told_is_no_news() -> None:
+    """Stopped, tried again, stopped again for the same reason: the log says so already."""
+    stops = Stops(1)
+    stops.stop(failure(), 0, AT)
+    committed(stops)
+    stops.runs(ORDERS)
+    stops.stop(failure(), 2, AT)
+    assert not stops.has_news()
+
+
+def test_news_of_an_aborted_transaction_stays() -> None:
+    """B: only what was committed counts as told; what changed meanwhile is told next."""
+    stops = Stops(1)
+    stops.stop(failure(), 0, AT)
+    carried = stops.news()
+    assert stops.news() == carried
+    stops.stop(failure(StopReason.SOURCE_GONE), 0, AT)
+    stops.told(carried)
+    (record,) = stops.news()
+    assert record.body is not None
+    assert record.body["reason"] == "source_gone"
+
+
+def test_a_new_owner_tries_everything_and_knows_what_was_told() -> None:
+    """A partition that a task finds stopped in the log is tried at once; the same reason is not told again."""
+    told: dict[TP, dict[str, Any]] = {
+        ORDERS: {"state": "stopped", "reason": "truncated"},
+        OTHER: {"reason": "recreated"},
+    }
+    stops = Stops(30)
+    stops.stop(failure(), 0, AT)
+    stops.begin(told)
+    assert stops.may_start(ORDERS, 0)
+    assert not stops.has_news()
+    assert stops.stop(failure(), 0, AT) is True, "the first time in this process: it is logged"
+    assert not stops.has_news()
+    stops.runs(OTHER)
+    assert stops.news() == [ControlRecord(PARTITION_STATE, OTHER, None)]
+
+
+# --- Starter ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def starter() -> Starter:
+    """Without clients: what is tested here asks nobody, or `offsets` below."""
+    clusters = {alias: {"bootstrap_servers": "h:1"} for alias in ("east", "west")}
+    flow: Flow = build({"clusters": clusters, "flows": {"east->west": {"topics": ["orders"]}}}).flow()
+    source = Cluster("east", "source", flow.source_cluster, flow.group)
+    target = Cluster("west", "target", flow.target_cluster, flow.group)
+    nobody = cast("AdminClient", None)
+    return Starter(flow, source, target, cast("Catalog", None), (nobody, nobody))
+
+
+def snapshot(topic_id: bytes = ID, partitions: int = 1) -> Snapshot:
+    topic = SourceTopic("orders", topic_id, partitions, 1, "east.orders", partitions)
+    return Snapshot(1, {"orders": topic}, (), 1)
+
+
+@pytest.mark.parametrize(
+    ("tp", "replicated_id", "found", "reason"),
+    [
+        (ORDERS, ID, snapshot(), None),
+        (ORDERS, ID, snapshot(NEW_ID), StopReason.RECREATED),
+        (ORDERS, NO_ID, snapshot(NEW_ID), None),
+        (ORDERS, ID, snapshot(NO_ID), None),
+        (ORDERS, b"", snapshot(), None),
+        (OTHER, ID, snapshot(), StopReason.SOURCE_GONE),
+        (OTHER, ID, snapshot(partitions=2), None),
+        (TP("payments", 0), ID, snapshot(), StopReason.SOURCE_GONE),
+    ],
+)
+def test_a_source_that_changed_is_recognised(
+    starter: Starter, tp: TP, replicated_id: bytes, found: Snapshot, reason: StopReason | None
+) -> None:
+    """A: offsets of a recreated topic mean other records. Brokers without topic ids can't tell."""
+    error = starter.changed(tp, replicated_id, found)
+    assert (error and error.reason) == reason
+    if error is not None:
+        assert (error.tp, bool(error.hint)) == (tp, True)
+
+
+@pytest.mark.parametrize(
+    ("position", "low", "end", "reason", "says", "may_go_on_at"),
+    [
+        (10, 40, 100, StopReason.TRUNCATED, r"30 offsets \(10 to 39\)", 40),
+        (150, 0, 100, StopReason.SOURCE_LOG_SHORTER, "ends at 100, but 150", None),
+        (10, RetriableError("x", op="x"), 100, StopReason.TRUNCATED, "text", None),
+        (10, failure(StopReason.SOURCE_GONE), 100, StopReason.SOURCE_GONE, "text", None),
+    ],
+)
+def test_a_position_that_the_source_lacks_is_explained(
+    starter: Starter,
+    monkeypatch: pytest.MonkeyPatch,
+    position: int,
+    low: int | KafkaOpError,
+    end: int,
+    reason: StopReason,
+    says: str,
+    may_go_on_at: int | None,
+) -> None:
+    """H: retention that overtook us (with the number of offsets), or a log that lost its end: never skipped."""
+    answers = iter([low, end])
+    monkeypatch.setattr("replicator.partitions.list_offsets", lambda *_, **__: {ORDERS: next(answers)})
+    error, found = starter.truncation(failure(), position, Deadline(1))
+    assert (error.reason, found) == (reason, may_go_on_at)
+    with pytest.raises(PartitionError, match=says):
+        raise error
