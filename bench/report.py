@@ -1,0 +1,185 @@
+"""Tables from saved results: for the terminal, and as docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+REFERENCE = "mm2-tuned-eos"
+HEADINGS = (
+    "contender",
+    "record",
+    "rec/s, whole run",
+    "rec/s, second half",
+    "CPU µs/record, second half",
+    "CPU µs/record, whole run",
+    "peak RSS MiB",
+    "first record s",
+    "runs",
+)
+SHORT = ("contender", "record", "rec/s", "rec/s, 2nd half", "µs/rec, 2nd half", "µs/rec", "peak MiB", "first s", "runs")
+KEYS = ("records_per_s", "half_records_per_s", "half_cpu_us", "cpu_us", "peak_rss_bytes", "first_record_s")
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """The median, and the range when there are several."""
+    middle = f"{statistics.median(values):,.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def _groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["size_bytes"], run["contender"]), []).append(run)
+    return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+
+
+def rows(runs: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One row per size and contender, as in `HEADINGS`."""
+    table = []
+    for (size, name), group in _groups(runs).items():
+        mib = [run["peak_rss_bytes"] / 2**20 for run in group]
+        table.append(
+            [
+                name,
+                f"{group[0]['records']:,} × {size:,} B",
+                spread([run["records_per_s"] for run in group]),
+                spread([run["half_records_per_s"] for run in group]),
+                spread([run["half_cpu_us"] for run in group], 2),
+                spread([run["cpu_us"] for run in group], 2),
+                spread(mib),
+                spread([run["first_record_s"] for run in group], 1),
+                str(len(group)),
+            ]
+        )
+    return table
+
+
+def ratios(runs: Sequence[dict[str, Any]], reference: str = REFERENCE) -> list[list[str]]:
+    """Every contender's medians as a multiple of the reference's, per size; empty without the reference."""
+    groups = _groups(runs)
+    table = []
+    for (size, name), group in groups.items():
+        base = groups.get((size, reference))
+        if base is None or name == reference:
+            continue
+        cells = []
+        for key in KEYS:
+            own = statistics.median(run[key] for run in group)
+            cells.append(f"{own / max(1e-9, statistics.median(run[key] for run in base)):.2f} ×")
+        table.append([f"{name} / {reference}", f"{size:,} B", *cells, ""])
+    return table
+
+
+def throughput_table(document: dict[str, Any]) -> Table:
+    """For the terminal."""
+    table = Table(title=f"Draining a backlog, medians (range), {document['at']}")
+    for heading in SHORT:
+        table.add_column(heading, justify="left" if heading in SHORT[:2] else "right")
+    for row in rows(document["result"]):
+        table.add_row(*row)
+    table.add_section()
+    for row in ratios(document["result"]):
+        table.add_row(*row, style="bold")
+    return table
+
+
+def memory_rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the memory run found, name and value."""
+    found = document["result"]
+    return [
+        ("backlog", f"{found['backlog_bytes'] / 2**20:,.0f} MiB, {found['records']:,} records"),
+        ("partitions", f"{found['partitions']:,}"),
+        ("worker.buffer_bytes", f"{found['buffer_bytes'] / 2**20:,.0f} MiB"),
+        ("RSS with every partition assigned, before the first record", f"{found['base_bytes'] / 2**20:,.0f} MiB"),
+        ("peak while it drained", f"{found['drain_peak_bytes'] / 2**20:,.0f} MiB"),
+        (
+            f"peak while the target stood still for {found['stall_s']:.0f} s",
+            f"{found['stall_peak_bytes'] / 2**20:,.0f} MiB",
+        ),
+        ("peak of the whole run", f"{found['peak_bytes'] / 2**20:,.0f} MiB"),
+        ("growth over the base, in buffers", f"{found['factor']:.2f} (allowed: {found['allowed_factor']:g})"),
+        ("drained at, start and recovery after the stall included", f"{found['mib_per_s']:,.0f} MiB/s"),
+    ]
+
+
+def memory_table(document: dict[str, Any]) -> Table:
+    """For the terminal."""
+    table = Table(title=f"Memory, {document['at']}", show_header=False)
+    for row in memory_rows(document):
+        table.add_row(*row)
+    return table
+
+
+def _markdown(headings: Sequence[str], table: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *table)]
+    return "\n".join(lines) + "\n"
+
+
+def _about(document: dict[str, Any]) -> str:
+    facts = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
+    return f"Measured {document['at']} on: {facts}.\n"
+
+
+INTRODUCTION = """# Benchmarks
+
+Made by `python -m bench report --publish` from the results in `bench/published`: don't edit. To repeat them:
+`make bench-throughput` and `make bench-memory`. For a verdict, use an idle machine and `ARGS="--full --rounds 3"`:
+4 M records of 100 B and 1 M of 1 KiB. In shorter runs a JVM is still warming up, also in the second half, and
+that favours us.
+
+## How it is measured
+
+Two clusters of one broker each and the contender on one machine; what other processes used is reported. A
+source topic of 4 partitions
+is filled once, in lz4 batches; then the contenders drain it in turn, round after round, each to an empty
+target. Everything is measured from outside, in the same way for all: progress is the target's last stable
+offset, and the end is the moment when a read_committed reader can read the last record of every partition; CPU
+and memory are the kernel's figures for all processes of the contender. In the first round of each contender all
+records are read back and counted.
+
+"Whole run" counts from the start of the process, so it holds the start of the JVM. "Second half" is the time
+from half of the records to all of them: it compares warm programs.
+
+* `ours`: `replicator run` with its defaults, `data_plane: records`. `ours-2`: with `--processes 2`.
+* `mm2-stock-eos`: MirrorMaker 2, dedicated, exactly once, all else as it comes: one task, transactions per
+  poll.
+* `mm2-tuned-eos`: the same, tuned for throughput; `bench/contenders.py` lists every property. Both run with the
+  JVM flags of Kafka's `connect-mirror-maker.sh`.
+
+Brokers, contender and bench share the CPUs here, so a contender that needs less CPU also leaves more to the
+brokers.
+"""
+
+
+def render(throughput: dict[str, Any] | None, memory: dict[str, Any] | None) -> str:
+    """The text of docs/benchmarks.md."""
+    parts = [INTRODUCTION]
+    if throughput is not None:
+        parts.append("## Draining a backlog\n")
+        parts.append(_markdown(HEADINGS, rows(throughput["result"])))
+        if compared := ratios(throughput["result"]):
+            parts.append("Medians, as multiples of the tuned MirrorMaker 2:\n")
+            parts.append(_markdown(HEADINGS[:-1], [row[:-1] for row in compared]))
+        others = [run["other_cpu"] for run in throughput["result"]]
+        parts.append(
+            f"{_about(throughput)}Processes that have nothing to do with it used {statistics.median(others):.0%} of the"
+            f" machine (median; at most {max(others):.0%})."
+        )
+        parts[-1] += "\n"
+    if memory is not None:
+        parts.append("## Memory\n")
+        parts.append(
+            "Topics of 1 KiB and 100 KB records on many partitions, drained by one worker; halfway the target's broker "
+            "is stopped with SIGSTOP, so that it neither answers nor closes a connection, and continued later.\n"
+        )
+        parts.append(_markdown(("", "found"), memory_rows(memory)))
+        parts.append(_about(memory))
+    return "\n".join(parts)

@@ -1,0 +1,145 @@
+"""What was measured: plain values, written as JSON, read back by the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import confluent_kafka
+
+import replicator
+from replicator.embedded.jars import find_java, kafka_version
+
+OUT = Path(__file__).parent / "out"
+PUBLISHED = Path(__file__).parent / "published"
+Kind = Literal["throughput", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at a contender.
+
+    Args:
+        at_s: seconds since its process was started.
+        visible: records that a read_committed reader of the target sees.
+        cpu_s: CPU time of its processes so far.
+        rss_bytes: their resident memory.
+    """
+
+    at_s: float
+    visible: int
+    cpu_s: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One contender's way through one backlog.
+
+    Args:
+        first_record_s: from the start of the process until a reader sees a record.
+        records_per_s: of the whole run, from the start of the process.
+        half_records_per_s: of the second half of the records: no start, no warm-up.
+        cpu_us, half_cpu_us: CPU time per record, whole run and second half.
+        peak_rss_bytes: of all its processes.
+        markers: offsets on the target that hold no record: partitions times transactions.
+        other_cpu: share of the machine that neither the contender, the brokers nor the bench used. High: not to be
+            trusted.
+    """
+
+    contender: str
+    size_bytes: int
+    round: int
+    records: int
+    wall_s: float
+    first_record_s: float
+    records_per_s: float
+    half_records_per_s: float
+    cpu_us: float
+    half_cpu_us: float
+    peak_rss_bytes: int
+    markers: int
+    other_cpu: float
+
+
+def summarise(samples: Sequence[Sample], records: int) -> dict[str, float]:
+    """The figures of a run that follow from its samples; the last one is the first that saw every record."""
+    end = samples[-1]
+    first = next(sample for sample in samples if sample.visible > 0)
+    half = next(sample for sample in samples if sample.visible >= records // 2 or sample is end)
+    before = samples[max(0, samples.index(half) - 1)]
+    if half.visible >= records:  # the whole second half arrived between two looks
+        half = before
+    half_records = max(1, records - half.visible)
+    return {
+        "wall_s": end.at_s,
+        "first_record_s": first.at_s,
+        "records_per_s": records / end.at_s,
+        "half_records_per_s": half_records / max(1e-9, end.at_s - half.at_s),
+        "cpu_us": end.cpu_s / records * 1e6,
+        "half_cpu_us": (end.cpu_s - half.cpu_s) / half_records * 1e6,
+    }
+
+
+def machine() -> dict[str, str]:
+    """What a reader has to know of the machine and the versions to judge the figures."""
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    java = subprocess.run([str(find_java().path), "-version"], capture_output=True, text=True, check=False)
+    return {
+        "CPU": f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}",
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Kafka and MirrorMaker 2": kafka_version(),
+        "Java": (java.stderr.splitlines() or ["?"])[0],
+        "Python": platform.python_version(),
+        "confluent-kafka": str(confluent_kafka.__version__),
+        "librdkafka": str(confluent_kafka.libversion()[0]),
+        "replicator": f"{replicator.__version__} ({_commit()})",
+        "load before": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except FileNotFoundError:
+        return "no git"
+    return done.stdout.strip() or "no git"
+
+
+def save(kind: Kind, about: dict[str, str], options: dict[str, Any], content: Any) -> Path:
+    """Write one file under bench/out, and return its path."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    now = dt.datetime.now(dt.UTC)
+    document = {
+        "kind": kind,
+        "at": f"{now:%Y-%m-%d %H:%M} UTC",
+        "machine": about,
+        "options": options,
+        "result": content,
+    }
+    file = OUT / f"{kind}-{now:%Y%m%dT%H%M%S}.json"
+    file.write_text(json.dumps(document, indent=1, default=dataclasses.asdict) + "\n")
+    return file
+
+
+def load(file: Path) -> dict[str, Any]:
+    """One saved document."""
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
+
+
+def newest(kind: Kind, folder: Path = OUT) -> Path | None:
+    """The newest file of a kind; names sort by time."""
+    return max(folder.glob(f"{kind}*.json"), default=None)
