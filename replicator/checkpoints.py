@@ -29,11 +29,12 @@ from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException,
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
-from replicator.groups import Committed, GroupList, GroupOffsets, OffsetsReader
+from replicator.groups import GroupList, OffsetsReader
 from replicator.internal_topics import ensure_compacted
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
+from replicator.owners import Committed, GroupOffsets
 from replicator.syncs import MapsState, SyncsReader
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot

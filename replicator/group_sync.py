@@ -1,7 +1,6 @@
 """Group offset sync: checkpoints committed on the target, for groups that have not moved there.
 
-A commit of ours carries a tag in its metadata: the flow and the offset. So a commit that somebody else made since is
-recognised, also at the same offset, and also by a worker that starts anew.
+A commit of ours carries a tag in its metadata (`owners`), so that one that somebody else made since is recognised.
 
     read the group's offsets on the target → nobody else's among them? → commit what differs → the broker has the last
     word: it refuses as long as the group has members
@@ -27,30 +26,20 @@ from replicator.deadline import Deadline, Leash
 from replicator.errors import TP
 from replicator.groups import (
     INACTIVE,
-    Committed,
-    GroupOffsets,
     OffsetsReader,
     commit_offsets,
+    first_error,
     is_passing,
     is_refusal_of_members,
     list_groups,
 )
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
+from replicator.owners import Committed, GroupOffsets, is_ours, tag
 from replicator.topics import Catalog
 
 LOOK_AGAIN_S = 30.0
 """How often every group is looked at, also one for which nothing changed: offsets on the target expire, groups move."""
-
-
-def tag(flow: str, next_offset: int) -> str:
-    """The metadata of our own commit."""
-    return f"replicator {flow} {next_offset}"
-
-
-def is_ours(committed: Committed, flow: str) -> bool:
-    """Whether group sync of this flow made the commit."""
-    return committed.metadata == tag(flow, committed.next_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +150,7 @@ class GroupSync:
         writes = {group: it.writes for group, it in decisions.items() if it.writes}
         outcome = commit_offsets(self._target, self._admin, writes, budget)
         for group, decision in decisions.items():
-            error = outcome.get(group)
+            error = first_error(outcome.get(group))
             if decision.moved:
                 self._settle(group, "moved", wanted[group], "it has offsets on the target that are not ours")
             elif error is None:
@@ -170,7 +159,8 @@ class GroupSync:
                 self._settle(group, "active", None)
             elif not is_passing(error):
                 self._settle(group, "refused", wanted[group], str(error))
-        for error in outcome.values():
+        for refusals in outcome.values():
+            error = first_error(refusals)
             if error is not None and is_passing(error) and not is_refusal_of_members(error):
                 raise error  # the groups that it met are not settled: they come again
 

@@ -27,23 +27,13 @@ from replicator.clients import (
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.log import Logger
+from replicator.owners import Committed, GroupOffsets
 
 INACTIVE = frozenset({"EMPTY", "DEAD"})
 """States of a group without members; every other one, also one that the client does not know, may have some."""
 AT_ONCE = 1000
 LATE_AFTER_S = 2.0
 """What a group's answer may take before the others go on without it: one with an open transaction can take long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """One committed offset."""
-
-    next_offset: int
-    metadata: str = ""
-
-
-GroupOffsets = Mapping[TP, Committed]
 
 
 def list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> dict[str, str]:
@@ -59,6 +49,47 @@ def list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> dic
     if result.errors and not result.valid:
         raise cluster.error(result.errors[0], op="list groups", right="DESCRIBE")
     return {it.group_id: it.state.name for it in result.valid}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group on one cluster.
+
+    Args:
+        state: Kafka's word, in capitals; ``DEAD`` when there is no such group.
+        members: ``client-id at host`` of each.
+    """
+
+    state: str = "DEAD"
+    members: tuple[str, ...] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has members, or may have some."""
+        return bool(self.members) or self.state not in INACTIVE
+
+
+def describe_groups(
+    cluster: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline
+) -> dict[str, GroupState]:
+    """State and members of each group; one that does not exist is ``DEAD``.
+
+    Raises:
+        KafkaOpError: a group gave no answer, or may not be described.
+    """
+    found: dict[str, GroupState] = {}
+    for some in _chunks(groups):
+        futures = admin.describe_consumer_groups(some, request_timeout=max(0.1, deadline.left_s()))
+        for group, result in await_results(futures, deadline).items():
+            if isinstance(result, Exception):
+                error = cluster.error(result, op=f"describe the group {group}", right="DESCRIBE", group=group)
+                if error.code != "GROUP_ID_NOT_FOUND":
+                    raise error
+                found[group] = GroupState()
+            else:
+                members = tuple(f"{it.client_id} at {it.host.lstrip('/')}" for it in result.members)
+                found[group] = GroupState(result.state.name, members)
+    return found
 
 
 class OffsetsReader:
@@ -133,14 +164,18 @@ class OffsetsReader:
         }
 
 
+Refusals = Mapping[TP, KafkaOpError]
+"""Why commits were not taken, by partition."""
+
+
 def commit_offsets(
     cluster: Cluster, admin: AdminClient, wanted: Mapping[str, GroupOffsets], deadline: Deadline
-) -> dict[str, KafkaOpError | None]:
-    """Commit offsets in the name of groups without members; why a group's commit was not taken, or None.
+) -> dict[str, Refusals]:
+    """Commit offsets in the name of groups without members; what of it was not taken, by group.
 
     The broker decides: a group that got a member meanwhile keeps its offsets.
     """
-    outcome: dict[str, KafkaOpError | None] = {}
+    outcome: dict[str, Refusals] = {}
     for some in _chunks(wanted):
         futures: dict[str, Future[Any]] = {}
         for group in some:
@@ -152,17 +187,25 @@ def commit_offsets(
             timeout_s = max(0.1, deadline.left_s())
             futures[group] = admin.alter_consumer_group_offsets(request, request_timeout=timeout_s)[group]
         for group, result in await_results(futures, deadline).items():
-            outcome[group] = _refusal(cluster, group, result)
+            outcome[group] = _refusals(cluster, group, wanted[group], result)
     return outcome
 
 
-def _refusal(cluster: Cluster, group: str, result: Any) -> KafkaOpError | None:
-    """Why a commit, or a part of it, was not taken."""
-    causes = [result] if isinstance(result, Exception) else [it.error for it in result.topic_partitions if it.error]
-    if not causes:
-        return None
-    topic = "" if isinstance(result, Exception) else next(it.topic for it in result.topic_partitions if it.error)
-    return cluster.error(causes[0], op=f"commit for the group {group}", right="READ", topic=topic, group=group)
+def _refusals(cluster: Cluster, group: str, wanted: GroupOffsets, result: Any) -> Refusals:
+    op = f"commit for the group {group}"
+    if isinstance(result, Exception):
+        error = cluster.error(result, op=op, right="READ", group=group)
+        return dict.fromkeys(wanted, error)
+    return {
+        TP(it.topic, it.partition): cluster.error(it.error, op=op, right="READ", topic=it.topic, group=group)
+        for it in result.topic_partitions
+        if it.error
+    }
+
+
+def first_error(refusals: Refusals | None) -> KafkaOpError | None:
+    """One of them, if there is one."""
+    return next(iter(refusals.values()), None) if refusals else None
 
 
 def _wait(future: Future[Any], seconds: float) -> None:

@@ -14,8 +14,8 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
-from replicator.group_sync import tag
-from replicator.groups import Committed, commit_offsets, is_passing, is_refusal_of_members
+from replicator.groups import commit_offsets, is_passing, is_refusal_of_members
+from replicator.owners import Committed, tag
 from tests.integration.flows import REACT_S, FlowBench, FlowBenches
 from tests.integration.groups import Member, checkpoints, commit, committed, offsets
 from tests.kafka.eventually import eventually
@@ -217,13 +217,11 @@ def test_the_brokers_refuse_a_commit_for_a_group_with_members(
     clients = Clients("west", "target", ClusterSettings(bootstrap_servers=servers), "replicator-east-west")
     admin = clients.admin()
     with closing(Member(servers, group, tp.topic, **{"group.protocol": protocol})):
-        refused = commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S))[group]
-        assert refused is not None
+        refused = commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S))[group][tp]
         assert is_refusal_of_members(refused)
         assert not is_passing(refused)
-    assert commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S)) == {group: None}
+    assert commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S)) == {group: {}}
     assert offsets(servers, group) == {tp: 1}
     gone = TP(unique("gone"), 0)
-    unknown = commit_offsets(clients, admin, {group: {gone: Committed(1)}}, Deadline(REACT_S))[group]
-    assert unknown is not None
+    unknown = commit_offsets(clients, admin, {group: {gone: Committed(1)}}, Deadline(REACT_S))[group][gone]
     assert not is_passing(unknown)

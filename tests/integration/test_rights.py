@@ -26,8 +26,8 @@ from replicator.config import Settings, build
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster, Clusters, ClusterSpec, SecuritySpec
 from replicator.errors import TP, KafkaOpError
-from replicator.group_sync import tag
 from replicator.metrics import Metrics
+from replicator.owners import tag
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
 from replicator.worker import FlowWorker

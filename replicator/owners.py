@@ -1,0 +1,72 @@
+"""Who wrote a group's committed offset: the group itself, group sync, or a move. Pure.
+
+A commit of ours carries a tag in its metadata, so that one that somebody else made since is recognised, also at the
+same offset, and also by a program that starts anew.
+
+    replicator east->west 4711                  group sync of the flow wrote offset 4711
+    replicator-move 20260131T0300-7f3a          a move wrote it; the group has not committed since
+    anything else                               the group, or a person
+
+Invariants:
+    F: group sync writes only over nothing, or over its own last write.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from replicator.errors import TP
+
+MOVE_TAG = "replicator-move "
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """One committed offset."""
+
+    next_offset: int
+    metadata: str = ""
+
+
+GroupOffsets = Mapping[TP, Committed]
+
+
+class Owner(enum.Enum):
+    """Who wrote a committed offset last."""
+
+    NOBODY = "nobody"
+    """There is none."""
+    SYNC = "sync"
+    MOVE = "move"
+    GROUP = "group"
+
+
+def tag(flow: str, next_offset: int) -> str:
+    """The metadata of group sync's own commit."""
+    return f"replicator {flow} {next_offset}"
+
+
+def is_ours(committed: Committed, flow: str) -> bool:
+    """Whether group sync of this flow made the commit."""
+    return committed.metadata == tag(flow, committed.next_offset)
+
+
+def move_tag(move_id: str) -> str:
+    """The metadata of a move's commit, where the group had none of its own."""
+    return MOVE_TAG + move_id
+
+
+def owner_of(committed: Committed | None, flow: str) -> Owner:
+    """Who wrote it, as far as group sync of `flow` and the moves are concerned."""
+    if committed is None:
+        return Owner.NOBODY
+    if is_ours(committed, flow):
+        return Owner.SYNC
+    return Owner.MOVE if committed.metadata.startswith(MOVE_TAG) else Owner.GROUP
+
+
+def is_a_tag(metadata: str) -> bool:
+    """Whether the metadata is one of our tags, not the group's own."""
+    return metadata.startswith((MOVE_TAG, "replicator "))
