@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
+from replicator.committed import Committed, GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
@@ -34,7 +35,6 @@ from replicator.internal_topics import ensure_compacted
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
-from replicator.owners import Committed, GroupOffsets
 from replicator.syncs import MapsState, SyncsReader
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot

@@ -1,6 +1,6 @@
 """Group offset sync: checkpoints committed on the target, for groups that have not moved there.
 
-A commit of ours carries a tag in its metadata (`owners`), so that one that somebody else made since is recognised.
+A commit of ours carries a tag in its metadata (`committed`), so that one that somebody else made since is recognised.
 
     read the group's offsets on the target → nobody else's among them? → commit what differs → the broker has the last
     word: it refuses as long as the group has members
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 from replicator.checkpoints import Checkpoints
 from replicator.clients import AdminClient, Cluster
+from replicator.committed import INACTIVE, Committed, GroupOffsets, is_ours, tag
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP
 from replicator.groups import (
-    INACTIVE,
     OffsetsReader,
     commit_offsets,
     first_error,
@@ -35,7 +35,6 @@ from replicator.groups import (
 )
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
-from replicator.owners import Committed, GroupOffsets, is_ours, tag
 from replicator.topics import Catalog
 
 LOOK_AGAIN_S = 30.0

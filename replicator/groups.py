@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -24,13 +23,11 @@ from replicator.clients import (
     TopicPartition,
     await_results,
 )
+from replicator.committed import Committed, GroupOffsets, GroupState
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.log import Logger
-from replicator.owners import Committed, GroupOffsets
 
-INACTIVE = frozenset({"EMPTY", "DEAD"})
-"""States of a group without members; every other one, also one that the client does not know, may have some."""
 AT_ONCE = 1000
 LATE_AFTER_S = 2.0
 """What a group's answer may take before the others go on without it: one with an open transaction can take long."""
@@ -49,24 +46,6 @@ def list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> dic
     if result.errors and not result.valid:
         raise cluster.error(result.errors[0], op="list groups", right="DESCRIBE")
     return {it.group_id: it.state.name for it in result.valid}
-
-
-@dataclass(frozen=True, slots=True)
-class GroupState:
-    """A group on one cluster.
-
-    Args:
-        state: Kafka's word, in capitals; ``DEAD`` when there is no such group.
-        members: ``client-id at host`` of each.
-    """
-
-    state: str = "DEAD"
-    members: tuple[str, ...] = ()
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it has members, or may have some."""
-        return bool(self.members) or self.state not in INACTIVE
 
 
 def describe_groups(

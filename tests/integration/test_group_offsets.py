@@ -10,12 +10,12 @@ import pytest
 from confluent_kafka import Producer
 
 from replicator.clients import Cluster as Clients
+from replicator.committed import Committed, tag
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
 from replicator.groups import commit_offsets, is_passing, is_refusal_of_members
-from replicator.owners import Committed, tag
 from tests.integration.flows import REACT_S, FlowBench, FlowBenches
 from tests.integration.groups import Member, checkpoints, commit, committed, offsets
 from tests.kafka.eventually import eventually

@@ -22,12 +22,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from structlog.testing import capture_logs
 
 from replicator.clients import Cluster as Clients
+from replicator.committed import tag
 from replicator.config import Settings, build
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster, Clusters, ClusterSpec, SecuritySpec
 from replicator.errors import TP, KafkaOpError
 from replicator.metrics import Metrics
-from replicator.owners import tag
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
 from replicator.worker import FlowWorker

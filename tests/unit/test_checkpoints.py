@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from replicator.checkpoints import Translated, changes, past_markers, translate_groups
+from replicator.committed import Committed
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint
 from replicator.names import GroupFilter
 from replicator.offsets import Run
-from replicator.owners import Committed
 from replicator.syncs import MapsState
 from replicator.topics import Snapshot, SourceTopic
 

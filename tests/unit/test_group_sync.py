@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from replicator.committed import Committed, is_ours, tag
 from replicator.errors import TP
 from replicator.group_sync import Decision, decide
-from replicator.owners import Committed, is_ours, tag
 
 FLOW = "east->west"
 ORDERS, OTHER = TP("east.orders", 0), TP("east.orders", 1)

@@ -1,4 +1,4 @@
-"""Who wrote a group's committed offset: the group itself, group sync, or a move. Pure.
+"""What a consumer group has on one cluster: its state, its committed offsets, and who wrote them. Pure.
 
 A commit of ours carries a tag in its metadata, so that one that somebody else made since is recognised, also at the
 same offset, and also by a program that starts anew.
@@ -19,7 +19,27 @@ from dataclasses import dataclass
 
 from replicator.errors import TP
 
+INACTIVE = frozenset({"EMPTY", "DEAD"})
+"""States of a group without members; every other one, also one that the client does not know, may have some."""
 MOVE_TAG = "replicator-move "
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group on one cluster.
+
+    Args:
+        state: Kafka's word, in capitals; ``DEAD`` when there is no such group.
+        members: ``client-id at host`` of each.
+    """
+
+    state: str = "DEAD"
+    members: tuple[str, ...] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has members, or may have some."""
+        return bool(self.members) or self.state not in INACTIVE
 
 
 @dataclass(frozen=True, slots=True)
