@@ -148,6 +148,17 @@ class OffsetMap:
             return self._inside(run, following, upstream_next)
         return _after(run, following, upstream_next)
 
+    def records_from(self, downstream_next: int) -> int:
+        """How many replicated records lie at or after a place on the target; too many rather than too few."""
+        newest = self.newest
+        if newest is None:
+            return 0
+        at = bisect_right(self._runs, downstream_next, key=_downstream_base) - 1
+        if at < 0:
+            return newest.ordinal_next - self._runs[0].ordinal_base
+        run = self._runs[at]
+        return newest.ordinal_next - run.ordinal_base - min(run.count, downstream_next - run.downstream_base)
+
     def _inside(self, run: Run, following: Run | None, upstream_next: int) -> Translation:
         if run.gaps is None:
             ends = run.downstream_base, run.downstream_next, run.upstream_base, run.upstream_next
