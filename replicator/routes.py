@@ -1,0 +1,114 @@
+"""Where a topic of one cluster is found on the other, when a group goes from `near` to `far`. Pure.
+
+    near's own topic      orders        → east.orders    by the map of the flow near→far
+    far's topic, copied   west.payments → payments       by the inverse map of the flow far→near
+
+The second is the way home; with flows in both directions a group needs both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from replicator.config import Flow
+from replicator.errors import TP
+from replicator.syncs import OTHER_OFFSETS, MapsState
+from replicator.translation import OffsetMap, Translation, Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class FlowView:
+    """One flow, as its target tells it.
+
+    Args:
+        topic_ids: of the flow's topics on its source, by name; None when the source could not be asked.
+        syncs: with the maps.
+    """
+
+    flow: Flow
+    topic_ids: Mapping[str, bytes] | None
+    syncs: MapsState
+
+    @property
+    def remote_topics(self) -> dict[str, str]:
+        """Source topic by remote topic, of all that is or was replicated."""
+        names = {tp.topic for tp in self.syncs.newest} | set(self.topic_ids or ())
+        return {self.flow.naming.remote_topic(name): name for name in names}
+
+    def map_of(self, tp: TP) -> tuple[OffsetMap, str]:
+        """(the map of a source partition, why it does not hold); an empty map where nothing was replicated."""
+        offset_map = self.syncs.maps.get(tp, OffsetMap())
+        newest = offset_map.newest
+        topic_id = (self.topic_ids or {}).get(tp.topic)
+        is_other_topic = newest is not None and topic_id is not None and newest.topic_id != topic_id
+        stop = self.syncs.stopped.get(tp, {})
+        if is_other_topic or stop.get("reason") in OTHER_OFFSETS:
+            return offset_map, f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
+        return offset_map, ""
+
+    def stopped(self, tp: TP) -> str:
+        """Why the partition is not replicated at the moment; empty when nothing is known to stop it."""
+        stop = self.syncs.stopped.get(tp, {})
+        return str(stop.get("reason", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one partition's positions translate.
+
+    Args:
+        is_inverse: `near` is the copy: the map is read backwards.
+        problem: why the map can't be used; empty when it can.
+        stopped: why nothing more of it is replicated at the moment.
+    """
+
+    near: TP
+    far: TP
+    offset_map: OffsetMap
+    is_inverse: bool
+    problem: str = ""
+    stopped: str = ""
+
+    def translate(self, next_offset: int) -> Translation:
+        """Where a position on `near` is on `far`."""
+        if self.problem:
+            return Unknown(self.problem)
+        if self.is_inverse:
+            return self.offset_map.translate_back(next_offset)
+        return self.offset_map.translate(next_offset)
+
+    @property
+    def upstream(self) -> TP:
+        """The partition on the source of the flow whose map this is."""
+        return self.far if self.is_inverse else self.near
+
+
+class Router:
+    """Finds routes.
+
+    Args:
+        forward: the flow near→far; None when there is none.
+        backward: the flow far→near; None when there is none.
+    """
+
+    def __init__(self, forward: FlowView | None, backward: FlowView | None) -> None:
+        self._forward = forward
+        self._backward = backward
+        self._copies = backward.remote_topics if backward is not None else {}
+
+    def route(self, near: TP) -> Route | None:
+        """The way of one partition of `near`; None when no flow carries it."""
+        original = self._copies.get(near.topic)
+        if self._backward is not None and original is not None:
+            far = TP(original, near.partition)
+            offset_map, problem = self._backward.map_of(far)
+            return Route(near, far, offset_map, is_inverse=True, problem=problem)
+        forward = self._forward
+        if forward is None or not forward.flow.topic_filter.matches(near.topic):
+            return None
+        if forward.topic_ids is not None and near.topic not in forward.topic_ids:
+            return None
+        offset_map, problem = forward.map_of(near)
+        far = TP(forward.flow.naming.remote_topic(near.topic), near.partition)
+        return Route(near, far, offset_map, is_inverse=False, problem=problem, stopped=forward.stopped(near))
