@@ -1,0 +1,319 @@
+"""Moving groups: what is to be done, from what the clusters say. Pure: `mover` does it.
+
+A group leaves one cluster, `near`, for the other, `far`:
+
+    switchover   source → target   near and far answer; every position exact, or refused
+    failover     source → target   near is gone: what it had committed is known from the checkpoints
+    failback     target → source   as a switchover, the way home
+    resync       nothing moves     group sync is to own the offsets on the target again
+
+A plan is made anew from the facts whenever they may have changed, so it never needs to remember how far it came: what
+is done already shows as `committed`, and a command that was interrupted is run again.
+
+Invariants:
+    D: a planned offset never passes a record that the group has not read.
+    F: what the group itself committed on `far` is planned over only by `failback` and `resync`, and where it came home.
+    G: a plan with refusals commits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from replicator.committed import Committed, GroupOffsets, GroupState, Owner, is_a_tag, owner_of
+from replicator.errors import TP
+from replicator.move import Command, Order, Plan, Reason, Row, RowState
+from replicator.routes import Route, Router
+from replicator.translation import Ahead, Between, Exact, Expired, Unknown
+
+NO_MEMBERS = GroupState()
+
+
+@dataclass(frozen=True, slots=True)
+class LastMove:
+    """What the audit says of a group's last move.
+
+    Args:
+        positions: what the group had on the flow's source by the plan, as far as the audit has it.
+    """
+
+    move_id: str
+    command: str
+    is_done: bool
+    positions: Mapping[TP, int] = field(default_factory=dict)
+
+    @property
+    def is_homeward(self) -> bool:
+        return self.command == Command.FAILBACK
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """A group on both clusters.
+
+    Args:
+        near_offsets: committed on `near`; for a failover what the checkpoints know of that.
+        problem: why they can't be read; empty when they can.
+        last_move: None when it never moved.
+    """
+
+    near: GroupState = NO_MEMBERS
+    near_offsets: GroupOffsets = field(default_factory=dict)
+    far: GroupState = NO_MEMBERS
+    far_offsets: GroupOffsets = field(default_factory=dict)
+    problem: str = ""
+    last_move: LastMove | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the clusters say.
+
+    Args:
+        near, far: aliases.
+        far_ends: for places on `far`, (the place, how far the log was read from there without meeting a record).
+        source_ends: ends of the source's committed logs; None when it could not be asked.
+        halted: why the flow is halted; empty when it is not.
+        not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
+    """
+
+    near: str
+    far: str
+    groups: Mapping[str, GroupFacts]
+    router: Router
+    far_ends: Mapping[TP, tuple[int, int]] = field(default_factory=dict)
+    source_ends: Mapping[TP, int] | None = None
+    halted: str = ""
+    not_flowing: str = ""
+
+
+def plan_move(order: Order, facts: Facts) -> Plan:
+    """The plan, as things stand."""
+    rows: list[Row] = []
+    refusals: list[str] = []
+    waits: list[str] = []
+    for group in order.groups:
+        it = facts.groups.get(group, GroupFacts())
+        found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
+        found = [_settled(order, it.last_move, row) for row in found]
+        whole = _whole_group(order, facts, group, it, found)
+        rows += [_skipped(row, whole.skip) for row in found] if whole.skip else found
+        refusals += [whole.refusal] if whole.refusal else []
+        waits += [whole.wait] if whole.wait else []
+    if facts.halted and any(row.must_wait for row in rows):
+        refusals.append(f"not all is replicated, and {facts.halted}: `replicator resume` first")
+    return Plan(order, tuple(rows), tuple(refusals), tuple(waits))
+
+
+# --- a whole group ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What is true of a group as a whole; empty texts: nothing keeps it."""
+
+    refusal: str = ""
+    wait: str = ""
+    skip: str = ""
+
+
+def _whole_group(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole:
+    if it.problem:
+        return _Whole(refusal=it.problem)
+    if not it.near_offsets:
+        return _Whole(refusal=_unknown_group(order, facts, group))
+    if order.command is not Command.RESYNC:
+        earlier = _home(order, facts, group, it, rows) if order.is_homeward else _away(order, facts, group, it, rows)
+        if earlier is not None:
+            return earlier
+    has_work = any(row.is_planned or row.must_wait or row.is_obstacle for row in rows)
+    if has_work and it.far.is_active:
+        return _refuse_or_skip(
+            order, Reason.TARGET_GROUP_ACTIVE, f"the group {group} has members on {_members(facts.far, it.far)}"
+        )
+    needs_rest = order.command in (Command.SWITCHOVER, Command.FAILBACK)
+    if needs_rest and has_work and it.near.is_active:
+        return _Whole(wait=f"the group {group} has members on {_members(facts.near, it.near)}")
+    return _Whole()
+
+
+def _members(alias: str, state: GroupState) -> str:
+    return f"{alias}: {', '.join(state.members) or 'state ' + state.state}; stop them"
+
+
+def _refuse_or_skip(order: Order, reason: Reason, text: str) -> _Whole:
+    """A group that was named is refused; one of all is left out."""
+    return _Whole(skip=f"{reason}: {text}") if order.is_all else _Whole(refusal=text)
+
+
+def _unknown_group(order: Order, facts: Facts, group: str) -> str:
+    if order.command is Command.FAILOVER:
+        return f"no checkpoint of the group {group} on {facts.far}: unknown, or never committed for the flow's topics"
+    return f"the group {group} has no committed offsets on {facts.near}"
+
+
+def _home(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole | None:
+    """A group that is on its way home must have been away; None when nothing keeps it."""
+    owners = {owner_of(it.near_offsets.get(row.near), order.flow) for row in rows if row.is_inverse}
+    if owners & {Owner.GROUP, Owner.MOVE}:
+        return None
+    last = it.last_move
+    if last is not None and last.is_homeward and last.is_done:
+        return _Whole(skip=f"{Reason.MOVED_ALREADY}: {last.command} {last.move_id} brought it home")
+    text = f"the group {group} has not moved to {facts.near}: what it has there was written by group sync"
+    return _refuse_or_skip(order, Reason.MOVED_ALREADY, text)
+
+
+def _away(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole | None:
+    """What follows from the group's offsets on `far` that group sync did not write; None when nothing does."""
+    last = it.last_move
+    owners = {_owner_far(order, row) for row in rows if not row.is_inverse and row.far is not None}
+    if not owners & {Owner.GROUP, Owner.MOVE}:
+        return None
+    if last is None:
+        if Owner.GROUP not in owners:
+            return None
+        text = f"the group {group} has offsets of its own on {facts.far}: it was used there without a move"
+        return _refuse_or_skip(
+            order, Reason.MOVED_ALREADY, f"{text}; `replicator resync` gives them back to group sync"
+        )
+    if last.is_homeward or not last.is_done:
+        return None  # it came home since, or an interrupted move goes on
+    if any(it.near_offsets[tp].next_offset != was for tp, was in last.positions.items() if tp in it.near_offsets):
+        text = f"the group {group} moved to {facts.far} ({last.command} {last.move_id}), and has worked on {facts.near}"
+        return _refuse_or_skip(
+            order, Reason.MOVED_ALREADY, f"{text} since: `replicator failback` or `replicator resync` first"
+        )
+    return _Whole(skip=f"{Reason.MOVED_ALREADY}: {last.command} {last.move_id} did it")
+
+
+def _owner_far(order: Order, row: Row) -> Owner:
+    is_what_we_write = row.metadata and row.found == Committed(row.far_next or 0, row.metadata)
+    return Owner.MOVE if is_what_we_write else owner_of(row.found, order.flow)
+
+
+def _skipped(row: Row, reason: str) -> Row:
+    return replace(
+        row, state=RowState.SKIPPED, reason=reason, reread_records=0, at_risk_records=0, must_wait=False,
+        is_obstacle=False,
+    )  # fmt: skip
+
+
+def _settled(order: Order, last: LastMove | None, row: Row) -> Row:
+    """What an interrupted move has done already is not done again."""
+    if order.command is Command.RESYNC or not row.is_planned or row.must_wait or row.is_obstacle:
+        return row
+    assert row.found is None or row.far_next is not None
+    owner = _owner_far(order, row)
+    if owner is Owner.MOVE and row.found is not None and row.found.next_offset == row.far_next:
+        return replace(row, state=RowState.COMMITTED, reason="committed before")
+    was_interrupted = last is not None and not last.is_done and last.command == order.command
+    if owner is Owner.GROUP and was_interrupted and not row.is_inverse and not order.is_homeward:
+        return _skipped(row, f"{Reason.MOVED_ALREADY}: the group has committed there since")
+    return row
+
+
+# --- one partition ----------------------------------------------------------------------------------------------------
+
+
+def _row(order: Order, facts: Facts, group: str, near: TP, committed: Committed) -> Row:
+    route = facts.router.route(near)
+    is_wanted = route is not None and not (route.is_inverse and order.command is Command.RESYNC)
+    if route is None or not is_wanted:
+        reason = f"{Reason.FILTERED}: the flow does not replicate {near.topic}"
+        return Row(group, near, None, committed.next_offset, None, "unknown", RowState.SKIPPED, reason)
+    it = facts.groups[group]
+    row = Row(
+        group, near, route.far, committed.next_offset, None, "unknown",
+        is_inverse=route.is_inverse,
+        found=it.far_offsets.get(route.far),
+        metadata="" if is_a_tag(committed.metadata) else committed.metadata,
+    )  # fmt: skip
+    row = _translated(row, route, facts)
+    if order.command is Command.FAILOVER:
+        return _at_risk(row, route, facts)
+    if order.command is Command.RESYNC:
+        return _kept_near(row)
+    return row
+
+
+def _translated(row: Row, route: Route, facts: Facts) -> Row:
+    newest = route.offset_map.newest
+    match route.translate(row.near_next):
+        case Exact(next_offset, is_end):
+            is_far_end = is_end and not route.is_inverse
+            place = _past_markers(facts, route.far, next_offset) if is_far_end else next_offset
+            return replace(row, far_next=place, translation="exact", is_end=is_far_end)
+        case Between() as between:
+            text = f"{Reason.THINNED}: the map is thinned out here; {between.records:,} records to count"
+            return replace(
+                row, far_next=between.low, translation="between", reason=text, is_obstacle=True, between=between,
+                reread_records=between.records if between.skip is None else between.skip,
+            )  # fmt: skip
+        case Ahead(replicated_next):
+            behind = row.near_next - replicated_next
+            why = f" ({route.stopped})" if route.stopped else f" ({facts.not_flowing})" if facts.not_flowing else ""
+            text = f"{Reason.NOT_REPLICATED_YET}: {behind:,} offsets before what the group has read{why}"
+            end = _past_markers(facts, route.far, newest.downstream_next) if newest is not None else None
+            is_stuck = bool(route.stopped)
+            return replace(
+                row, far_next=end, translation="ahead", reason=text, must_wait=not is_stuck, is_obstacle=is_stuck,
+                is_end=True, reread_records=behind,
+            )  # fmt: skip
+        case Expired(known_from):
+            text = f"{Reason.EXPIRED}: {row.near_next:,} lies before what the map knows, {known_from:,}"
+            return replace(row, translation="expired", reason=text, is_obstacle=True, reread_records=None)
+        case Unknown(reason):
+            is_new = newest is None and not route.problem and not route.is_inverse
+            kind = Reason.NOT_REPLICATED_YET if is_new else Reason.UNTRANSLATABLE
+            return replace(
+                row, reason=f"{kind}: {reason}", must_wait=is_new, is_obstacle=not is_new, reread_records=None
+            )
+
+
+def _past_markers(facts: Facts, far: TP, next_offset: int) -> int:
+    start, end = facts.far_ends.get(far, (next_offset, next_offset))
+    return end if start == next_offset else next_offset
+
+
+def _at_risk(row: Row, route: Route, facts: Facts) -> Row:
+    """A failover takes what it can get, and says what that costs."""
+    newest = route.offset_map.newest
+    at_risk: int | None = None
+    end = (facts.source_ends or {}).get(route.upstream)
+    if end is not None and newest is not None:
+        at_risk = max(0, end - newest.upstream_next)
+    if row.far_next is None:  # where nothing can be said the consumer's own reset decides
+        return replace(
+            row,
+            state=RowState.SKIPPED,
+            at_risk_records=at_risk,
+            reread_records=None,
+            is_obstacle=False,
+            must_wait=False,
+        )
+    reread = route.offset_map.records_from(row.far_next)
+    reread += row.reread_records or 0 if row.translation == "ahead" else 0
+    return replace(row, at_risk_records=at_risk, reread_records=reread, is_obstacle=False, must_wait=False)
+
+
+def _kept_near(row: Row) -> Row:
+    """A resync writes what group sync would write: as near as it is known."""
+    if row.far_next is None:
+        return replace(row, state=RowState.SKIPPED, is_obstacle=False, must_wait=False)
+    was = f"was {row.found.next_offset:,}" if row.found is not None else "was not committed"
+    return replace(row, is_obstacle=False, must_wait=False, reason="; ".join(it for it in (was, row.reason) if it))
+
+
+def missing_rows(facts: Facts, group: str, near_partitions: Iterable[TP]) -> Iterator[Row]:
+    """Rows of replicated partitions for which the group committed nothing, in topics where it did for others."""
+    offsets = facts.groups[group].near_offsets
+    topics = {tp.topic for tp in offsets}
+    for tp in sorted(near_partitions):
+        route = facts.router.route(tp)
+        if tp.topic in topics and tp not in offsets and route is not None:
+            reason = (
+                f"{Reason.NEVER_COMMITTED}: the group has no position here; its consumers' auto.offset.reset decides"
+            )
+            yield Row(group, tp, route.far, -1, None, "unknown", RowState.SKIPPED, reason)
