@@ -1,3 +1,8 @@
 """The options and fixtures of every tier; see tests/kafka."""
 
+import signal
+
 pytest_plugins = ["tests.kafka.fixtures"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
