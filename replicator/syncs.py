@@ -11,20 +11,20 @@ from replicator.clients import (
     Cluster,
     KafkaError,
     KafkaException,
-    Message,
     NewTopic,
-    TopicPartition,
     await_results,
 )
+from replicator.compacted import CompactedReader
 from replicator.deadline import Deadline
-from replicator.errors import TP, ConfigError, RetriableError
+from replicator.errors import TP, ConfigError, StopReason
 from replicator.offsets import Run
 from replicator.topics import list_topics
 from replicator.translation import OffsetMap
 from replicator.wire import PARTITION_STATE, ControlRecord, decode
 
 WANTED_REPLICAS = 3
-READ_CHUNK = 10_000
+OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER})
+"""A partition that stopped for one of these has other records at the offsets that were replicated."""
 State = TypeVar("State", bound="SyncsState")
 
 
@@ -97,64 +97,28 @@ class SyncsReader(Generic[State]):
     """
 
     def __init__(self, target: Cluster, topic: str, partitions: Iterable[int], state: State) -> None:
-        self._target = target
-        self._topic = topic
-        self._consumer = target.consumer(
-            {
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 20,
-                "queued.min.messages": 50_000,
-                "queued.max.messages.kbytes": 16_384,
-            }
-        )
-        self._pending = set(partitions)
         self.state = state
-        self._consumer.assign([TopicPartition(topic, p, 0) for p in self._pending])
+        self._reader = CompactedReader(
+            target, topic, partitions, lambda message: state.take(message.key() or b"", message.value())
+        )
 
     def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> State:
         """Everything up to the last stable offset of each partition.
 
         Raises:
-            RetriableError: not reached within `deadline`, or stopped.
+            KafkaOpError: as `CompactedReader.read_to_end`.
             WireError: a record can't be read.
         """
-        while self._pending:
-            if deadline.expired or is_stopped():
-                text = f"partitions {sorted(self._pending)} not read to their end within {deadline.seconds:g} s"
-                raise RetriableError(text, op=f"read {self._topic}", hint=self._target.recent_error())
-            for message in self._consume(0.2):
-                self._take(message)
+        self._reader.read_to_end(deadline, is_stopped)
         return self.state
 
     def follow(self, wait_s: float) -> State:
         """What was added since: waits at most `wait_s` for the first of it."""
-        for message in self._consume(wait_s):
-            self._take(message)
+        self._reader.follow(wait_s)
         return self.state
 
-    def _consume(self, wait_s: float) -> list[Message]:
-        try:
-            first = self._consumer.consume(1, wait_s)
-            return first + self._consumer.consume(READ_CHUNK, 0) if first else first
-        except (KafkaException, SystemError) as cause:
-            raise self._target.error(cause, op=f"read {self._topic}") from cause
-
-    def _take(self, message: Message) -> None:
-        error = message.error()
-        if error is None:
-            self.state.take(message.key() or b"", message.value())
-        elif error.code() == KafkaError._PARTITION_EOF:
-            self._pending.discard(message.partition() or 0)
-        else:
-            failure = self._target.error(error, op=f"read {self._topic}", right="READ", topic=self._topic)
-            is_refused = failure.code == "TOPIC_AUTHORIZATION_FAILED"  # a group's right is not needed to read
-            if not isinstance(failure, RetriableError) or is_refused:
-                raise failure
-
     def close(self) -> None:
-        self._consumer.close()
+        self._reader.close()
 
 
 def ensure_topic(admin: AdminClient, target: Cluster, topic: str, tasks: int, flow: str, deadline: Deadline) -> None:

@@ -1,0 +1,108 @@
+"""Reading partitions of a compacted topic to their stable end, and on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from replicator.clients import Cluster, KafkaError, KafkaException, Message, TopicPartition
+from replicator.deadline import Deadline
+from replicator.errors import KafkaOpError, RetriableError
+
+READ_CHUNK = 10_000
+READ_AHEAD: Mapping[str, Any] = {
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": True,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.wait.max.ms": 20,
+    "queued.min.messages": 50_000,
+    "queued.max.messages.kbytes": 16_384,
+}
+"""librdkafka's properties for reading a long stretch of a log fast, within 16 MiB."""
+
+
+class CompactedReader:
+    """Reads partitions of one topic from their beginning, under read_committed. Threading: one thread.
+
+    Args:
+        cluster: where the topic is.
+        partitions: which of them.
+        take: called with each record, in log order per partition; what it raises ends the read.
+    """
+
+    def __init__(
+        self, cluster: Cluster, topic: str, partitions: Iterable[int], take: Callable[[Message], None]
+    ) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._pending = set(partitions)
+        self._give = take
+        self._consumer = cluster.consumer(READ_AHEAD)
+        self._consumer.assign([TopicPartition(topic, p, 0) for p in self._pending])
+
+    def exists(self, deadline: Deadline) -> bool:
+        """Whether the cluster has the topic.
+
+        Raises:
+            KafkaOpError: no answer, or not allowed to know.
+        """
+        op = f"look for {self._topic}"
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=max(0.1, deadline.left_s()))
+        except KafkaException as cause:
+            raise self._cluster.error(cause, op=op) from cause
+        error = metadata.topics[self._topic].error
+        if error is None or error.code() == KafkaError.LEADER_NOT_AVAILABLE:
+            return True
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return False
+        raise self._cluster.error(error, op=op, right="READ", topic=self._topic)
+
+    def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """Everything up to the last stable offset of each partition.
+
+        Raises:
+            RetriableError: not reached within `deadline`, or stopped.
+            KafkaOpError: not allowed, or the client can't go on.
+        """
+        while self._pending:
+            if deadline.expired or is_stopped():
+                text = f"partitions {sorted(self._pending)} not read to their end within {deadline.seconds:g} s"
+                raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
+            self.follow(0.2)
+
+    def follow(self, wait_s: float) -> None:
+        """What was added since: waits at most `wait_s` for the first of it.
+
+        Raises:
+            KafkaOpError: as `read_to_end`.
+        """
+        for message in self._consume(wait_s):
+            self._take(message)
+
+    def _consume(self, wait_s: float) -> list[Message]:
+        try:
+            first = self._consumer.consume(1, wait_s)
+            return first + self._consumer.consume(READ_CHUNK, 0) if first else first
+        except (KafkaException, SystemError) as cause:
+            raise self._cluster.error(cause, op=f"read {self._topic}") from cause
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            self._give(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            self._pending.discard(message.partition() or 0)
+        else:
+            failure = self._cluster.error(error, op=f"read {self._topic}", right="READ", topic=self._topic)
+            if is_final(failure):
+                raise failure
+
+    def close(self) -> None:
+        """Let go of the consumer."""
+        self._consumer.close()
+
+
+def is_final(error: KafkaOpError) -> bool:
+    """Whether an error in a consumer's stream is not over in a moment. A group's right is not needed to read."""
+    return not isinstance(error, RetriableError) or error.code == "TOPIC_AUTHORIZATION_FAILED"
