@@ -70,16 +70,29 @@ def decode_checkpoint(key: bytes, value: bytes) -> Checkpoint:
     Raises:
         WireError: it is none, or of a version that this release does not know.
     """
+    group, tp = decode_checkpoint_key(key)
     try:
-        group, at = read_string(key, 0)
-        topic, at = read_string(key, at)
-        (partition,) = _INT32.unpack_from(key, at)
         _check_version(value)
         _, upstream_next, downstream_next = _OFFSETS.unpack_from(value, 0)
         metadata, _ = read_string(value, _OFFSETS.size)
     except (struct.error, UnicodeDecodeError) as error:
         raise WireError(f"a record of a checkpoints topic can't be read: {error} (key {key.hex()})") from error
-    return Checkpoint(group, TP(topic, partition), upstream_next, downstream_next, metadata)
+    return Checkpoint(group, tp, upstream_next, downstream_next, metadata)
+
+
+def decode_checkpoint_key(key: bytes) -> tuple[str, TP]:
+    """The group and the partition of the target that a record of a checkpoints topic is about.
+
+    Raises:
+        WireError: it is none.
+    """
+    try:
+        group, at = read_string(key, 0)
+        topic, at = read_string(key, at)
+        (partition,) = _INT32.unpack_from(key, at)
+    except (struct.error, UnicodeDecodeError) as error:
+        raise WireError(f"the key of a record of a checkpoints topic can't be read: {error} ({key.hex()})") from error
+    return group, TP(topic, partition)
 
 
 def encode_heartbeat(heartbeat: Heartbeat) -> tuple[bytes, bytes]:

@@ -1,0 +1,73 @@
+"""What the target's checkpoints topic tells when the source is gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicator.checkpoint_reader import KnownGroups, read_checkpoints
+from replicator.clients import Cluster as Clients
+from replicator.config import Flow, build
+from replicator.deadline import Deadline
+from replicator.embedded import Cluster
+from replicator.errors import TP
+from replicator.mm2_wire import Checkpoint, encode_checkpoint
+from replicator.pulse import encode_pulse, pulse_key
+from replicator.wire import WireError
+from tests.kafka.fixtures import UniqueName
+from tests.kafka.records import NewRecord, create_topic, produce
+
+TIMEOUT_S = 30.0
+TP_0, TP_1 = TP("east.orders", 0), TP("east.orders", 1)
+
+
+@pytest.fixture
+def flow(target: Cluster, unique: UniqueName) -> Flow:
+    """One whose source is nowhere."""
+    east, west = unique("east"), "west"
+    clusters = {east: {"bootstrap_servers": "127.0.0.1:1"}, west: {"bootstrap_servers": target.admin_servers}}
+    return build({"clusters": clusters, "flows": {f"{east}->{west}": {"topics": ["orders"]}}}).flow()
+
+
+def read(flow: Flow) -> KnownGroups:
+    return read_checkpoints(Clients("west", "target", flow.target_cluster, flow.group), flow, Deadline(TIMEOUT_S))
+
+
+def write(flow: Flow, *checkpoints: Checkpoint | None, at_ms: int) -> None:
+    records = [encode_checkpoint(it) for it in checkpoints if it is not None]
+    topic = flow.naming.checkpoints_topic
+    produce(flow.target_cluster.bootstrap_servers, topic, [NewRecord(v, k, timestamp=at_ms) for k, v in records])
+
+
+def test_the_last_checkpoint_of_each_partition_counts(flow: Flow) -> None:
+    """With the time at which it was written; first as MM2 leaves it, then with our pulse; then one is deleted."""
+    servers, topic = flow.target_cluster.bootstrap_servers, flow.naming.checkpoints_topic
+    create_topic(servers, topic, config={"cleanup.policy": "compact"})
+    assert read(flow) == KnownGroups({}, {}, None, frozenset())
+    old, new, other = Checkpoint("g", TP_0, 5, 6), Checkpoint("g", TP_0, 4, 5, "m"), Checkpoint("h", TP_1, 1, 2)
+    write(flow, old, other, at_ms=1_700_000_000_000)
+    write(flow, new, at_ms=1_700_000_001_000)
+    times = {("g", TP_0): 1_700_000_001_000, ("h", TP_1): 1_700_000_000_000}
+    assert read(flow) == KnownGroups({("g", TP_0): new, ("h", TP_1): other}, times, None, frozenset())
+    key = pulse_key(flow.group, flow.syncs_topic)
+    write(flow, encode_pulse(key, 1_700_000_002_000, []), encode_pulse(key, 1_700_000_003_000, ["h"]), at_ms=1)
+    found = read(flow)
+    assert (found.pulse_ms, found.late, dict(found.written_ms)) == (1_700_000_003_000, frozenset({"h"}), times)
+    assert found.age_s("g", 1_700_000_003_500) == 0.5
+    assert found.age_s("h", 1_700_000_003_500) == 3.5
+    produce(servers, topic, [NewRecord(None, encode_checkpoint(new)[0])])
+    assert set(read(flow).checkpoints) == set(read(flow).written_ms) == {("h", TP_1)}
+
+
+def test_without_the_topic_nothing_is_known(flow: Flow) -> None:
+    """And it is not created by looking."""
+    assert read(flow) == read(flow) == KnownGroups({}, {}, None, frozenset())
+
+
+def test_a_record_that_cannot_be_read_is_told(flow: Flow) -> None:
+    """A newer release's, for example: leaving it out could move a group to a wrong place."""
+    create_topic(flow.target_cluster.bootstrap_servers, flow.naming.checkpoints_topic)
+    key, value = encode_checkpoint(Checkpoint("g", TP_0, 5, 6))
+    topic = flow.naming.checkpoints_topic
+    produce(flow.target_cluster.bootstrap_servers, topic, [NewRecord(b"\0\1" + value[2:], key)])
+    with pytest.raises(WireError, match="version 1"):
+        read(flow)
