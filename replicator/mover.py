@@ -1,0 +1,299 @@
+"""Carries out a move: asks, waits, commits, reads back, and writes all of it to the audit.
+
+    look and plan → show → ask → wait until the group is at rest and all is replicated → `before_move` → claim the flow
+    in the audit → halt (`failover --all`) → look and plan again → commit → read back → hand back (`failback`)
+    → `after_move` → audit
+
+Each step may be the last one that happens: the command is run again, finds what is done already, and goes on.
+
+Invariants:
+    G: what is refused has changed nothing; what is done was read back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from replicator.committed import Committed, GroupOffsets
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
+from replicator.failover import Facts, plan_move
+from replicator.move import Command, Order, Plan, Row, RowState
+
+LOOK_EVERY_S = 0.2
+REFUSED_HINT = "--accept-data-loss says that this is known"
+
+
+class World(Protocol):
+    """The clusters, the audit and the hooks, as a move sees them."""
+
+    def look(self, order: Order) -> Facts:
+        """What the clusters say now."""
+
+    def refine(self, row: Row) -> Row:
+        """The row with an exact place, if counting finds it; else with the reason why not."""
+
+    def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
+        """Commit; why not, by group and partition, where it was not taken."""
+
+    def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
+        """What these groups have committed; one that can't be read is left out."""
+
+    def hook(self, name: str, document: Mapping[str, Any]) -> None:
+        """Run a hook of the configuration, if there is one.
+
+        Raises:
+            RefusedError: it failed.
+        """
+
+    def claim(self) -> None:
+        """From now on no other operator's move of this flow is carried out."""
+
+    def record(self, plan: Plan, state: str, result: str) -> None:
+        """Write to the audit.
+
+        Raises:
+            RefusedError: another operator claimed the flow meanwhile.
+        """
+
+    def halt(self, order: Order) -> None:
+        """No task of the flow writes from now on, and none starts."""
+
+    def uninterrupted(self) -> AbstractContextManager[None]:
+        """Ctrl-C is held back until the end of the block."""
+
+
+class Operator(Protocol):
+    """The person, or the program that answers for one."""
+
+    def show(self, plan: Plan) -> None:
+        """The plan, before anything is done."""
+
+    def approve(self, plan: Plan) -> None:
+        """Ask.
+
+        Raises:
+            RefusedError: no.
+        """
+
+    def say(self, text: str) -> None:
+        """What goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a move.
+
+    Args:
+        state: planned | done | refused | partly_done | failed.
+        texts: why, or what else is to be known; one line each.
+    """
+
+    plan: Plan
+    state: str
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """How a move is to be done.
+
+    Args:
+        timeout_s: how long to wait for the group to be at rest and for replication.
+        halts: whether the flow is halted.
+    """
+
+    dry_run: bool = False
+    accept_data_loss: bool = False
+    timeout_s: float = 120.0
+    halts: bool = False
+
+
+class Mover:
+    """Carries out one order. Threading: the main thread."""
+
+    def __init__(self, world: World, operator: Operator, options: MoveOptions) -> None:
+        self._world = world
+        self._operator = operator
+        self._options = options
+
+    def run(self, order: Order) -> Outcome:
+        """Do it, or say why not.
+
+        Raises:
+            RefusedError: the operator, a hook or another operator's move stopped it; nothing was changed.
+            KafkaOpError: a cluster gave no answer before anything was changed.
+        """
+        plan = self._plan(order)
+        self._operator.show(plan)
+        if plan.is_refused:
+            return _refused(plan)
+        if self._options.dry_run:
+            return Outcome(plan, "planned", plan.waits)
+        if not plan.planned and not plan.must_wait and not self._options.halts:
+            return self._done_before(plan)
+        if plan.may_lose and not self._options.accept_data_loss:
+            return _refused(plan, f"{_risk_text(plan)}: {REFUSED_HINT}")
+        self._operator.approve(plan)
+        plan = self._await(order, plan)
+        if plan.is_refused or plan.must_wait:
+            return _refused(plan)
+        self._world.hook("before_move", plan.as_json("planned"))
+        with self._world.uninterrupted():
+            return self._act(order)
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, order: Order) -> Plan:
+        plan = plan_move(order, self._world.look(order))
+        rows = [self._world.refine(row) if row.between and row.state is RowState.PLANNED else row for row in plan.rows]
+        return replace(plan, rows=tuple(rows))
+
+    def _await(self, order: Order, plan: Plan) -> Plan:
+        """Look again until nothing has to be waited for, or the time is over."""
+        deadline = Deadline(self._options.timeout_s)
+        told: tuple[str, ...] = ()
+        while plan.must_wait and not plan.is_refused and not deadline.expired:
+            texts = waiting_for(plan)
+            if texts != told:
+                for text in texts:
+                    self._operator.say(f"waiting: {text}")
+            told = texts
+            time.sleep(deadline.slice_s(LOOK_EVERY_S))
+            plan = self._plan(order)
+        return plan
+
+    def _done_before(self, plan: Plan) -> Outcome:
+        """Nothing is left to commit; an interrupted failback may have left the handing back."""
+        if plan.order.is_homeward and any(row.state is RowState.COMMITTED for row in plan.rows):
+            with self._world.uninterrupted():
+                return self._act(plan.order)
+        return Outcome(plan, "done", ("nothing to do",))
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def _act(self, order: Order) -> Outcome:
+        self._world.claim()
+        plan = self._plan(order)
+        if plan.is_refused or plan.must_wait:
+            return _refused(plan)
+        self._world.record(plan, "started", "")
+        try:
+            if self._options.halts:
+                self._operator.say("halting the flow")
+                self._world.halt(order)
+                plan = self._plan(order)
+            outcome = self._commit(plan)
+        except KafkaOpError as error:
+            outcome = Outcome(plan, "failed", (f"{error}", "run the command again: it goes on where this one stopped"))
+        return self._report(outcome)
+
+    def _commit(self, plan: Plan) -> Outcome:
+        refusals = self._world.commit(plan.order, plan.commits(), on_far=True)
+        found = self._world.offsets(plan.order, plan.commits(), on_far=True)
+        rows = tuple(_read_back(row, plan, refusals, found) if row.is_planned else row for row in plan.rows)
+        plan = replace(plan, rows=rows)
+        texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan))
+        failed = sum(row.state is RowState.FAILED for row in rows)
+        committed = sum(row.state is RowState.COMMITTED for row in rows)
+        if plan.refusals:  # seen only after the flow was halted
+            texts += plan.refusals
+        has_failed = failed or (plan.order.is_homeward and texts)
+        state = "done" if not has_failed else "partly_done" if committed or self._options.halts else "failed"
+        return Outcome(plan, state, tuple(texts))
+
+    def _gone_on(self, plan: Plan) -> Iterable[str]:
+        """Whether the group went on where it came from, while it was being moved."""
+        if plan.order.command is not Command.SWITCHOVER:
+            return
+        found = self._world.offsets(plan.order, plan.commits(), on_far=False)
+        for group in plan.commits():
+            rows = [row for row in plan.rows if row.group == group and row.state is RowState.COMMITTED]
+            after = found.get(group, {})
+            if any(after.get(row.near, Committed(row.near_next)).next_offset != row.near_next for row in rows):
+                yield f"the group {group} has committed on its old cluster while it was moved: is a consumer running there?"
+
+    def _hand_back(self, plan: Plan) -> Iterable[str]:
+        """Give the offsets on the target to group sync again, where they still are what the plan saw."""
+        committed = [row for row in plan.rows if row.state is RowState.COMMITTED]
+        wanted = plan.hand_backs(committed)
+        found = self._world.offsets(plan.order, wanted, on_far=False)
+        seen = {(row.group, row.near): row.near_next for row in committed}
+        gone_on = {
+            group
+            for group, offsets in wanted.items()
+            if any(found.get(group, {}).get(tp, Committed(-1)).next_offset != seen[group, tp] for tp in offsets)
+        }
+        for group in sorted(gone_on):
+            yield f"the group {group} went on where it was: its offsets there are its own; `replicator resync {group}`"
+        refusals = self._world.commit(
+            plan.order, {group: it for group, it in wanted.items() if group not in gone_on}, on_far=False
+        )
+        for group, partitions in refusals.items():
+            if partitions:
+                why = next(iter(partitions.values()))
+                yield f"group sync does not own the offsets of {group} again: {why}; `replicator resync {group}`"
+
+    def _report(self, outcome: Outcome) -> Outcome:
+        """Tell the hook and the audit."""
+        texts = list(outcome.texts)
+        try:
+            self._world.hook("after_move", outcome.plan.as_json(outcome.state))
+        except RefusedError as error:
+            texts.append(str(error))
+        try:
+            self._world.record(outcome.plan, outcome.state, "; ".join(texts))
+        except ReplicatorError as error:
+            texts.append(f"the audit does not have the result: {error}")
+        return replace(outcome, texts=tuple(texts))
+
+
+def _refused(plan: Plan, *more: str) -> Outcome:
+    obstacles = [f"{row.group}: {row.near}: {row.reason}" for row in plan.rows if row.is_obstacle]
+    waits = waiting_for(plan) if not plan.refusals and not obstacles and not more else ()
+    return Outcome(plan, "refused", (*plan.refusals, *obstacles[:5], *(f"still {it}" for it in waits), *more))
+
+
+def waiting_for(plan: Plan) -> tuple[str, ...]:
+    """What keeps the plan from being carried out at once, and may pass."""
+    behind = [row for row in plan.rows if row.must_wait]
+    if not behind:
+        return plan.waits
+    first = behind[0]
+    more = f", and {len(behind) - 1} more partitions" if len(behind) > 1 else ""
+    return (*plan.waits, f"{first.near} of {first.group}: {first.reason}{more}")
+
+
+def _risk_text(plan: Plan) -> str:
+    """What a failover may lose, in words."""
+    unknown = sum(row.at_risk_records is None for row in plan.rows)
+    known = sum(row.at_risk_records or 0 for row in plan.rows)
+    parts = [f"up to {known:,} records are not on the target"] if known else []
+    parts += (
+        [f"for {unknown} partitions nobody knows what was not replicated, the source gives no answer"]
+        if unknown
+        else []
+    )
+    return "; ".join(parts)
+
+
+def _read_back(
+    row: Row, plan: Plan, refusals: Mapping[str, Mapping[TP, str]], found: Mapping[str, GroupOffsets]
+) -> Row:
+    """What became of a planned row."""
+    assert row.far is not None
+    refusal = refusals.get(row.group, {}).get(row.far)
+    if refusal is not None:
+        return replace(row, state=RowState.FAILED, reason=refusal)
+    wanted = plan.commits()[row.group][row.far]
+    there = found.get(row.group, {}).get(row.far)
+    if there == wanted:
+        return replace(row, state=RowState.COMMITTED)
+    if there is not None and there.next_offset >= wanted.next_offset and there.metadata != wanted.metadata:
+        return replace(row, state=RowState.COMMITTED, reason="the group has gone on from there already")
+    text = "nothing" if there is None else f"{there.next_offset:,}"
+    return replace(row, state=RowState.FAILED, reason=f"read back {text}, not {wanted.next_offset:,}: run it again")
