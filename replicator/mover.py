@@ -105,12 +105,14 @@ class MoveOptions:
     Args:
         timeout_s: how long to wait for the group to be at rest and for replication.
         halts: whether the flow is halted.
+        hands_back: whether group sync is to own the target's offsets again after a failback.
     """
 
     dry_run: bool = False
     accept_data_loss: bool = False
     timeout_s: float = 120.0
     halts: bool = False
+    hands_back: bool = True
 
 
 class Mover:
@@ -193,11 +195,12 @@ class Mover:
         return self._report(outcome)
 
     def _commit(self, plan: Plan) -> Outcome:
-        refusals = self._world.commit(plan.order, plan.commits(), on_far=True)
-        found = self._world.offsets(plan.order, plan.commits(), on_far=True)
-        rows = tuple(_read_back(row, plan, refusals, found) if row.is_planned else row for row in plan.rows)
+        wanted = plan.commits()
+        refusals = self._world.commit(plan.order, wanted, on_far=True)
+        found = self._world.offsets(plan.order, wanted, on_far=True)
+        rows = tuple(_read_back(row, wanted, refusals, found) if row.is_planned else row for row in plan.rows)
         plan = replace(plan, rows=rows)
-        texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan))
+        texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
         failed = sum(row.state is RowState.FAILED for row in rows)
         committed = sum(row.state is RowState.COMMITTED for row in rows)
         if plan.refusals:  # seen only after the flow was halted
@@ -206,19 +209,21 @@ class Mover:
         state = "done" if not has_failed else "partly_done" if committed or self._options.halts else "failed"
         return Outcome(plan, state, tuple(texts))
 
-    def _gone_on(self, plan: Plan) -> Iterable[str]:
+    def _gone_on(self, plan: Plan, groups: Iterable[str]) -> Iterable[str]:
         """Whether the group went on where it came from, while it was being moved."""
         if plan.order.command is not Command.SWITCHOVER:
             return
-        found = self._world.offsets(plan.order, plan.commits(), on_far=False)
-        for group in plan.commits():
+        found = self._world.offsets(plan.order, groups, on_far=False)
+        for group in groups:
             rows = [row for row in plan.rows if row.group == group and row.state is RowState.COMMITTED]
             after = found.get(group, {})
             if any(after.get(row.near, Committed(row.near_next)).next_offset != row.near_next for row in rows):
-                yield f"the group {group} has committed on its old cluster while it was moved: is a consumer running there?"
+                yield f"the group {group} committed on its old cluster while it was moved: does a consumer run there?"
 
     def _hand_back(self, plan: Plan) -> Iterable[str]:
         """Give the offsets on the target to group sync again, where they still are what the plan saw."""
+        if not self._options.hands_back:
+            return
         committed = [row for row in plan.rows if row.state is RowState.COMMITTED]
         wanted = plan.hand_backs(committed)
         found = self._world.offsets(plan.order, wanted, on_far=False)
@@ -273,23 +278,23 @@ def _risk_text(plan: Plan) -> str:
     unknown = sum(row.at_risk_records is None for row in plan.rows)
     known = sum(row.at_risk_records or 0 for row in plan.rows)
     parts = [f"up to {known:,} records are not on the target"] if known else []
-    parts += (
-        [f"for {unknown} partitions nobody knows what was not replicated, the source gives no answer"]
-        if unknown
-        else []
-    )
+    if unknown:
+        parts.append(f"for {unknown} partitions nobody knows what was not replicated: the source gives no answer")
     return "; ".join(parts)
 
 
 def _read_back(
-    row: Row, plan: Plan, refusals: Mapping[str, Mapping[TP, str]], found: Mapping[str, GroupOffsets]
+    row: Row,
+    commits: Mapping[str, GroupOffsets],
+    refusals: Mapping[str, Mapping[TP, str]],
+    found: Mapping[str, GroupOffsets],
 ) -> Row:
     """What became of a planned row."""
     assert row.far is not None
     refusal = refusals.get(row.group, {}).get(row.far)
     if refusal is not None:
         return replace(row, state=RowState.FAILED, reason=refusal)
-    wanted = plan.commits()[row.group][row.far]
+    wanted = commits[row.group][row.far]
     there = found.get(row.group, {}).get(row.far)
     if there == wanted:
         return replace(row, state=RowState.COMMITTED)
