@@ -1,6 +1,7 @@
 """Checkpoints: what every group committed on the source, translated, in MM2's format on the target.
 
-One pass: follow the syncs topic → list the groups → read what they committed → translate → write what changed.
+One pass: follow the syncs topic → list the groups → read what they committed → translate → write what changed → write
+the pulse, which tells how fresh all of it is.
 
     Exact            the place itself; at the replicated end, past the transaction markers (`target_ends`): lag 0
     Between          the first place of the stretch: some records are read again, none is missed
@@ -29,13 +30,14 @@ from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException,
 from replicator.committed import Committed, GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
-from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
+from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.groups import GroupList, OffsetsReader
 from replicator.internal_topics import ensure_compacted
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
-from replicator.syncs import MapsState, SyncsReader
+from replicator.pulse import encode_pulse, pulse_key
+from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot
 from replicator.translation import Ahead, Between, Exact, OffsetMap, Translation
@@ -44,10 +46,10 @@ FIRST_READ_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 GROUPS_EVERY_S = 5.0
 MESSAGE_TIMEOUT_MS = 10_000
+PULSE_EVERY_S = 0.9
+"""At most one a second; a little less, so that each of the passes that are a second apart has one."""
 OVERLAP_S = 60.0
 """After this no former owner can be writing any more."""
-OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER})
-"""A partition that stopped for one of these has other records at the offsets that were replicated."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,16 @@ def _map_of(tp: TP, syncs: MapsState, topic_id: bytes) -> OffsetMap | None:
     return offset_map if is_same_topic and not has_other_offsets else None
 
 
+def positions_of(syncs: MapsState, topics: Snapshot) -> dict[TP, int]:
+    """How far each partition that the source has is replicated. Pure."""
+    positions = {}
+    for tp in topics.partitions():
+        offset_map = _map_of(tp, syncs, topics.topics[tp.topic].topic_id)
+        if offset_map is not None and offset_map.newest is not None:
+            positions[tp] = offset_map.newest.upstream_next
+    return positions
+
+
 def _add(result: Translated, group: str, target: TP, it: Committed, place: tuple[int, bool] | None) -> None:
     if place is None:
         return
@@ -142,6 +154,8 @@ class Checkpoints:
         self.note = ""
         self.current: Mapping[tuple[str, TP], Checkpoint] = {}
         """What the last pass found; replaced as a whole, so that other threads may read it."""
+        self.positions: Mapping[TP, int] = {}
+        """How far each source partition is replicated; replaced as a whole, too."""
         self.passes = 0
         self._flow = flow
         source, self._target = clusters
@@ -158,6 +172,8 @@ class Checkpoints:
         self._producer: Producer | None = None
         self._written: dict[tuple[str, TP], Checkpoint] = {}
         self._rewrite_s = time.monotonic() + OVERLAP_S
+        self._pulse_key = pulse_key(flow.group, flow.syncs_topic)
+        self._pulse_s = time.monotonic() - PULSE_EVERY_S
 
     def step(self, leash: Leash, timeout_s: float) -> None:
         """One pass.
@@ -170,7 +186,9 @@ class Checkpoints:
         topics = self._catalog.wait_for(1, budget)
         if topics is None:
             raise RetriableError("the topics of the clusters are not known yet", op="list topics")
+        self.positions = positions_of(syncs, topics)
         groups = self._groups.get(budget)
+        began_ms = int(time.time() * 1000)
         offsets = self._offsets.read(sorted(groups), budget)
         translated = translate_groups(offsets, syncs, topics)
         found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
@@ -178,8 +196,11 @@ class Checkpoints:
         self.current = {**{key: it for key, it in self.current.items() if key[0] in late}, **found}
         self._metrics.translated(translated.counts)
         self._write(found, leash, timeout_s)
+        untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
+        if not untold:
+            untold = self._beat(began_ms, late | self._offsets.unsure, leash.budget(timeout_s))
         unreadable = next((str(it) for it in self._offsets.failures.values()), "")
-        self.note = unreadable or self._ends_problem
+        self.note = unreadable or self._ends_problem or untold
         self.passes += 1
 
     def _follow(self, leash: Leash) -> MapsState:
@@ -215,16 +236,29 @@ class Checkpoints:
         changed = changes(found, self._written)
         if not changed:
             return
-        budget = leash.budget(timeout_s)
+        self._send(changed, leash.budget(timeout_s))
+        self._metrics.checkpoints(len(changed))
+
+    def _beat(self, began_ms: int, late: set[str], budget: Deadline) -> str:
+        """Write the pulse, after all that it vouches for; why that is not possible, or an empty string."""
+        if time.monotonic() - self._pulse_s < PULSE_EVERY_S:
+            return ""
+        pulse = encode_pulse(self._pulse_key, began_ms, late)
+        if pulse is None:
+            return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
+        self._pulse_s = time.monotonic()
+        self._send({self._pulse_key: pulse}, budget)
+        return ""
+
+    def _send(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
         try:
-            self._send(changed, budget)
+            self._send_all(changed, budget)
         except KafkaOpError:  # the topic may be gone: begin again with all of it
             self._producer = None
             self._written.clear()
             raise
-        self._metrics.checkpoints(len(changed))
 
-    def _send(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
+    def _send_all(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
         if self._producer is None:
             ensure_compacted(self._target_admin, self._target, self._topic, budget)
             self._producer = self._target.producer({"linger.ms": 5, "message.timeout.ms": MESSAGE_TIMEOUT_MS})

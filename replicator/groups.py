@@ -39,13 +39,18 @@ def list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> dic
     Raises:
         KafkaOpError: no broker answered.
     """
+    return _list_groups(cluster, admin, deadline)[0]
+
+
+def _list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> tuple[dict[str, str], bool]:
+    """As `list_groups`, and whether every broker told its groups."""
     future = admin.list_consumer_groups(request_timeout=max(0.1, deadline.left_s()))
     result = await_results({"": future}, deadline)[""]
     if isinstance(result, Exception):
         raise cluster.error(result, op="list groups", right="DESCRIBE")
     if result.errors and not result.valid:
         raise cluster.error(result.errors[0], op="list groups", right="DESCRIBE")
-    return {it.group_id: it.state.name for it in result.valid}
+    return {it.group_id: it.state.name for it in result.valid}, not result.errors
 
 
 def describe_groups(
@@ -83,6 +88,8 @@ class OffsetsReader:
         self._log = log
         self.failures: dict[str, KafkaOpError] = {}
         """Why groups of the last call could not be read."""
+        self.unsure: set[str] = set()
+        """Groups of the last call whose answer was asked for earlier, or lacks partitions."""
         self._late: dict[str, Future[Any]] = {}
         self._refused: set[str] = set()
 
@@ -94,10 +101,12 @@ class OffsetsReader:
         """
         found: dict[str, GroupOffsets] = {}
         self.failures = {}
+        self.unsure = set()
         for some in _chunks(groups):
             late = {group: self._late.pop(group) for group in some if group in self._late}
             futures = {group: late.get(group) or self._ask(group, deadline) for group in some}
             self._await(futures, deadline)
+            self.unsure |= late.keys()
             for group, future in futures.items():
                 if not future.done():
                     self._late[group] = future
@@ -136,6 +145,8 @@ class OffsetsReader:
                 self._log.warning("group_not_readable", group=group, cluster=self._cluster.alias, error=str(error))
             return error
         self._refused.discard(group)
+        if any(it.error for it in answer.topic_partitions):
+            self.unsure.add(group)
         return {
             TP(it.topic, it.partition): Committed(it.offset, it.metadata or "")
             for it in answer.topic_partitions
@@ -217,6 +228,8 @@ class GroupList:
         self._log = log
         self._listed_s: float | None = None
         self._known: set[str] = set()
+        self.is_complete = False
+        """Whether every broker told its groups; while one does not, those that were known are kept."""
         self._warned = False
 
     def get(self, deadline: Deadline) -> set[str]:
@@ -228,7 +241,10 @@ class GroupList:
         is_fresh = self._listed_s is not None and time.monotonic() - self._listed_s < self._every_s
         if is_fresh:
             return self._known
-        found = {name for name in list_groups(self._cluster, self._admin, deadline) if self._matches(name)}
+        states, self.is_complete = _list_groups(self._cluster, self._admin, deadline)
+        found = {name for name in states if self._matches(name)}
+        if not self.is_complete:
+            found |= self._known
         self._listed_s = time.monotonic()
         if new := found - self._known:
             self._log.info("groups_found", groups=len(new), first=sorted(new)[:5])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
+
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from replicator.checkpoint_reader import KnownGroups, read_checkpoints
 from replicator.clients import Cluster as Clients
@@ -13,6 +17,9 @@ from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.pulse import encode_pulse, pulse_key
 from replicator.wire import WireError
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.integration.groups import commit
+from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import NewRecord, create_topic, produce
 
@@ -71,3 +78,62 @@ def test_a_record_that_cannot_be_read_is_told(flow: Flow) -> None:
     produce(flow.target_cluster.bootstrap_servers, topic, [NewRecord(b"\0\1" + value[2:], key)])
     with pytest.raises(WireError, match="version 1"):
         read(flow)
+
+
+def known(bench: FlowBench) -> KnownGroups:
+    return read(bench.settings().flow(bench.name))
+
+
+def age_s(bench: FlowBench, group: str) -> float:
+    """-1: unknown."""
+    age = known(bench).age_s(group, time.time() * 1000)
+    return -1.0 if age is None else age
+
+
+def test_the_pulse_tells_how_fresh_old_checkpoints_are(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName
+) -> None:
+    """It goes on while nothing changes, ends with the worker, and names groups that gave no answer."""
+    bench, steady, busy = make_flow(source, target), unique("steady"), unique("busy")
+    bench.create(bench.topic)
+    bench.produce(bench.topic, [b"%d" % i for i in range(10)])
+    for group in (steady, busy):
+        commit(bench.source, group, {TP(bench.topic, 0): 4})
+    bench.start()
+    names = ((steady, TP(bench.remote(bench.topic), 0)), (busy, TP(bench.remote(bench.topic), 0)))
+    eventually(lambda: set(known(bench).checkpoints) >= set(names), REACT_S)
+    before = known(bench)
+    assert not [group for group, _ in before.checkpoints if group == bench.group]
+    eventually(lambda: (known(bench).pulse_ms or 0) > (before.pulse_ms or 0) + 2000, REACT_S)
+    assert known(bench).written_ms[names[0]] == before.written_ms[names[0]]
+    eventually(lambda: 0 <= age_s(bench, steady) < 2, REACT_S)
+    with closing(Offered(bench.source, busy, unique("app"), TopicPartition(bench.topic, 0, 6))) as pending:
+        eventually(lambda: busy in known(bench).late, REACT_S)
+        assert known(bench).written_ms[names[1]] == before.written_ms[names[1]]
+        assert age_s(bench, busy) > 2
+        eventually(lambda: busy in known(bench).late and 0 <= age_s(bench, steady) < 4, REACT_S)
+        pending.commit()
+        eventually(lambda: busy not in known(bench).late, REACT_S)
+        assert known(bench).checkpoints[names[1]].upstream_next == 6
+    bench.stop()
+    stopped = known(bench).pulse_ms
+    eventually(lambda: age_s(bench, steady) > 2, REACT_S)
+    assert known(bench).pulse_ms == stopped
+
+
+class Offered:
+    """An offset of a group that is committed with a transaction which is still open."""
+
+    def __init__(self, servers: str, group: str, transactional_id: str, offset: TopicPartition) -> None:
+        self._consumer = Consumer({"bootstrap.servers": servers, "group.id": group})
+        self._producer = Producer({"bootstrap.servers": servers, "transactional.id": transactional_id})
+        self._producer.init_transactions(TIMEOUT_S)
+        self._producer.begin_transaction()
+        group_metadata = self._consumer.consumer_group_metadata()
+        self._producer.send_offsets_to_transaction([offset], group_metadata, TIMEOUT_S)
+
+    def commit(self) -> None:
+        self._producer.commit_transaction(TIMEOUT_S)
+
+    def close(self) -> None:
+        self._consumer.close()
