@@ -222,6 +222,14 @@ class WorkerSettings(_Model):
     shutdown_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10
 
 
+class HooksSettings(_Model):
+    """Shell commands that get the plan of a move as JSON on stdin; `before_move` stops the move when it fails."""
+
+    before_move: str | None = None
+    after_move: str | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60
+
+
 class HttpSettings(_Model):
     """Where metrics and probes are served."""
 
@@ -251,6 +259,7 @@ class Settings(BaseSettings):
     flows: dict[str, FlowSettings]
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
+    hooks: HooksSettings = HooksSettings()
     log: LogSettings = LogSettings()
     connect_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10
 

@@ -15,6 +15,8 @@ from structlog.typing import EventDict, FilteringBoundLogger
 from replicator.config import LogSettings
 
 Logger = FilteringBoundLogger
+NO_LOG: Logger = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+"""For commands, which say what they have to say themselves."""
 
 
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:

@@ -6,15 +6,12 @@ middle is an error and not a command that hangs.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
-
-import structlog
 
 from replicator.clients import (
     EARLIEST,
@@ -32,6 +29,7 @@ from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, ReplicatorError
 from replicator.lag import Facts, Lag, PartitionLag, Workers, partition_lags, unreplicated
+from replicator.log import NO_LOG
 from replicator.syncs import SyncsReader, SyncsState
 from replicator.topics import Catalog, Snapshot, list_offsets, list_topics
 
@@ -42,7 +40,6 @@ MAX_AGES = 500
 BATCH_PARTITIONS = 2000
 CLIENT_PREFIX = "replicator@"
 TIMESTAMP_NOT_AVAILABLE = 0
-_NO_LOG = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 class Observer:
@@ -162,7 +159,7 @@ class Observer:
             return None
         if self._catalog is None:
             admins = (self._admins[source.alias], self._admins[target.alias])
-            self._catalog = Catalog(self.flow, source, target, admins, _NO_LOG)
+            self._catalog = Catalog(self.flow, source, target, admins, NO_LOG)
         self.asked = source.alias
         snapshot = self._catalog.refresh(Deadline(self._timeout_s))
         self._listed_s = time.monotonic()

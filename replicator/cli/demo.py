@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +12,7 @@ from replicator.cli.app import Output, OutputOption, app
 from replicator.cli.output import print_json, stderr, stdout
 from replicator.demo import DemoSettings, Kept, Summary, run_demo
 from replicator.demo.display import open_display
+from replicator.interrupts import interruptible
 
 ADDRESS = "HOST:PORT,…"
 
@@ -41,7 +38,7 @@ def demo(
     """
     settings = DemoSettings(records, source_bootstrap, target_bootstrap, keep)
     try:
-        with _interruptible(), open_display(Console(stderr=True, highlight=False)) as display:
+        with interruptible(), open_display(Console(stderr=True, highlight=False)) as display:
             summary = run_demo(settings, display)
     except KeyboardInterrupt:
         stderr.print("interrupted: everything that was started is gone")
@@ -51,21 +48,6 @@ def demo(
     else:
         _print(summary)
     raise typer.Exit(0 if summary.is_clean else 1)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print(summary: Summary) -> None:

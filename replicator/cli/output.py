@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -21,6 +22,11 @@ def print_json(content: Any, *, line: bool = False) -> None:
     """One JSON document, alone on stdout; on one line, for programs that read a stream of them, if so wanted."""
     sys.stdout.write(json.dumps(content, indent=None if line else 2, default=str) + "\n")
     sys.stdout.flush()
+
+
+def busy(text: str) -> contextlib.AbstractContextManager[Any]:
+    """A sign of life on stderr while a large history is read; nothing where stderr is no terminal."""
+    return stderr.status(text) if stderr.is_terminal else contextlib.nullcontext()
 
 
 def complain(text: str) -> None:

@@ -17,13 +17,13 @@ from rich.text import Text
 
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
 from replicator.cli.output import (
+    busy,
     complain,
     count_text,
     new_table,
     print_json,
     print_result,
     seconds_text,
-    stderr,
     stdout,
 )
 from replicator.errors import ConfigError, ReplicatorError
@@ -59,7 +59,7 @@ def lag(
     pattern = _pattern(topic)
     shown = top if output is Output.JSON else top or DEFAULT_TOP
     with contextlib.closing(Observer(the_flow, settings.connect_timeout_s)) as observer:
-        with _busy(f"reading {the_flow.name}"):
+        with busy(f"reading {the_flow.name}"):
             if failed := observer.connect():
                 _fail(failed.values())
             now = observer.lag(pattern)
@@ -79,7 +79,7 @@ def status(context: typer.Context, flow: FlowOption = None, output: OutputOption
     flows = [settings.flow(flow)] if flow else settings.all_flows()
     found = []
     for the_flow in flows:
-        with _busy(f"reading {the_flow.name}"):
+        with busy(f"reading {the_flow.name}"):
             found.append(flow_status(the_flow, settings.connect_timeout_s))
         if output is Output.TABLE:
             print_result(_status_view(found[-1]))
@@ -95,11 +95,6 @@ def _pattern(topic: str | None) -> re.Pattern[str] | None:
         return re.compile(topic) if topic else None
     except re.error as error:
         raise ConfigError("--topic", f"{topic!r} is not a regular expression: {error}") from error
-
-
-def _busy(text: str) -> contextlib.AbstractContextManager[Any]:
-    """A sign of life on stderr while a large history is read; nothing where stderr is no terminal."""
-    return stderr.status(text) if stderr.is_terminal else contextlib.nullcontext()
 
 
 def _fail(errors: Iterable[object]) -> None:

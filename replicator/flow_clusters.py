@@ -1,0 +1,191 @@
+"""Both clusters of a flow, for commands about groups: who answers, what the maps say, in both directions.
+
+The flow back, where there is one in the configuration, matters for groups that read topics of both clusters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from replicator.clients import LATEST, AdminClient, Cluster
+from replicator.committed import GroupOffsets
+from replicator.config import Flow, Settings
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
+from replicator.groups import OffsetsReader
+from replicator.log import NO_LOG
+from replicator.routes import FlowView, Router
+from replicator.syncs import MapsState, SyncsReader
+from replicator.target_ends import TargetEnds
+from replicator.topics import Catalog, Snapshot, list_offsets, list_topics
+from replicator.translation import Ahead, Exact
+
+SYNCS_TIMEOUT_S = 300.0
+"""For the whole history of a large flow; a small one takes milliseconds."""
+TOPICS_FOR_S = 5.0
+"""How long a list of topics is taken for current."""
+
+
+class FlowClusters:
+    """Looks at both clusters, again and again, each time reading only what was added.
+
+    Args:
+        flow: which the command is about.
+
+    Threading: one thread, which must call `close`.
+    """
+
+    def __init__(self, settings: Settings, flow: Flow) -> None:
+        self.flow = flow
+        self.timeout_s = settings.connect_timeout_s
+        self.source = Cluster(flow.source, "source", flow.source_cluster, flow.group)
+        self.target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
+        self.admins: dict[str, AdminClient] = {}
+        self.source_problem = ""
+        """Why the source does not answer; empty when it does."""
+        backs = [it for it in settings.all_flows() if (it.source, it.target) == (flow.target, flow.source)]
+        self._back = backs[0] if backs else None
+        self._views: dict[str, _ViewReader] = {}
+        self._ends: dict[str, TargetEnds] = {}
+        self._offset_readers: dict[str, OffsetsReader] = {}
+
+    def connect(self, *, needs_source: bool) -> None:
+        """Reach both clusters, side by side.
+
+        Raises:
+            KafkaOpError: the target gives no answer.
+            RefusedError: the source gives none, and is needed.
+        """
+        with ThreadPoolExecutor(2) as pool:
+            waiting = {it.alias: pool.submit(it.connect, self.timeout_s) for it in (self.source, self.target)}
+        self.admins[self.target.alias] = waiting[self.target.alias].result()
+        try:
+            self.admins[self.source.alias] = waiting[self.source.alias].result()
+        except ReplicatorError as error:
+            self.source_problem = str(error)
+            if needs_source:
+                raise RefusedError(
+                    f"{error}; where the source is gone, `replicator failover` needs the target only"
+                ) from error
+
+    def close(self) -> None:
+        """Let go of the consumers."""
+        with ExitStack() as stack:
+            for view in self._views.values():
+                stack.callback(view.close)
+            for ends in self._ends.values():
+                stack.callback(ends.close)
+
+    def admin(self, cluster: Cluster) -> AdminClient:
+        """The admin client of a cluster that answered."""
+        return self.admins[cluster.alias]
+
+    def budget(self) -> Deadline:
+        """For one step."""
+        return Deadline(self.timeout_s)
+
+    # --- maps ---------------------------------------------------------------------------------------------------------
+
+    def view(self) -> FlowView:
+        """The flow, as its target tells it now.
+
+        Raises:
+            RefusedError: the flow never ran.
+        """
+        found = self._view_of(self.flow, self.source, self.target)
+        if found is None:
+            text = f"{self.flow.target} has no topic {self.flow.syncs_topic}: the flow {self.flow.name} never ran"
+            raise RefusedError(text)
+        return found
+
+    @property
+    def tasks(self) -> int:
+        """Partitions of the flow's syncs topic; known after `view`."""
+        return self._views[self.flow.name].tasks
+
+    def router(self, view: FlowView, *, is_homeward: bool) -> Router:
+        """The ways from the flow's source to its target, or home, with those of the flow back."""
+        back = None
+        if self._back is not None and not self.source_problem:
+            back = self._view_of(self._back, self.target, self.source)
+        return Router(back, view) if is_homeward else Router(view, back)
+
+    def _view_of(self, flow: Flow, source: Cluster, target: Cluster) -> FlowView | None:
+        if flow.name not in self._views:
+            topics = list_topics(target, self.admin(target), self.budget()).topics
+            if flow.syncs_topic not in topics:
+                return None
+            tasks = len(topics[flow.syncs_topic].partitions)
+            admins = (self.admin(source), self.admin(target)) if source.alias in self.admins else None
+            self._views[flow.name] = _ViewReader(flow, (source, target), admins, tasks)
+        return self._views[flow.name].read(self.budget())
+
+    # --- offsets ------------------------------------------------------------------------------------------------------
+
+    def offsets_reader(self, cluster: Cluster) -> OffsetsReader:
+        """The reader of what groups committed on a cluster."""
+        return self._offset_readers.setdefault(cluster.alias, OffsetsReader(cluster, self.admin(cluster), NO_LOG))
+
+    def far_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, tuple[int, int]]:
+        """How far past markers groups may go that have read all (`Facts.far_ends`)."""
+        starts: dict[TP, int] = {}
+        for committed in offsets:
+            for tp, it in committed.items():
+                route = router.route(tp)
+                newest = route.offset_map.newest if route is not None else None
+                if route is None or route.is_inverse or newest is None:
+                    continue
+                match route.translate(it.next_offset):
+                    case Exact(is_end=True) | Ahead():
+                        starts[route.far] = newest.downstream_next
+        if not starts:
+            return {}
+        reader = self._ends.setdefault(far.alias, TargetEnds(far))
+        ends = reader.find(starts, self.budget())
+        return {tp: (start, ends[tp]) for tp, start in starts.items()}
+
+    def source_ends(self, tps: Iterable[TP]) -> Mapping[TP, int] | None:
+        """Ends of the source's committed logs; None when it gives no answer."""
+        if self.source_problem:
+            return None
+        wanted = list(tps)
+        try:
+            found = list_offsets(self.source, self.admin(self.source), dict.fromkeys(wanted, LATEST), self.budget())
+        except KafkaOpError:
+            return None
+        return {tp: end for tp, end in found.items() if isinstance(end, int)}
+
+
+class _ViewReader:
+    """Follows one flow's syncs topic, and its topics."""
+
+    def __init__(
+        self, flow: Flow, clusters: tuple[Cluster, Cluster], admins: tuple[AdminClient, AdminClient] | None, tasks: int
+    ) -> None:
+        self.tasks = tasks
+        self._flow = flow
+        self._catalog = Catalog(flow, *clusters, admins, NO_LOG) if admins is not None else None
+        self._snapshot: Snapshot | None = None
+        self._listed_s = 0.0
+        self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
+
+    def read(self, budget: Deadline) -> FlowView:
+        """Up to what is committed now."""
+        if self._catalog is not None and time.monotonic() - self._listed_s > TOPICS_FOR_S:
+            self._snapshot = self._catalog.refresh(budget)
+            self._listed_s = time.monotonic()
+        state = self._reader.read_to_end(Deadline(max(SYNCS_TIMEOUT_S, budget.seconds)))
+        seen = -1
+        while state.records != seen:
+            seen = state.records
+            self._reader.follow(0)
+        ids = None
+        if self._snapshot is not None:
+            ids = {name: topic.topic_id for name, topic in self._snapshot.topics.items()}
+        return FlowView(self._flow, ids, state)
+
+    def close(self) -> None:
+        self._reader.close()
