@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+REFUSED_RETRY_S = 60.0
+"""A right that is missing is not granted within seconds."""
 AFTER_FINISH_S = 5.0
 """What a step may take that begins after the end was asked for, such as an abort."""
 

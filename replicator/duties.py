@@ -1,4 +1,4 @@
-"""What the owner of task 0 does beside its task: checkpoints, group offset sync, heartbeats.
+"""What the owner of task 0 does beside its task: checkpoints, group offset sync, positions, heartbeats.
 
 Each duty has a thread of its own, so that one that waits for a cluster holds no other up, and none holds replication
 up. A duty that fails is tried again with backoff; that is a log entry, a metric and a line in `/readyz`, no more. When
@@ -14,18 +14,17 @@ from typing import Protocol
 from replicator.checkpoints import Checkpoints
 from replicator.clients import AdminClient, Cluster
 from replicator.config import Flow
-from replicator.deadline import Deadline, Leash, backoff_s
+from replicator.deadline import REFUSED_RETRY_S, Deadline, Leash, backoff_s
 from replicator.errors import KafkaOpError, ReplicatorError
 from replicator.group_sync import GroupSync
 from replicator.heartbeats import Heartbeats
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
+from replicator.positions import Positions
 from replicator.topics import Catalog
 
 FIRST_RETRY_S = 1.0
 RETRY_AT_MOST_S = 30.0
-REFUSED_RETRY_S = 60.0
-"""A right that is missing is not granted within seconds."""
 
 
 class Duty(Protocol):
@@ -120,7 +119,7 @@ class Duties:
         self._metrics = metrics
         self._log = log
         checkpoints = Checkpoints(flow, clusters, admins, catalog, metrics, log)
-        duties: list[Duty] = [checkpoints]
+        duties: list[Duty] = [checkpoints, Positions(flow, clusters[0], admins[0], checkpoints, log)]
         if flow.settings.sync_groups:
             duties.append(GroupSync(flow, clusters[1], admins[1], checkpoints, catalog, metrics, log))
         if flow.settings.heartbeat_interval_s > 0:

@@ -10,7 +10,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from replicator import duties
-from replicator.deadline import Leash
+from replicator.deadline import REFUSED_RETRY_S, Leash
 from replicator.duties import DutyThread
 from replicator.errors import KafkaOpError, RetriableError
 from replicator.metrics import DutyMetrics, Metrics
@@ -90,7 +90,7 @@ def test_a_missing_right_is_asked_for_rarely() -> None:
         thread.start()
         eventually(lambda: "grant WRITE" in thread.problem, within_s=5)
         end(thread)
-    assert events[0]["retry_in_s"] == duties.REFUSED_RETRY_S
+    assert events[0]["retry_in_s"] == REFUSED_RETRY_S
     assert duty.steps == 1
 
 
