@@ -201,6 +201,7 @@ class FlowSettings(_Model):
     refresh_topics_interval_s: Annotated[float, Field(ge=0.5, le=86_400)] = 30
     checkpoint_interval_s: Annotated[float, Field(ge=0.1, le=3600)] = 1
     sync_groups: bool = True
+    refine_max_records: Annotated[int, Field(ge=0, le=1_000_000_000)] = 1_000_000
     heartbeat_interval_s: Annotated[float, Field(ge=0, le=3600)] = 1
     data_plane: Literal["auto", "records"] = "auto"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
