@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from replicator.errors import TP, KafkaOpError
 from replicator.metrics import Metrics
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
+from replicator.refine import Refiner
+from replicator.translation import Between
 from replicator.worker import FlowWorker
 from tests.integration.groups import checkpoints, commit, committed
 from tests.kafka.eventually import eventually
@@ -67,7 +70,7 @@ def settings(secured: Clusters, user: str) -> Settings:
 def documented_rights() -> Iterator[tuple[str, AclBinding]]:
     """(cluster, ACL) of every `kafka-acls.sh` command of the guide."""
     commands = re.findall(r"^kafka-acls\.sh (.*)$", GUIDE.read_text().replace("\\\n", " "), flags=re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         words = shlex.split(command)
         options = dict(itertools.pairwise(words))
@@ -116,6 +119,8 @@ def test_without_rights_for_groups_records_are_replicated_all_the_same(secured: 
         eventually(lambda: values(west, "east.payments.us") == {b"1"}, within_s=TIMEOUT_S)
         eventually(lambda: notes(worker, "heartbeats: create heartbeats"), within_s=TIMEOUT_S)
         assert "grant CREATE and WRITE on heartbeats to User:limited" in notes(worker, "heartbeats")
+        eventually(lambda: notes(worker, "positions: commit for the group"), within_s=TIMEOUT_S)
+        assert "grant READ on the group replicator-east-west to User:limited of clusters.east" in notes(worker, "pos")
         eventually(lambda: [it for it in events if it["event"] == "groups_none_visible"], within_s=TIMEOUT_S)
         grant(secured["east"], [as_limited(group_right("billing", AclOperation.DESCRIBE))])
         eventually(lambda: notes(worker, "checkpoints: read the end of a remote topic"), within_s=TIMEOUT_S)
@@ -173,6 +178,7 @@ def test_documented_rights_are_enough(secured: Clusters) -> None:
         commit(east, "shipping", {TP("orders", 0): 1})
         eventually(lambda: committed(west, "shipping") == {TP("east.orders", 0): (1, tag("east->west", 1))}, TIMEOUT_S)
         eventually(lambda: values(west, "east.heartbeats"), within_s=TIMEOUT_S)
+        eventually(lambda: TP("orders", 0) in committed(east, "replicator-east-west"), within_s=TIMEOUT_S)
         assert worker.not_ready() == ""
         assert worker.notes() == []
     remote = ConfigResource(ConfigResource.Type.TOPIC, "east.orders")
@@ -236,6 +242,18 @@ def test_transactional_id_that_may_not_be_used_says_which_right_is_missing(secur
             plane.open(Deadline(TIMEOUT_S))
     finally:
         plane.close()
+
+
+def test_records_that_may_not_be_counted_say_which_right_is_missing(secured: Clusters) -> None:
+    """At once, not when the time is over."""
+    create_topic(secured["west"].admin_servers, "uncounted")
+    literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+    kind, who = ResourceType.TOPIC, "User:nobody"
+    grant(secured["west"], [AclBinding(kind, "uncounted", literal, who, "*", AclOperation.DESCRIBE, allow)])
+    west = Clients("west", "target", settings(secured, "nobody").clusters["west"], "trial")
+    between = Between(low=0, high=9, near_low=0, near_high=9, records=9, skip=3)
+    with closing(Refiner(None, west, 1000)) as refiner, pytest.raises(KafkaOpError, match="grant READ on uncounted"):
+        refiner.refine(TP("counted", 0), TP("uncounted", 0), 3, between, Deadline(TIMEOUT_S))
 
 
 def send(plane: RecordsPlane, batches: list[Batch]) -> None:
