@@ -22,23 +22,28 @@ READ_AHEAD: Mapping[str, Any] = {
 
 
 class CompactedReader:
-    """Reads partitions of one topic from their beginning, under read_committed. Threading: one thread.
+    """Reads partitions of one topic, under read_committed. Threading: one thread.
 
     Args:
         cluster: where the topic is.
-        partitions: which of them.
+        partitions: which of them, from their beginning; a mapping tells for each where else to begin.
         take: called with each record, in log order per partition; what it raises ends the read.
     """
 
     def __init__(
-        self, cluster: Cluster, topic: str, partitions: Iterable[int], take: Callable[[Message], None]
+        self,
+        cluster: Cluster,
+        topic: str,
+        partitions: Iterable[int] | Mapping[int, int],
+        take: Callable[[Message], None],
     ) -> None:
         self._cluster = cluster
         self._topic = topic
         self._pending = set(partitions)
         self._give = take
         self._consumer = cluster.consumer(READ_AHEAD)
-        self._consumer.assign([TopicPartition(topic, p, 0) for p in self._pending])
+        begins = partitions if isinstance(partitions, Mapping) else dict.fromkeys(self._pending, 0)
+        self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in begins.items()])
 
     def exists(self, deadline: Deadline) -> bool:
         """Whether the cluster has the topic.

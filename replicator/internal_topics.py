@@ -1,11 +1,14 @@
-"""Topics of one partition, compacted, that hold facts about a flow: checkpoints and heartbeats.
+"""Topics of one partition: checkpoints and heartbeats, which are compacted, and the audit.
 
-Both get a record each second, and the segment that is written to is never compacted: small ones keep reading short.
+The first two get a record each second, and the segment that is written to is never compacted: small ones keep reading
+short.
 
 Source: connect/mirror `MirrorUtils#createSinglePartitionCompactedTopic`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, NewTopic, await_results
 from replicator.deadline import Deadline
@@ -16,7 +19,14 @@ CONFIG = {"cleanup.policy": "compact", "segment.bytes": "16777216", "min.cleanab
 
 
 def ensure_compacted(admin: AdminClient, cluster: Cluster, topic: str, deadline: Deadline) -> None:
-    """Create `topic` if it is not there; one that is there is taken as it is.
+    """As `ensure_topic`, for a topic that keeps the newest record of each key."""
+    ensure_topic(admin, cluster, topic, CONFIG, deadline)
+
+
+def ensure_topic(
+    admin: AdminClient, cluster: Cluster, topic: str, config: Mapping[str, str], deadline: Deadline
+) -> None:
+    """Create `topic`, with one partition, if it is not there; one that is there is taken as it is.
 
     Raises:
         KafkaOpError: it can't be created.
@@ -25,7 +35,7 @@ def ensure_compacted(admin: AdminClient, cluster: Cluster, topic: str, deadline:
     if topic in metadata.topics:
         return
     replicas = min(WANTED_REPLICAS, len(metadata.brokers))
-    new = NewTopic(topic, 1, replicas, config=CONFIG)
+    new = NewTopic(topic, 1, replicas, config=dict(config))
     result = await_results(admin.create_topics([new], request_timeout=max(0.1, deadline.left_s())), deadline)[topic]
     exists = isinstance(result, KafkaException) and result.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
     if isinstance(result, Exception) and not exists:

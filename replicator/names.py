@@ -39,6 +39,11 @@ def transactional_id(source: str, target: str, task: int) -> str:
     return f"replicator-{source}-{target}-{task}"
 
 
+def moves_id(source: str, target: str) -> str:
+    """The transactional id under which operators claim a flow and write its audit."""
+    return f"replicator-{source}-{target}-moves"
+
+
 def task_of(topic: str, partition: int, tasks: int) -> int:
     """The task that owns a source partition."""
     return (zlib.crc32(topic.encode()) + partition) % tasks

@@ -20,12 +20,13 @@ from replicator.errors import TP, ConfigError, StopReason
 from replicator.offsets import Run
 from replicator.topics import list_topics
 from replicator.translation import OffsetMap
-from replicator.wire import PARTITION_STATE, ControlRecord, decode
+from replicator.wire import HALTED, PARTITION_STATE, ControlRecord, decode
 
 WANTED_REPLICAS = 3
 OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER})
 """A partition that stopped for one of these has other records at the offsets that were replicated."""
 State = TypeVar("State", bound="SyncsState")
+Subject = TypeVar("Subject", TP, int)
 
 
 @dataclass(slots=True)
@@ -35,11 +36,13 @@ class SyncsState:
     Args:
         newest: the newest run of every source partition: its position (invariant B).
         stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
+        halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
         records: how many records were read.
     """
 
     newest: dict[TP, Run] = field(default_factory=dict)
     stopped: dict[TP, dict[str, Any]] = field(default_factory=dict)
+    halted: dict[int, dict[str, Any]] = field(default_factory=dict)
     records: int = 0
 
     def take(self, key: bytes, value: bytes | None) -> None:
@@ -62,12 +65,17 @@ class SyncsState:
             self.newest[tp] = run
 
     def _take_control(self, record: ControlRecord) -> None:
-        if record.kind != PARTITION_STATE:
-            return
-        if record.body is None:
-            self.stopped.pop(record.tp, None)
-        else:
-            self.stopped[record.tp] = record.body
+        if record.kind == PARTITION_STATE:
+            _note(self.stopped, record.tp, record.body)
+        elif record.kind == HALTED:
+            _note(self.halted, record.tp.partition, record.body)
+
+
+def _note(facts: dict[Subject, dict[str, Any]], subject: Subject, body: dict[str, Any] | None) -> None:
+    if body is None:
+        facts.pop(subject, None)
+    else:
+        facts[subject] = body
 
 
 @dataclass(slots=True)

@@ -29,6 +29,8 @@ from replicator.offsets import Gaps, Run, retention_key
 VERSION = 0
 MAX_GAPS_BYTES = 4096
 PARTITION_STATE = "partition-state"
+HALTED = "halted"
+"""Of a task, under `halted_tp`: it must not run."""
 
 _LENGTH = struct.Struct(">h")
 _PARTITION = struct.Struct(">i")
@@ -57,6 +59,11 @@ class ControlRecord:
     kind: str
     tp: TP
     body: dict[str, Any] | None
+
+
+def halted_tp(task: int) -> TP:
+    """Whom a `HALTED` record is about: the task, and no topic."""
+    return TP("", task)
 
 
 def encode_string(text: str) -> bytes:

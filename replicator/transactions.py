@@ -1,0 +1,116 @@
+"""Small transactions of commands, under ids that fence: one record each.
+
+Tasks do theirs through their plane (`planes`), with the records that they copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from replicator.clients import Cluster, KafkaError, KafkaException, Message, Producer, transaction_error
+from replicator.deadline import Deadline
+from replicator.errors import TP, AbortTransactionError, FatalError, RetriableError
+
+SLICE_S = 1.0
+TIMEOUT_MS = 15_000
+"""How long a command that died in the middle may hold the readers back, if nobody opens its id before."""
+
+
+class FencingWriter:
+    """Writes under one transactional id. Whatever fails is its end: `close` it, and make another one.
+
+    Args:
+        transactional_id: whose every earlier producer `open` fences.
+
+    Threading: one thread.
+    """
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._cluster = cluster
+        self._producer: Producer = cluster.producer(
+            {"transactional.id": transactional_id, "transaction.timeout.ms": TIMEOUT_MS, "linger.ms": 0}
+        )
+
+    def open(self, deadline: Deadline) -> None:
+        """Fence every earlier producer of the id, and end its open transaction.
+
+        Raises:
+            RetriableError: no answer within `deadline`, or a right is missing.
+            FatalError: refused.
+        """
+        with contextlib.suppress(KafkaException):  # connected, it finds the coordinator at once
+            self._producer.cluster_id(deadline.slice_s(SLICE_S))
+        while True:
+            try:
+                self._producer.init_transactions(max(0.1, deadline.slice_s(SLICE_S)))
+            except (KafkaException, SystemError) as cause:
+                error = self._cluster.error(cause, op="initialise transactions")
+                if isinstance(error, FatalError) or error.code.endswith("AUTHORIZATION_FAILED"):
+                    raise error from cause
+                if deadline.expired:
+                    raise self._silence("initialise transactions", deadline) from cause
+            else:
+                return
+
+    def write(self, tp: TP, key: bytes, value: bytes | None, deadline: Deadline) -> int:
+        """One transaction of one record; the record's offset, once it is committed.
+
+        Raises:
+            FencedError: somebody else opened the id; nothing was written, unless the commit was on its way.
+            AbortTransactionError, RetriableError: nothing was written.
+            FatalError: not written, or not known to be.
+        """
+        op = f"write to {tp.topic}"
+        results: list[int | KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            results.append(message.offset() or 0 if error is None else error)
+
+        try:
+            self._producer.begin_transaction()
+            self._producer.produce(tp.topic, value, key, tp.partition, on_delivery=delivered)
+            self._flush(op, tp.topic, deadline)
+        except (KafkaException, SystemError) as cause:
+            raise self._cluster.error(cause, op=op, right="WRITE", topic=tp.topic) from cause
+        if not results:
+            raise AbortTransactionError("the record was dropped from the queue", op=op)
+        result = results[0]
+        if not isinstance(result, int):
+            why = transaction_error(self._producer) or result
+            raise self._cluster.error(why, op=op, right="WRITE", topic=tp.topic)
+        self._commit(deadline)
+        return result
+
+    def _flush(self, op: str, topic: str, deadline: Deadline) -> None:
+        while self._producer.flush(max(0.01, deadline.slice_s(SLICE_S))):
+            lost = transaction_error(self._producer)  # a transaction that is lost keeps its records in the queue
+            if lost is not None:
+                raise self._cluster.error(lost, op=op, right="WRITE", topic=topic)
+            if deadline.expired:
+                raise self._silence(op, deadline)
+
+    def _commit(self, deadline: Deadline) -> None:
+        op = "commit transaction"
+        while True:
+            try:
+                self._producer.commit_transaction(max(0.1, deadline.slice_s(SLICE_S)))
+            except (KafkaException, SystemError) as cause:
+                error = self._cluster.error(cause, op=op)
+                if isinstance(error, AbortTransactionError | FatalError):
+                    raise error from cause
+                if deadline.expired:
+                    text = f"no answer within {deadline.seconds:g} s; it may be committed or not"
+                    raise FatalError(text, op=op, hint=self._cluster.recent_error()) from cause
+            else:
+                return
+
+    def _silence(self, op: str, deadline: Deadline) -> RetriableError:
+        text = f"no answer from {self._cluster.alias} within {deadline.seconds:g} s"
+        return RetriableError(text, op=op, hint=self._cluster.recent_error())
+
+    def close(self) -> None:
+        """Let go at once, whatever the cluster does; an open transaction is left to the next `open`."""
+        # not Producer.close(): that aborts and flushes first, for as long as the cluster gives no answer
+        producer: Producer | None = self.__dict__.pop("_producer", None)
+        if producer is not None:
+            producer.purge()
