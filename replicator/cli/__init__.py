@@ -17,7 +17,7 @@ from replicator.errors import ConfigError, RefusedError, ReplicatorError
 
 def main() -> None:
     """The console script."""
-    from replicator.cli import config, demo, run, status  # noqa: F401, PLC0415 (each registers its commands)
+    from replicator.cli import config, demo, groups, moves, run, status  # noqa: F401, PLC0415 (each registers its commands)
 
     try:
         app()

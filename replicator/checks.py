@@ -1,0 +1,136 @@
+"""Would a failover work now? One line for each condition (`replicator check`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.checkpoint_reader import KnownGroups
+from replicator.clients import AclOperation, AdminClient, Cluster, TopicCollection, await_results
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.failover import Facts
+from replicator.group_report import is_well
+from replicator.lag import State
+from replicator.move import Plan
+from replicator.names import AUDIT_TOPIC
+from replicator.status import FlowStatus
+
+SHOWN = 3
+GROUPS_AT_MOST = 200
+"""For how many groups rights are looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of them.
+
+    Args:
+        detail: what was found.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"condition": self.name, "ok": self.ok, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is still well.
+
+    Args:
+        lag_s: age of the oldest record that is not replicated.
+        checkpoint_age_s: how old the knowledge of groups may be.
+    """
+
+    lag_s: float
+    checkpoint_age_s: float
+
+
+def flow_conditions(status: FlowStatus, limits: Limits) -> Iterable[Condition]:
+    """What can be said of the clusters, the workers and replication. Pure."""
+    for name, side in (("source answers", status.source), ("target answers", status.target)):
+        yield Condition(name, not side.error, side.error or f"{side.alias}: {side.brokers} brokers")
+    if status.target.error:
+        return
+    idle = [task.task for task in status.tasks if not task.worker]
+    workers = f"{len(status.workers.tasks)} workers"
+    text = f"{workers}, tasks without one: {idle}" if idle else workers
+    yield Condition("flow runs", bool(status.workers.tasks) and not idle, text)
+    stopped = [it for it in status.lag.partitions if it.state is State.STOPPED]
+    shown = "; ".join(f"{it.tp}: {it.reason}" for it in stopped[:SHOWN])
+    yield Condition("no partition stopped", not stopped, shown or f"{len(status.lag.partitions)} partitions")
+    if not status.is_reachable:
+        yield Condition("replication lag", False, "not known without the source")
+        return
+    age_s = status.lag.oldest_seconds
+    is_fresh = age_s is not None and age_s <= limits.lag_s
+    age = "?" if age_s is None else f"{age_s:,.1f} s"
+    yield Condition(
+        "replication lag", is_fresh, f"{status.lag.total_records:,} records, oldest {age} (at most {limits.lag_s:g} s)"
+    )
+
+
+def group_conditions(
+    plan: Plan, facts: Facts, known: KnownGroups, limits: Limits, now_ms: float
+) -> Iterable[Condition]:
+    """What can be said of the groups. Pure."""
+    yield Condition("not halted", not facts.halted, facts.halted or "no task is halted")
+    pulse_ms = known.pulse_ms
+    age_s = None if pulse_ms is None else max(0.0, (now_ms - pulse_ms) / 1000)
+    text = "never written" if age_s is None else f"{age_s:,.1f} s old (at most {limits.checkpoint_age_s:g} s)"
+    late = f", not for {', '.join(sorted(known.late)[:SHOWN])}" if known.late else ""
+    is_fresh = age_s is not None and age_s <= limits.checkpoint_age_s and not known.late
+    yield Condition("checkpoints fresh", is_fresh, text + late)
+    bad = [row for row in plan.rows if not is_well(row)]
+    shown = "; ".join(f"{row.group} {row.near}: {row.reason or row.translation}" for row in bad[:SHOWN])
+    more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    total = f"{len(plan.order.groups)} groups, {len(plan.rows)} partitions"
+    yield Condition("groups translated", not bad, f"{shown}{more}" if bad else total)
+
+
+def right_conditions(
+    flow: Flow, target: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline
+) -> Iterable[Condition]:
+    """Whether the program may do on the target what a failover does. Groups that are not there yet can't be asked for.
+
+    Raises:
+        KafkaOpError: the target gave no answer.
+    """
+    lacking: list[str] = []
+    wanted = {AUDIT_TOPIC: {AclOperation.WRITE}, flow.syncs_topic: {AclOperation.WRITE, AclOperation.READ}}
+    futures = admin.describe_topics(
+        TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=max(0.1, deadline.left_s())
+    )
+    lacking += _lacking(target, await_results(futures, deadline), wanted, "topic")
+    some = list(groups)[:GROUPS_AT_MOST]
+    if some:
+        described = admin.describe_consumer_groups(
+            some, include_authorized_operations=True, request_timeout=max(0.1, deadline.left_s())
+        )
+        wanted = {group: {AclOperation.READ} for group in some}
+        lacking += _lacking(target, await_results(described, deadline), wanted, "group")
+    text = "; ".join(lacking[:SHOWN]) if lacking else f"of {target.principal}"
+    yield Condition("rights on the target", not lacking, text)
+
+
+def _lacking(
+    target: Cluster, results: Mapping[str, Any], wanted: Mapping[str, set[AclOperation]], kind: str
+) -> Iterable[str]:
+    absent = {"UNKNOWN_TOPIC_OR_PART", "GROUP_ID_NOT_FOUND"}  # it will be created
+    for name, result in results.items():
+        if isinstance(result, Exception):
+            error = target.error(result, op=f"describe the {kind} {name}", right="DESCRIBE")
+            if error.code in absent:
+                continue
+            if "AUTHORIZATION" not in error.code:
+                raise error
+            yield f"DESCRIBE on the {kind} {name}"
+        elif result.authorized_operations is not None:
+            missing = wanted[name] - set(result.authorized_operations)
+            if missing:
+                yield f"{', '.join(sorted(it.name for it in missing))} on the {kind} {name}"

@@ -1,0 +1,291 @@
+"""`switchover`, `failover`, `failback` and `resync`: groups move between the clusters. The plan is printed first."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from replicator.audit import new_move_id
+from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
+from replicator.cli.ask import confirm
+from replicator.cli.output import busy, complain, count_text, new_table, print_json, print_result, stderr
+from replicator.config import Flow, Settings
+from replicator.errors import ConfigError, RefusedError
+from replicator.flow_clusters import FlowClusters
+from replicator.interrupts import interruptible
+from replicator.move import Command, Order, Plan, Row, RowState
+from replicator.move_clusters import MoveClusters
+from replicator.mover import MoveOptions, Mover, Outcome
+
+EXIT_CODES = {"done": 0, "planned": 0, "failed": 1, "refused": 3, "partly_done": 4}
+SHOWN_ROWS = 40
+
+GroupsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="GROUP…", help="Groups, by name or regular expression.", show_default=False),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every group of the flow.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+LossOption = Annotated[
+    bool, typer.Option("--accept-data-loss", help="Go on where records may be lost; the plan says which.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=1, metavar="S", help="How long to wait for the group and for replication.")
+]
+
+
+@app.command()
+def switchover(
+    context: typer.Context,
+    groups: GroupsArgument = None,
+    all_groups: AllOption = False,
+    flow: FlowOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    accept_data_loss: LossOption = False,
+    timeout_s: TimeoutOption = 120,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move groups to the target: planned, with both clusters up. Nothing lost, nothing read twice.
+
+    Waits until the groups' consumers have stopped and all that they read is replicated; every position is exact, or
+    the move is refused.
+    """
+    _move(
+        context.obj,
+        _Asked(Command.SWITCHOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+    )
+
+
+@app.command()
+def failover(
+    context: typer.Context,
+    groups: GroupsArgument = None,
+    all_groups: AllOption = False,
+    flow: FlowOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    accept_data_loss: LossOption = False,
+    timeout_s: TimeoutOption = 120,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move groups to the target when the source is gone. Needs the target only.
+
+    --all also halts the flow, so that a worker that comes back to life writes nothing; `resume` lifts that.
+    """
+    _move(
+        context.obj,
+        _Asked(Command.FAILOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+    )
+
+
+@app.command()
+def failback(
+    context: typer.Context,
+    groups: GroupsArgument = None,
+    all_groups: AllOption = False,
+    flow: FlowOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    accept_data_loss: LossOption = False,
+    timeout_s: TimeoutOption = 120,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring groups home to the source, to the exact place, and hand their offsets on the target to group sync again."""
+    _move(
+        context.obj,
+        _Asked(Command.FAILBACK, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+    )
+
+
+@app.command()
+def resync(
+    context: typer.Context,
+    groups: GroupsArgument = None,
+    all_groups: AllOption = False,
+    flow: FlowOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    timeout_s: TimeoutOption = 120,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let group sync own groups' offsets on the target again: they become what the source says, wherever they are."""
+    _move(context.obj, _Asked(Command.RESYNC, groups, all_groups, flow, dry_run, yes, False, timeout_s, output))
+
+
+# --- one command for all ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The options of a move."""
+
+    command: Command
+    groups: list[str] | None
+    all_groups: bool
+    flow: str | None
+    dry_run: bool
+    yes: bool
+    accept_data_loss: bool
+    timeout_s: float
+    output: Output
+
+
+def _move(options: Context, asked: _Asked) -> None:
+    if bool(asked.groups) == asked.all_groups:
+        raise ConfigError("GROUP", f"name the groups to {asked.command}, or say --all")
+    settings, flow = options.flow(asked.flow)
+    move_id = new_move_id()
+    try:
+        with interruptible(), _clusters(settings, flow, asked) as clusters:
+            outcome = _carry_out(clusters, flow, settings, asked, move_id)
+    except RefusedError:
+        if asked.output is Output.JSON:
+            print_json(Plan(Order(move_id, asked.command, flow.name, tuple(asked.groups or ())), ()).as_json("refused"))
+        raise
+    _tell(outcome, asked)
+    raise typer.Exit(EXIT_CODES[outcome.state])
+
+
+@contextlib.contextmanager
+def _clusters(settings: Settings, flow: Flow, asked: _Asked) -> Iterator[FlowClusters]:
+    clusters = FlowClusters(settings, flow)
+    with contextlib.closing(clusters), busy(f"reading {flow.name}"):
+        clusters.connect(needs_source=asked.command is not Command.FAILOVER)
+        yield clusters
+
+
+def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _Asked, move_id: str) -> Outcome:
+    world = MoveClusters(clusters, settings.hooks, _say, _Counting())
+    with contextlib.closing(world):
+        groups = world.select(asked.command, asked.groups or [])
+        order = Order(move_id, asked.command, flow.name, groups, is_all=asked.all_groups)
+        if asked.all_groups:
+            order = world.with_routes(order)
+        options = MoveOptions(
+            dry_run=asked.dry_run,
+            accept_data_loss=asked.accept_data_loss,
+            timeout_s=asked.timeout_s,
+            halts=asked.command is Command.FAILOVER and asked.all_groups,
+            hands_back=flow.settings.sync_groups,
+        )
+        return Mover(world, _Person(asked, world), options).run(order)
+
+
+class _Person:
+    """See `mover.Operator`."""
+
+    def __init__(self, asked: _Asked, world: MoveClusters) -> None:
+        self._asked = asked
+        self._world = world
+
+    def show(self, plan: Plan) -> None:
+        if self._asked.output is Output.TABLE:
+            print_result(*_plan_view(plan, self._world.knowledge_text()))
+
+    def approve(self, plan: Plan) -> None:
+        partitions = len(plan.planned) + sum(row.must_wait for row in plan.rows if not row.is_planned)
+        groups = len({row.group for row in plan.rows})
+        halts = " and halt the flow" if plan.order.command is Command.FAILOVER and plan.order.is_all else ""
+        text = f"{plan.order.command} {plan.order.flow}: {groups} groups, {partitions} partitions{halts}. Go on?"
+        confirm(text, self._asked.yes)
+
+    def say(self, text: str) -> None:
+        _say(text)
+
+
+def _say(text: str) -> None:
+    stderr.print(text, markup=False)
+
+
+class _Counting:
+    """Tells how far the counting of records is, at most every two seconds."""
+
+    def __init__(self) -> None:
+        self._told_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._told_s > 2:
+            self._told_s = time.monotonic()
+            _say(f"counting records where the map is thinned out: {done:,} of {total:,}")
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def _plan_view(plan: Plan, knowledge: str) -> list[Table | Text]:
+    title = Text(f"{plan.order.command} {plan.order.flow}", style="bold")
+    title.append(f"   {plan.order.move_id}", style="dim")
+    parts: list[Table | Text] = [title]
+    if knowledge:
+        parts.append(Text(knowledge))
+    if not plan.rows:
+        return [*parts, Text("no partition of a group to move")]
+    rows = sorted(plan.rows, key=_pain)
+    parts.append(_table(plan, rows[:SHOWN_ROWS]))
+    if len(rows) > SHOWN_ROWS:
+        parts.append(Text(f"… and {len(rows) - SHOWN_ROWS:,} more (-o json has all)", style="dim"))
+    return parts
+
+
+def _pain(row: Row) -> tuple[bool, bool, int, str, str, int]:
+    """What hurts most first."""
+    return (
+        not (row.is_obstacle or row.state is RowState.FAILED),
+        not row.must_wait,
+        -(row.reread_records or 0),
+        row.group,
+        *row.near,
+    )
+
+
+def _table(plan: Plan, rows: list[Row]) -> Table:
+    near, far = plan.order.flow.split("->")[:: -1 if plan.order.is_homeward else 1]
+    table = new_table(
+        group=False, topic=False, part=True, **{f"on_{near}": True, f"on_{far}": True}, translation=False,
+        **{"re-read_≤": True, "at_risk_≤": True}, state=False,
+    )  # fmt: skip
+    for row in rows:
+        is_bad = row.is_obstacle or row.state is RowState.FAILED
+        state = f"{row.state}: {row.reason}" if row.reason else str(row.state)
+        table.add_row(
+            row.group,
+            row.near.topic,
+            str(row.near.partition),
+            count_text(row.near_next),
+            count_text(row.far_next),
+            row.translation,
+            count_text(row.reread_records),
+            count_text(row.at_risk_records),
+            Text(state, style="red" if is_bad else "yellow" if row.must_wait else ""),
+        )
+    return table
+
+
+def _tell(outcome: Outcome, asked: _Asked) -> None:
+    """The result: JSON alone on stdout, or a line for a person."""
+    if asked.output is Output.JSON:
+        print_json(outcome.plan.as_json(outcome.state))
+    if outcome.state in ("refused", "failed", "partly_done"):
+        failed = [row for row in outcome.plan.rows if row.state is RowState.FAILED]
+        if failed and asked.output is Output.TABLE:
+            print_result(_table(outcome.plan, failed[:SHOWN_ROWS]))
+        unchanged = ": nothing was changed" if outcome.state == "refused" else ""
+        complain(f"{asked.command} {outcome.state.replace('_', ' ')}{unchanged}")
+        for text in outcome.texts:
+            _say(f"  {text}")
+        return
+    committed = sum(row.state is RowState.COMMITTED for row in outcome.plan.rows)
+    skipped = sum(row.state is RowState.SKIPPED for row in outcome.plan.rows)
+    for text in outcome.texts:
+        _say(text)
+    if outcome.state == "done" and (committed or not outcome.texts):
+        _say(f"{asked.command} done: {committed} partitions committed and read back, {skipped} skipped")

@@ -1,0 +1,332 @@
+"""What a move does to the clusters of a flow: the real `mover.World`.
+
+Every request has a deadline, `connect_timeout_s`. A failover needs the target alone.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from replicator.audit import Audit, AuditRecord, read_audit
+from replicator.checkpoint_reader import KnownGroups, read_checkpoints
+from replicator.clients import Cluster
+from replicator.committed import Committed, GroupOffsets
+from replicator.config import HooksSettings
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, RefusedError
+from replicator.failover import Facts, GroupFacts, LastMove
+from replicator.flow_clusters import FlowClusters
+from replicator.groups import commit_offsets, describe_groups, is_passing, is_refusal_of_members, list_groups
+from replicator.halts import Reason as HaltReason
+from replicator.halts import halt, halt_body, halt_text, to_halt
+from replicator.hooks import run_hook
+from replicator.interrupts import held_back
+from replicator.move import Command, Order, Plan, Row
+from replicator.observe import describe_workers
+from replicator.refine import Refiner, Unrefined
+from replicator.routes import FlowView
+
+COUNTING_TIMEOUT_S = 300.0
+SHOWN_GROUPS = 10
+
+
+class MoveClusters:
+    """See `mover.World`. Threading: one thread.
+
+    Args:
+        clusters: connected.
+        say: tells the operator what goes on.
+        progress: called with (records counted, records to count) while the map is refined.
+    """
+
+    def __init__(
+        self, clusters: FlowClusters, hooks: HooksSettings, say: Callable[[str], None],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:  # fmt: skip
+        self.clusters = clusters
+        self._flow = clusters.flow
+        self._hooks = hooks
+        self._say = say
+        self._progress = progress
+        self._refined: dict[tuple[TP, int], Row] = {}
+        self._refiners: dict[str, Refiner] = {}
+        self._audit = Audit(clusters.flow, clusters.target, clusters.admin(clusters.target))
+        self._known: KnownGroups | None = None
+        self._moves: Mapping[str, LastMove] | None = None
+
+    def close(self) -> None:
+        """Let go of the clients."""
+        self._audit.close()
+        for refiner in self._refiners.values():
+            refiner.close()
+        self.clusters.close()
+
+    def _side(self, order: Order, *, far: bool) -> Cluster:
+        is_target = far is not order.is_homeward
+        return self.clusters.target if is_target else self.clusters.source
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def select(self, command: Command, names: Sequence[str]) -> tuple[str, ...]:
+        """The groups that a command is about: those named, by name or regular expression, or all when none is.
+
+        Raises:
+            RefusedError: a name fits no group.
+            KafkaOpError: the cluster gave no answer.
+        """
+        known, where = self._known_groups(command)
+        chosen: dict[str, None] = {}
+        for name in names:
+            found = [name] if name in known else [group for group in known if _fits(name, group)]
+            if not found:
+                shown = ", ".join(known[:SHOWN_GROUPS]) + (", …" if len(known) > SHOWN_GROUPS else "")
+                there = f"there are {len(known)}: {shown}" if known else "there is none"
+                key = f"flows.{self._flow.name}.groups"
+                raise RefusedError(f"no group {name!r} {where} that {key} lets through ({there})")
+            chosen |= dict.fromkeys(found)
+        return tuple(chosen) if names else tuple(known)
+
+    def _known_groups(self, command: Command) -> tuple[list[str], str]:
+        matches = self._flow.group_filter.matches
+        if command is Command.FAILOVER:
+            names = {group for group, _ in self.checkpoints().checkpoints}
+            return sorted(filter(matches, names)), f"in {self._flow.naming.checkpoints_topic} on {self._flow.target}"
+        cluster = self.clusters.target if command is Command.FAILBACK else self.clusters.source
+        listed = list_groups(cluster, self.clusters.admin(cluster), self.clusters.budget())
+        return sorted(filter(matches, listed)), f"on {cluster.alias}"
+
+    def with_routes(self, order: Order) -> Order:
+        """Of all groups those that have a position in a topic of the flow."""
+        facts = self.look(order)
+        groups = tuple(
+            group
+            for group in order.groups
+            if any(facts.router.route(tp) is not None for tp in facts.groups[group].near_offsets)
+        )
+        return replace(order, groups=groups)
+
+    def checkpoints(self) -> KnownGroups:
+        """What the target knows of the groups of the source."""
+        self._known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
+        return self._known
+
+    def knowledge_text(self) -> str:
+        """How old what a failover knows of the groups is; empty for other moves."""
+        if self._known is None:
+            return ""
+        if self._known.pulse_ms is None:
+            return "nobody says how old the checkpoints are"
+        at = dt.datetime.fromtimestamp(self._known.pulse_ms / 1000, dt.UTC)
+        ago_s = max(0.0, time.time() - self._known.pulse_ms / 1000)
+        late = f", but for {len(self._known.late)} groups" if self._known.late else ""
+        return f"what groups had committed is known up to {at:%Y-%m-%d %H:%M:%S.%f} UTC, {ago_s:,.1f} s ago{late}"
+
+    def look(self, order: Order) -> Facts:
+        """What the clusters say now.
+
+        Raises:
+            KafkaOpError: one of them gave no answer.
+            RefusedError: the flow never ran.
+        """
+        view = self.clusters.view()
+        router = self.clusters.router(view, is_homeward=order.is_homeward)
+        near, far = self._side(order, far=False), self._side(order, far=True)
+        groups = self._groups(order, view, near, far)
+        offsets = [it.near_offsets for it in groups.values()]
+        source_ends = None
+        if order.command is Command.FAILOVER:
+            source_ends = self.clusters.source_ends({tp for it in offsets for tp in it})
+        return Facts(
+            near=near.alias,
+            far=far.alias,
+            groups=groups,
+            router=router,
+            far_ends=self.clusters.far_ends(far, router, offsets),
+            source_ends=source_ends,
+            halted=halted_text(view),
+            not_flowing=self._not_flowing(),
+        )
+
+    def _groups(self, order: Order, view: FlowView, near: Cluster, far: Cluster) -> dict[str, GroupFacts]:
+        moves = self._last_moves()
+        far_states = self._describe(far, order.groups)
+        far_offsets = self._read(far, order.groups)
+        if order.command is Command.FAILOVER:
+            near_offsets: Mapping[str, GroupOffsets] = near_by_checkpoints(self.checkpoints(), view)
+            near_states = {}
+        else:
+            near_states = self._describe(near, order.groups)
+            near_offsets = self._read(near, order.groups)
+        failures = {
+            **self.clusters.offsets_reader(far).failures,
+            **({} if order.command is Command.FAILOVER else self.clusters.offsets_reader(near).failures),
+        }
+        found = {}
+        for group in order.groups:
+            problem = str(failures.get(group, ""))
+            is_read = group in far_offsets and (group in near_offsets or order.command is Command.FAILOVER)
+            if not problem and not is_read:
+                problem = f"the offsets of {group} are not stable: a transaction of its consumers is open, or hangs"
+            found[group] = GroupFacts(
+                near_states.get(group, GroupFacts().near), near_offsets.get(group, {}),
+                far_states[group], far_offsets.get(group, {}), problem, moves.get(group),
+            )  # fmt: skip
+        return found
+
+    def _describe(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, Any]:
+        return describe_groups(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
+
+    def _read(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupOffsets]:
+        return self.clusters.offsets_reader(cluster).read(groups, self.clusters.budget())
+
+    def _not_flowing(self) -> str:
+        target = self.clusters.target
+        workers = describe_workers(target, self.clusters.admin(target), self._flow.group, self.clusters.budget())
+        return "" if workers.tasks else "no worker runs"
+
+    def _last_moves(self) -> Mapping[str, LastMove]:
+        if self._moves is None:
+            target = self.clusters.target
+            records = read_audit(target, self.clusters.admin(target), self.clusters.budget())
+            self._moves = last_moves(record for record in records if record.flow == self._flow.name)
+        return self._moves
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def refine(self, row: Row) -> Row:
+        """See `mover.World`; what was counted once is not counted again."""
+        assert row.between is not None
+        assert row.far is not None
+        key = row.near, row.near_next
+        if key not in self._refined:
+            self._refined[key] = self._counted(row)
+        counted = self._refined[key]
+        return replace(
+            row, far_next=counted.far_next, translation=counted.translation, reason=counted.reason,
+            is_obstacle=row.is_obstacle and counted.translation != "exact",
+            reread_records=0 if counted.translation == "exact" else row.reread_records,
+        )  # fmt: skip
+
+    def _counted(self, row: Row) -> Row:
+        assert row.between is not None
+        assert row.far is not None
+        near, far = self.clusters.source, self.clusters.target
+        if row.is_inverse:
+            near, far = far, near
+        if far.alias not in self.clusters.admins:
+            return row
+        if far.alias not in self._refiners:
+            reached = near if near.alias in self.clusters.admins else None
+            self._refiners[far.alias] = Refiner(reached, far, self._flow.settings.refine_max_records, self._progress)
+        refiner = self._refiners[far.alias]
+        found = refiner.refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
+        if isinstance(found, Unrefined):
+            return replace(row, reason=f"{row.reason}, but {found.reason}")
+        return replace(row, far_next=found.next_offset, translation="exact", reason="")
+
+    def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
+        """See `mover.World`; what may pass is tried again until the deadline."""
+        cluster = self._side(order, far=on_far)
+        deadline = self.clusters.budget()
+        left = {group: dict(it) for group, it in wanted.items() if it}
+        refused: dict[str, dict[TP, str]] = {}
+        while left:
+            outcome = commit_offsets(cluster, self.clusters.admin(cluster), left, deadline)
+            again: dict[str, dict[TP, Committed]] = {}
+            for group, refusals in outcome.items():
+                for tp, error in refusals.items():
+                    if is_passing(error) and not is_refusal_of_members(error) and not deadline.expired:
+                        again.setdefault(group, {})[tp] = left[group][tp]
+                    else:
+                        refused.setdefault(group, {})[tp] = str(error)
+            left = again
+            if left:
+                time.sleep(deadline.slice_s(0.1))
+        return refused
+
+    def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
+        """See `mover.World`."""
+        return self._read(self._side(order, far=on_far), list(groups))
+
+    def hook(self, name: str, document: Mapping[str, Any]) -> None:
+        """See `mover.World`."""
+        run_hook(self._hooks, name, document)
+
+    def claim(self) -> None:
+        """See `mover.World`."""
+        self._audit.begin(self.clusters.budget())
+
+    def record(self, plan: Plan, state: str, result: str) -> None:
+        """See `mover.World`."""
+        document = plan.as_json(state)
+        record = AuditRecord.new(
+            plan.order.move_id, plan.order.command.value, self._flow.name, state, document["partitions"], result
+        )
+        self._audit.write(record, self.clusters.budget())
+
+    def halt(self, order: Order) -> None:
+        """See `mover.World`; returns when the maps end where the flow was halted."""
+        tasks = range(self.clusters.tasks)
+        left = to_halt(self.clusters.view().syncs.halted, tasks, HaltReason.FAILOVER)
+        if left:
+            body = halt_body(HaltReason.FAILOVER, order.move_id)
+            halt(self._flow, self.clusters.target, left, body, self.clusters.budget())
+        deadline = self.clusters.budget()
+        while to_halt(self.clusters.view().syncs.halted, tasks, HaltReason.FAILOVER):
+            if deadline.expired:
+                raise KafkaOpError(f"not seen within {deadline.seconds:g} s", op=f"halt {self._flow.name}")
+            time.sleep(0.02)
+
+    def uninterrupted(self) -> AbstractContextManager[None]:
+        """See `mover.World`."""
+        return held_back(self._say)
+
+
+def _fits(pattern: str, group: str) -> bool:
+    try:
+        return re.fullmatch(pattern, group) is not None
+    except re.error:
+        return False
+
+
+def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP, Committed]]:
+    """What groups had committed on the source, by the checkpoints. Pure."""
+    originals = view.remote_topics
+    found: dict[str, dict[TP, Committed]] = {}
+    for (group, remote), it in known.checkpoints.items():
+        original = originals.get(remote.topic)
+        if original is not None:
+            upstream = TP(original, remote.partition)
+            found.setdefault(group, {})[upstream] = Committed(it.upstream_next, it.metadata)
+    return found
+
+
+def halted_text(view: FlowView) -> str:
+    """Why the flow is halted, in words; empty when it is not. Pure."""
+    if not view.syncs.halted:
+        return ""
+    body = next(iter(view.syncs.halted.values()))
+    return f"the flow {view.flow.name} is halted ({halt_text(body)})"
+
+
+def last_moves(records: Iterable[AuditRecord]) -> dict[str, LastMove]:
+    """The last move of each group that got so far as to begin, from one flow's audit. Pure."""
+    moves: dict[str, LastMove] = {}
+    for record in records:
+        is_move = record.command in (Command.SWITCHOVER, Command.FAILOVER, Command.FAILBACK)
+        if not is_move or record.state == "refused":
+            continue
+        positions: dict[str, dict[TP, int]] = {}
+        for row in record.plan:
+            has_moved = row["state"] == "committed" or record.state != "done"
+            if has_moved and row["upstream_next"] is not None and row["topic"] is not None:
+                positions.setdefault(row["group"], {})[TP(row["topic"], row["partition"])] = row["upstream_next"]
+        for group, offsets in positions.items():
+            moves[group] = LastMove(record.id, record.command, record.state == "done", offsets)
+    return moves
