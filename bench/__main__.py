@@ -1,21 +1,29 @@
-"""`python -m bench`: exit code 0 when done, 1 when it failed or memory grew past its bound, 2 for wrong arguments."""
+"""`python -m bench`: exit code 0 when done, 1 when it failed or a bound was not kept, 2 for wrong arguments."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from bench import memory, report, results, throughput
+from bench import memory, offset_map, report, results, throughput
 from bench.contenders import SOURCE, TARGET
 from replicator.errors import ReplicatorError
 
 FULL = {100: 4_000_000, 1024: 1_000_000}
 CONTENDERS = "ours,ours-2,mm2-tuned-eos,mm2-stock-eos"
+
+TABLES: dict[results.Kind, Callable[[dict[str, Any]], Table]] = {
+    "throughput": report.throughput_table,
+    "memory": report.memory_table,
+    "offset-map": report.offset_map_table,
+}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -42,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     limit.add_argument("--buffer-mib", type=int, default=64, help="worker.buffer_bytes; 0: the default")
     limit.add_argument("--stall", type=float, default=30, metavar="S", help="how long the target stands still")
     limit.add_argument("--tree", help="another source tree to run ours from")
+    long_life = commands.add_parser("offset-map", help="ten million runs through one offset map")
+    long_life.add_argument("--runs", type=int, default=offset_map.RUNS)
     tables = commands.add_parser("report", help="tables from saved results")
     tables.add_argument("--publish", action="store_true", help="make the newest results those of docs/benchmarks.md")
     return top
@@ -87,20 +97,30 @@ def run_memory(options: argparse.Namespace) -> int:
     return 1 if found.complaints() else 0
 
 
+def run_offset_map(options: argparse.Namespace) -> int:
+    """Measure, save, print; fail when it keeps too much, or is too slow."""
+    about = results.machine()
+    found = offset_map.measure(options.runs, console.print)
+    file = results.save("offset-map", about, {"runs": options.runs}, found)
+    console.print(report.offset_map_table(results.load(file)))
+    console.print(f"saved: {file}")
+    for complaint in found.complaints():
+        console.print(f"the offset map does not keep its promise: {complaint}", style="red")
+    return 1 if found.complaints() else 0
+
+
 def run_report(options: argparse.Namespace) -> int:
     """Print the newest results; with `--publish` keep them and write the document."""
-    kinds: tuple[results.Kind, results.Kind] = ("throughput", "memory")
-    files = {kind: results.newest(kind) for kind in kinds}
+    files = {kind: results.newest(kind) for kind in TABLES}
     if options.publish:
         results.PUBLISHED.mkdir(exist_ok=True)
         for kind, file in files.items():
             if file is not None:
                 (results.PUBLISHED / f"{kind}.json").write_text(file.read_text())
-    for kind in kinds:
+    for kind, table in TABLES.items():
         file = files[kind] or results.newest(kind, results.PUBLISHED)
         if file is not None:
-            document = results.load(file)
-            console.print((report.throughput_table if kind == "throughput" else report.memory_table)(document))
+            console.print(table(results.load(file)))
     report.DOCUMENT.parent.mkdir(exist_ok=True)
     report.DOCUMENT.write_text(published())
     console.print(f"written: {report.DOCUMENT.relative_to(Path(__file__).parents[1])}")
@@ -109,15 +129,20 @@ def run_report(options: argparse.Namespace) -> int:
 
 def published() -> str:
     """The document, from the published results."""
-    files = {kind: results.PUBLISHED / f"{kind}.json" for kind in ("throughput", "memory")}
+    files = {kind: results.PUBLISHED / f"{kind}.json" for kind in TABLES}
     documents = {kind: results.load(file) if file.exists() else None for kind, file in files.items()}
-    return report.render(documents["throughput"], documents["memory"])
+    return report.render(documents["throughput"], documents["memory"], documents["offset-map"])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, run, exit code."""
     options = parser().parse_args(arguments)
-    commands = {"throughput": run_throughput, "memory": run_memory, "report": run_report}
+    commands = {
+        "throughput": run_throughput,
+        "memory": run_memory,
+        "offset-map": run_offset_map,
+        "report": run_report,
+    }
     try:
         return commands[options.command](options)
     except ReplicatorError as error:

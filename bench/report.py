@@ -23,6 +23,7 @@ HEADINGS = (
     "runs",
 )
 SHORT = ("contender", "record", "rec/s", "rec/s, 2nd half", "µs/rec, 2nd half", "µs/rec", "peak MiB", "first s", "runs")
+AGES = ("age of the position, in transactions", "translate µs", "translate back µs", "records left to count, at most")
 KEYS = ("records_per_s", "half_records_per_s", "half_cpu_us", "cpu_us", "peak_rss_bytes", "first_record_s")
 
 
@@ -118,6 +119,37 @@ def memory_table(document: dict[str, Any]) -> Table:
     return table
 
 
+def offset_map_rows(found: dict[str, Any]) -> list[list[str]]:
+    """One row per age, as in `AGES`."""
+    return [
+        [
+            f"{age['runs']:,}",
+            f"{age['translate_us']:.1f}",
+            f"{age['back_us']:.1f}",
+            f"{age['to_count']:,}" if age["to_count"] else "exact",
+        ]
+        for age in found["ages"]
+    ]
+
+
+def offset_map_summary(found: dict[str, Any]) -> str:
+    """What the map keeps, and what a run costs."""
+    return (
+        f"{found['runs']:,} transactions of one partition: {found['kept']} runs kept (at most {found['most']}), "
+        f"{found['size_bytes'] / 1024:,.0f} KiB, {found['add_us']:.1f} µs for each run added."
+    )
+
+
+def offset_map_table(document: dict[str, Any]) -> Table:
+    """For the terminal."""
+    table = Table(title=f"The offset map, {document['at']}", caption=offset_map_summary(document["result"]))
+    for heading in AGES:
+        table.add_column(heading, justify="right")
+    for row in offset_map_rows(document["result"]):
+        table.add_row(*row)
+    return table
+
+
 def _markdown(headings: Sequence[str], table: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *table)]
     return "\n".join(lines) + "\n"
@@ -159,7 +191,7 @@ brokers.
 """
 
 
-def render(throughput: dict[str, Any] | None, memory: dict[str, Any] | None) -> str:
+def render(throughput: dict[str, Any] | None, memory: dict[str, Any] | None, offset_map: dict[str, Any] | None) -> str:
     """The text of docs/benchmarks.md."""
     parts = [INTRODUCTION]
     if throughput is not None:
@@ -182,4 +214,13 @@ def render(throughput: dict[str, Any] | None, memory: dict[str, Any] | None) -> 
         )
         parts.append(_markdown(("", "found"), memory_rows(memory)))
         parts.append(_about(memory))
+    if offset_map is not None:
+        parts.append("## The offset map\n")
+        parts.append(
+            "Made by `python -m bench offset-map`, without Kafka. Each transaction holds ten records, with a gap among "
+            "them on the source. What the thinned history leaves to be counted grows with the age.\n\n"
+            f"{offset_map_summary(offset_map['result'])}\n"
+        )
+        parts.append(_markdown(AGES, offset_map_rows(offset_map["result"])))
+        parts.append(_about(offset_map))
     return "\n".join(parts)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bench import __main__ as program
-from bench import memory, proc, report, results
+from bench import memory, offset_map, proc, report, results
 from bench.backlog import BenchError, _values
 from bench.contenders import MM2_TUNED, Task, check_name, mm2_config, our_config
 from bench.results import Run, Sample, summarise
@@ -178,9 +178,25 @@ def test_peaks_are_told_apart_by_phase() -> None:
     assert made.factor == 1.0
 
 
+def test_the_offset_map_is_measured_at_every_age() -> None:
+    """Bounded in runs; what is recent is exact, and what is far back leaves something to count."""
+    made = offset_map.measure(30_000, print)
+    assert 64 < made.kept <= made.most == 673
+    assert 100 < made.size_bytes / made.kept < 1000
+    assert [age.runs for age in made.ages] == [10, 100, 1000, 10_000]
+    assert made.ages[0].to_count == 0 < made.ages[2].to_count < made.ages[3].to_count
+    assert len(report.offset_map_rows(dataclasses.asdict(made))) == 4
+    slow = dataclasses.replace(made, kept=674, ages=(offset_map.Age(10, 1.0, 50.1, 0),))
+    assert len(slow.complaints()) == 2
+
+
 def test_the_published_document_is_what_the_published_results_say() -> None:
     """Nobody edits the figures by hand."""
-    assert sorted(path.name for path in results.PUBLISHED.glob("*.json")) == ["memory.json", "throughput.json"]
+    assert sorted(path.name for path in results.PUBLISHED.glob("*.json")) == [
+        "memory.json",
+        "offset-map.json",
+        "throughput.json",
+    ]
     assert report.DOCUMENT.read_text() == program.published()
 
 
