@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.checkpoints import Translated, changes, past_markers, translate_groups
+from replicator.checkpoints import Translated, changes, past_markers, positions_of, translate_groups
 from replicator.committed import Committed
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint
@@ -80,6 +80,14 @@ def test_offsets_of_other_records_are_not_translated(state: MapsState) -> None:
     found = translated(105, state)
     assert found.checkpoints == {}
     assert found.counts == {"unknown": 1}
+
+
+def test_positions_are_those_of_the_source_topic_as_it_is_now() -> None:
+    """Nothing for a partition that has none yet, or whose offsets mean other records."""
+    assert positions_of(syncs(*RUNS), TOPICS) == {ORDERS: 120}
+    for other in (syncs(), syncs(run(1, 100, 0, 10, 0, bytes(16))), syncs(*RUNS, stopped="recreated")):
+        assert positions_of(other, TOPICS) == {}
+    assert positions_of(syncs(*RUNS), Snapshot(2, {}, (), 1)) == {}
 
 
 def test_topics_of_no_flow_are_not_counted() -> None:

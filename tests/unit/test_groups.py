@@ -1,0 +1,89 @@
+"""What is known of groups when brokers answer late, in part, or not at all. The client is faked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from replicator import groups
+from replicator.clients import Cluster, KafkaError, KafkaException
+from replicator.config import ClusterSettings
+from replicator.deadline import Deadline
+from replicator.errors import TP, RetriableError
+from replicator.groups import GroupList, OffsetsReader
+
+LOG = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+CLUSTER = Cluster("east", "source", ClusterSettings(bootstrap_servers="127.0.0.1:1"), "replicator-east-west")
+NO_BROKER = KafkaError(KafkaError._TRANSPORT)
+
+
+def answer(*places: tuple[int, int, KafkaError | None]) -> SimpleNamespace:
+    """A group's offsets: partition, offset, error."""
+    partitions = [SimpleNamespace(topic="orders", partition=p, offset=o, error=e, metadata="") for p, o, e in places]
+    return SimpleNamespace(topic_partitions=partitions)
+
+
+class FakeAdmin:
+    """Hands out the futures that a test gave it."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[str, Future[Any]] = {}
+        self.listing: Future[Any] = Future()
+
+    def list_consumer_group_offsets(self, request: list[Any], **_: Any) -> Mapping[str, Future[Any]]:
+        group = request[0].group_id
+        return {group: self.offsets.setdefault(group, Future())}
+
+    def list_consumer_groups(self, **_: Any) -> Future[Any]:
+        return self.listing
+
+    def lists(self, *names: str, errors: tuple[KafkaError, ...] = ()) -> None:
+        valid = [SimpleNamespace(group_id=name, state=SimpleNamespace(name="EMPTY")) for name in names]
+        self.listing = Future()
+        self.listing.set_result(SimpleNamespace(valid=valid, errors=[KafkaException(it) for it in errors]))
+
+
+def test_an_answer_that_came_late_is_used_and_said_to_be_unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be older than the call that it comes with: the checkpoints' pulse must not vouch for it."""
+    monkeypatch.setattr(groups, "LATE_AFTER_S", 0.05)
+    admin: Any = FakeAdmin()
+    reader = OffsetsReader(CLUSTER, admin, LOG)
+    assert reader.read(["slow"], Deadline(5)) == {}
+    admin.offsets.pop("slow").set_result(answer((0, 7, None)))
+    found = reader.read(["slow"], Deadline(5))
+    assert found["slow"][TP("orders", 0)].next_offset == 7
+    assert reader.unsure == {"slow"}
+    admin.offsets["slow"] = Future()
+    admin.offsets["slow"].set_result(answer((0, 8, None)))
+    assert reader.read(["slow"], Deadline(5))["slow"][TP("orders", 0)].next_offset == 8
+    assert reader.unsure == set()
+
+
+def test_an_answer_that_lacks_a_partition_is_unsure() -> None:
+    admin: Any = FakeAdmin()
+    admin.offsets["g"] = Future()
+    admin.offsets["g"].set_result(answer((0, 7, None), (1, -1, KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT))))
+    reader = OffsetsReader(CLUSTER, admin, LOG)
+    assert set(reader.read(["g"], Deadline(5))["g"]) == {TP("orders", 0)}
+    assert reader.unsure == {"g"}
+
+
+def test_groups_of_a_broker_that_is_silent_are_kept() -> None:
+    """They did not end; and that the list has holes is told."""
+    admin: Any = FakeAdmin()
+    listing = GroupList(CLUSTER, admin, lambda name: name != "other", 0.0, LOG)
+    admin.lists("a", "b", "other")
+    assert (listing.get(Deadline(5)), listing.is_complete) == ({"a", "b"}, True)
+    admin.lists("a", "c", errors=(NO_BROKER,))
+    assert (listing.get(Deadline(5)), listing.is_complete) == ({"a", "b", "c"}, False)
+    admin.lists("a")
+    assert (listing.get(Deadline(5)), listing.is_complete) == ({"a"}, True)
+    admin.lists(errors=(NO_BROKER,))
+    with pytest.raises(RetriableError):
+        listing.get(Deadline(5))
