@@ -25,6 +25,8 @@ from replicator.translation import Ahead, Exact
 
 SYNCS_TIMEOUT_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
+SOURCE_PATIENCE_S = 3.0
+"""What a source may take to answer a command that can do without it: nobody waits long on the worst day."""
 TOPICS_FOR_S = 5.0
 """How long a list of topics is taken for current."""
 
@@ -60,7 +62,11 @@ class FlowClusters:
             RefusedError: the source gives none, and is needed.
         """
         with ThreadPoolExecutor(2) as pool:
-            waiting = {it.alias: pool.submit(it.connect, self.timeout_s) for it in (self.source, self.target)}
+            patience_s = self.timeout_s if needs_source else min(self.timeout_s, SOURCE_PATIENCE_S)
+            waiting = {
+                self.source.alias: pool.submit(self.source.connect, patience_s),
+                self.target.alias: pool.submit(self.target.connect, self.timeout_s),
+            }
         self.admins[self.target.alias] = waiting[self.target.alias].result()
         try:
             self.admins[self.source.alias] = waiting[self.source.alias].result()

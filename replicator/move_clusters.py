@@ -34,6 +34,8 @@ from replicator.routes import FlowView
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
+SYNC_SETTLES_S = 0.2
+"""What group sync takes at most from reading a group's offsets to committing them, but for a broker that hangs."""
 
 
 class MoveClusters:
@@ -231,7 +233,10 @@ class MoveClusters:
         return replace(row, far_next=found.next_offset, translation="exact", reason="")
 
     def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
-        """See `mover.World`; what may pass is tried again until the deadline."""
+        """See `mover.World`; what may pass is tried again until the deadline.
+
+        Group sync may have read the offsets before this, and write after it: it is given the time to be found out.
+        """
         cluster = self._side(order, far=on_far)
         deadline = self.clusters.budget()
         left = {group: dict(it) for group, it in wanted.items() if it}
@@ -248,6 +253,8 @@ class MoveClusters:
             left = again
             if left:
                 time.sleep(deadline.slice_s(0.1))
+        if cluster is self.clusters.target and wanted:
+            time.sleep(SYNC_SETTLES_S)
         return refused
 
     def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:

@@ -18,13 +18,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from replicator.committed import Committed, GroupOffsets
+from replicator.committed import Committed, GroupOffsets, Owner, owner_of
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
 from replicator.failover import Facts, plan_move
 from replicator.move import Command, Order, Plan, Row, RowState
 
 LOOK_EVERY_S = 0.2
+ATTEMPTS = 3
 REFUSED_HINT = "--accept-data-loss says that this is known"
 
 
@@ -196,8 +197,7 @@ class Mover:
 
     def _commit(self, plan: Plan) -> Outcome:
         wanted = plan.commits()
-        refusals = self._world.commit(plan.order, wanted, on_far=True)
-        found = self._world.offsets(plan.order, wanted, on_far=True)
+        refusals, found = self._commit_and_read(plan.order, wanted)
         rows = tuple(_read_back(row, wanted, refusals, found) if row.is_planned else row for row in plan.rows)
         plan = replace(plan, rows=rows)
         texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
@@ -208,6 +208,22 @@ class Mover:
         has_failed = failed or (plan.order.is_homeward and texts)
         state = "done" if not has_failed else "partly_done" if committed or self._options.halts else "failed"
         return Outcome(plan, state, tuple(texts))
+
+    def _commit_and_read(
+        self, order: Order, wanted: Mapping[str, GroupOffsets]
+    ) -> tuple[Mapping[str, Mapping[TP, str]], Mapping[str, GroupOffsets]]:
+        """(refusals, what is there afterwards); what group sync wrote over in the same moment is written again."""
+        for _ in range(ATTEMPTS):
+            refusals = self._world.commit(order, wanted, on_far=True)
+            found = self._world.offsets(order, wanted, on_far=True)
+            overtaken = any(
+                owner_of(found.get(group, {}).get(tp), order.flow) is Owner.SYNC and tp not in refusals.get(group, {})
+                for group, offsets in wanted.items()
+                for tp in offsets
+            )
+            if not overtaken or order.command is Command.RESYNC:
+                break
+        return refusals, found
 
     def _gone_on(self, plan: Plan, groups: Iterable[str]) -> Iterable[str]:
         """Whether the group went on where it came from, while it was being moved."""
