@@ -198,7 +198,7 @@ class Checkpoints:
         self._write(found, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
-            untold = self._beat(began_ms, late | self._offsets.unsure, leash.budget(timeout_s))
+            untold = self._beat(began_ms, self._offsets.unsure, leash.budget(timeout_s))
         unreadable = next((str(it) for it in self._offsets.failures.values()), "")
         self.note = unreadable or self._ends_problem or untold
         self.passes += 1

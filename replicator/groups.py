@@ -89,7 +89,8 @@ class OffsetsReader:
         self.failures: dict[str, KafkaOpError] = {}
         """Why groups of the last call could not be read."""
         self.unsure: set[str] = set()
-        """Groups of the last call whose answer was asked for earlier, or lacks partitions."""
+        """Groups of the last call whose offsets of that time are not known: there was no answer, or one that was asked
+        for earlier, or one that lacks partitions."""
         self._late: dict[str, Future[Any]] = {}
         self._refused: set[str] = set()
 
@@ -106,7 +107,6 @@ class OffsetsReader:
             late = {group: self._late.pop(group) for group in some if group in self._late}
             futures = {group: late.get(group) or self._ask(group, deadline) for group in some}
             self._await(futures, deadline)
-            self.unsure |= late.keys()
             for group, future in futures.items():
                 if not future.done():
                     self._late[group] = future
@@ -116,6 +116,7 @@ class OffsetsReader:
                     self.failures[group] = result
                 else:
                     found[group] = result
+            self.unsure |= late.keys() | (set(some) - found.keys())
             passing = [it for it in self.failures.values() if is_passing(it)]
             if passing and not found:
                 raise passing[0]

@@ -55,6 +55,7 @@ def test_an_answer_that_came_late_is_used_and_said_to_be_unsure(monkeypatch: pyt
     admin: Any = FakeAdmin()
     reader = OffsetsReader(CLUSTER, admin, LOG)
     assert reader.read(["slow"], Deadline(5)) == {}
+    assert reader.unsure == {"slow"}
     admin.offsets.pop("slow").set_result(answer((0, 7, None)))
     found = reader.read(["slow"], Deadline(5))
     assert found["slow"][TP("orders", 0)].next_offset == 7
@@ -72,6 +73,15 @@ def test_an_answer_that_lacks_a_partition_is_unsure() -> None:
     reader = OffsetsReader(CLUSTER, admin, LOG)
     assert set(reader.read(["g"], Deadline(5))["g"]) == {TP("orders", 0)}
     assert reader.unsure == {"g"}
+
+
+def test_a_group_that_may_not_be_read_is_unsure() -> None:
+    admin: Any = FakeAdmin()
+    admin.offsets["g"] = Future()
+    admin.offsets["g"].set_exception(KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)))
+    reader = OffsetsReader(CLUSTER, admin, LOG)
+    assert reader.read(["g"], Deadline(5)) == {}
+    assert reader.unsure == reader.failures.keys() == {"g"}
 
 
 def test_groups_of_a_broker_that_is_silent_are_kept() -> None:
