@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -52,6 +53,7 @@ from replicator.errors import (
 __all__ = [
     "EARLIEST",
     "LATEST",
+    "OFFSET_END",
     "AclOperation",
     "AdminClient",
     "ConfigResource",

@@ -84,6 +84,7 @@ class Copier:
         self._number = tools.number
         self._metrics = tools.metrics
         self._leash = tools.leash
+        self._halted = tools.halted
         self._log = tools.log
         self._plane = plane
         self._share = share
@@ -93,14 +94,14 @@ class Copier:
         self._aborts = 0
 
     def run(self) -> None:
-        """Copy until the leash says to finish.
+        """Copy until the leash says to finish, or the task is halted.
 
         Raises:
             LostError: the task was taken; the open transaction is aborted.
             FatalError, RetriableError: the task has to begin again.
         """
         maintained_s = moved_s = time.monotonic()
-        while not self._leash.finishing.is_set():
+        while not self._leash.finishing.is_set() and not self._halted.is_set():
             now_s = time.monotonic()
             if now_s - maintained_s >= MAINTENANCE_INTERVAL_S:
                 maintained_s = now_s

@@ -73,8 +73,16 @@ def halt_body(reason: str, move_id: str) -> dict[str, Any]:
 
 
 def halt_text(body: Mapping[str, Any]) -> str:
-    """``failover 20260131T030000-7f3a by alice at 2026-01-31T03:00:00.000+00:00``."""
-    return f"{body.get('reason')} {body.get('id')} by {body.get('by')} at {body.get('at')}"
+    """``failover: 20260131T030000-7f3a by alice at 2026-01-31T03:00:00.000+00:00``."""
+    return f"{body.get('reason')}: {body.get('id')} by {body.get('by')} at {body.get('at')}"
+
+
+def halted_text(flow: str, halted: Mapping[int, Mapping[str, Any]]) -> str:
+    """Why a flow is halted, and what to do, in words; empty when none of its tasks is. Pure."""
+    if not halted:
+        return ""
+    first = halt_text(halted[min(halted)])
+    return f"the flow {flow} is halted ({first}); `replicator resume --flow '{flow}'` lifts it"
 
 
 def to_halt(halted: Mapping[int, Mapping[str, Any]], tasks: Iterable[int], reason: str) -> list[int]:
@@ -114,7 +122,7 @@ def read_halts(flow: Flow, target: Cluster, tasks: Iterable[int], deadline: Dead
     halted: dict[int, dict[str, Any]] = {}
 
     def take(message: Message) -> None:
-        record = _halt_record(message)
+        record = halt_record(message)
         if record is None:
             return
         halted.pop(record.tp.partition, None)
@@ -127,8 +135,8 @@ def read_halts(flow: Flow, target: Cluster, tasks: Iterable[int], deadline: Dead
     return halted
 
 
-def _halt_record(message: Message) -> ControlRecord | None:
-    """None: another record; runs are not even decoded."""
+def halt_record(message: Message) -> ControlRecord | None:
+    """What a record of the syncs topic says of a task; None when it is another one: runs are not even decoded."""
     key = message.key() or b""
     if not key.startswith(_CONTROL_PREFIX):
         return None

@@ -16,7 +16,7 @@ _DUTY = ("flow", "duty")
 _GROUPS = ("flow", "state")
 TRANSLATIONS = ("exact", "between", "ahead", "expired", "unknown")
 GROUP_STATES = ("synced", "active", "moved", "refused")
-TASK_STATES = ("starting", "fencing", "restoring", "running", "backoff", "fenced", "stopped")
+TASK_STATES = ("starting", "fencing", "restoring", "running", "halted", "backoff", "fenced", "stopped")
 
 
 class Metrics:

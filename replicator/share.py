@@ -10,9 +10,10 @@ Invariants:
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from replicator.clients import Cluster
 from replicator.config import Flow
@@ -57,6 +58,7 @@ class TaskTools:
 
     Args:
         number: the task, and its partition of the syncs topic.
+        halted: somebody halted the task; it has to begin anew, to read so.
     """
 
     number: int
@@ -64,6 +66,7 @@ class TaskTools:
     metrics: TaskMetrics
     leash: Leash
     log: Logger
+    halted: threading.Event = field(default_factory=threading.Event)
 
 
 class Share:

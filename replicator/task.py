@@ -5,6 +5,7 @@ The order of steps when a task is got, and again after every fatal error:
     1. confirm with the group that the task is still ours      a zombie must not fence its successor
     2. `plane.open`: fence the last owner, end its transaction
     3. read the task's partition of the syncs topic, read_committed, to its stable end
+       if it says that the task is halted (`halts`): let go of the plane, wait until it says no more, and begin again
     4. take every position from there; write a floor for partitions that have none      (`share`)
     5. assign, and run      (`copier`)
 
@@ -19,10 +20,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
 
 from replicator.copier import BatchTooLargeError, Copier
 from replicator.deadline import Deadline, Leash, backoff_s
 from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
+from replicator.halts import halted_text
 from replicator.ledger import Ledger
 from replicator.metrics import TaskMetrics
 from replicator.planes import BATCH_BYTES, Plane
@@ -36,6 +41,8 @@ OPEN_TIMEOUT_S = 10.0
 """Fencing takes milliseconds; a client that has not done it by then is replaced by a new one."""
 CATALOG_TIMEOUT_S = 60.0
 RESTORE_TIMEOUT_S = 120.0
+LIFTED_WITHIN_S = 0.2
+"""How often a halted task looks whether it is to finish."""
 STEADY_AFTER_S = 30.0
 """A life that lasted so long was a good one: the next failure waits as briefly as a first one."""
 FENCED_HINT = "a newer owner has the task, or the transaction timed out on the broker; nothing of it was written"
@@ -103,8 +110,9 @@ class Task(threading.Thread):
         self._metrics.state(state)
 
     def _live(self) -> None:
-        """Steps 1 to 5, until the task ends or an error starts it anew."""
+        """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""
         self._set_state("fencing")
+        self._tools.halted.clear()  # before the restore: what is written after it is told by `tell_halted` again
         budget = self.leash.budget
         if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
             raise RetriableError("the group does not confirm that the task is ours", op="own the task")
@@ -112,9 +120,31 @@ class Task(threading.Thread):
         try:
             plane.open(budget(OPEN_TIMEOUT_S))
             self._set_state("restoring")
-            self._copy(plane, self._restore())
+            state = self._restore()
+            halt = state.halted.get(self.number)
+            if halt is None:
+                self._copy(plane, Ledger(state.newest))
         finally:
             plane.close()
+        if halt is not None:
+            self._stand_by(halt)
+
+    def tell_halted(self) -> None:
+        """Somebody halted the task. It would notice by itself, but not before it has something to write."""
+        self._tools.halted.set()
+
+    def _stand_by(self, halt: Mapping[str, Any]) -> None:
+        """Wait, without a producer, until the halt is lifted or the task has to finish."""
+        self.problem = halted_text(self._flow.name, {self.number: halt})
+        self._set_state("halted")
+        self._log.warning("task_halted", **{name: halt.get(name) for name in ("reason", "id", "by", "at")})
+        finishing = self.leash.finishing
+        with closing(self._reader()) as reader:
+            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), finishing.is_set)
+            while self.number in state.halted and not finishing.is_set():
+                reader.follow(LIFTED_WITHIN_S)
+        if not finishing.is_set():
+            self._log.info("task_resumes")
 
     def _copy(self, plane: Plane, ledger: Ledger) -> None:
         plane.assign({})
@@ -125,18 +155,17 @@ class Task(threading.Thread):
         self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
         Copier(self._tools, plane, share, self._batch_bytes).run()
 
-    def _restore(self) -> Ledger:
-        reader = SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], SyncsState())
-        try:
-            began_s = time.monotonic()
-            budget = self.leash.budget(RESTORE_TIMEOUT_S)
-            state: SyncsState = reader.read_to_end(budget, self.leash.finishing.is_set)
-        finally:
-            reader.close()
+    def _reader(self) -> SyncsReader[SyncsState]:
+        return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], SyncsState())
+
+    def _restore(self) -> SyncsState:
+        began_s = time.monotonic()
+        with closing(self._reader()) as reader:
+            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
         self._stops.begin(state.stopped)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
-        return Ledger(state.newest)
+        return state
 
     def _await_catalog(self, ledger: Ledger) -> Snapshot:
         deadline = self.leash.budget(CATALOG_TIMEOUT_S)

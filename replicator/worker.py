@@ -2,6 +2,9 @@
 
     connect → syncs topic → catalog thread + group → poll, until stopped → tasks commit or abort → leave the group
 
+What the member's consumer reads of its tasks' partitions is only looked at for halts (`halts`): an idle task writes
+nothing, and would not notice that it is fenced.
+
 Kafka's group protocol is the scheduler: nothing here decides who runs what. A task asks, before it fences anybody,
 whether it is still ours (`_Membership.confirm`): a process that was stopped past its session timeout would otherwise
 fence its own successor when it wakes up. The answer comes from the group's coordinator, which refuses a commit of a
@@ -10,15 +13,28 @@ member that it has expelled.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from replicator.clients import AdminClient, Cluster, Consumer, KafkaError, KafkaException, TopicPartition, client_id
+from replicator.clients import (
+    OFFSET_END,
+    AdminClient,
+    Cluster,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+    client_id,
+)
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline, backoff_s
 from replicator.duties import Duties
 from replicator.errors import ConfigError, ReplicatorError, RetriableError
+from replicator.halts import halt_record
 from replicator.log import get_logger
 from replicator.metrics import DutyMetrics, Metrics, TaskMetrics
 from replicator.names import transactional_id
@@ -29,8 +45,11 @@ from replicator.share import TaskContext
 from replicator.syncs import ensure_topic
 from replicator.task import Task
 from replicator.topics import Catalog
+from replicator.wire import WireError
 
 POLL_S = 0.05
+FOLLOW_LAZILY: Mapping[str, Any] = {"fetch.wait.max.ms": 500, "fetch.min.bytes": 65_536, "queued.min.messages": 1000}
+"""The member's consumer reads twice a second, not each commit of its tasks."""
 ASK_AGAIN_S = 1.0
 PROBLEM_FADES_S = 30.0
 """The client repeats what is wrong with the group; what it has not repeated for so long is over."""
@@ -150,6 +169,8 @@ class FlowWorker(threading.Thread):
         """Why the worker can't work right now; empty when it can."""
         if self._problem:
             return self._problem
+        if halted := [task.problem for task in list(self._tasks.values()) if task.state == "halted"]:
+            return halted[0]
         if self._context is not None and self._context.catalog.problem:
             return self._context.catalog.problem
         if not self._joined:
@@ -280,6 +301,7 @@ class FlowWorker(threading.Thread):
                 "session.timeout.ms": session_ms,
                 "heartbeat.interval.ms": min(1000, max(100, session_ms // 4)),  # members hear of a change by it
                 "auto.offset.reset": "latest",
+                **FOLLOW_LAZILY,
                 "on_commit": self._membership.committed,
             }
         )
@@ -303,6 +325,8 @@ class FlowWorker(threading.Thread):
         except (KafkaException, SystemError) as cause:
             raise self._target.error(cause, op=f"be a member of {self._flow.group}") from cause
         error = message.error() if message is not None else None
+        if message is not None and error is None:
+            self._look_for_halt(message)
         if error is not None:
             topic = self._flow.syncs_topic
             failure = self._target.error(error, op=f"be a member of {self._flow.group}", right="READ", topic=topic)
@@ -316,10 +340,22 @@ class FlowWorker(threading.Thread):
         elif self._problem and time.monotonic() - self._problem_s > PROBLEM_FADES_S:
             self._problem = ""
 
+    def _look_for_halt(self, message: Message) -> None:
+        """Tell a task of this worker that it was halted.
+
+        Reading begins at the end of the log as it is soon after the assignment; a halt before that is read by the task
+        itself, or fences it.
+        """
+        record = None
+        with contextlib.suppress(WireError):  # the task reads it when it begins, and tells
+            record = halt_record(message)
+        task = self._tasks.get(message.partition() or 0)
+        if record is not None and record.body is not None and task is not None:
+            task.tell_halted()
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._context is not None
-        consumer.incremental_assign(partitions)
-        consumer.pause(partitions)
+        consumer.incremental_assign([TopicPartition(it.topic, it.partition, OFFSET_END) for it in partitions])
         self._joined = True
         self._problem = ""
         self._log.info("tasks_assigned", tasks=sorted(p.partition for p in partitions))
