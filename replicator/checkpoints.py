@@ -8,6 +8,8 @@ the pulse, which tells how fresh all of it is.
     Ahead            the replicated end: all that is there was read
     Expired, Unknown no checkpoint
 
+While a task of the flow is halted, nothing is written: the target belongs to those who moved there.
+
 Two owners of task 0 may overlap for some seconds while it moves. That is harmless: both write what follows from the
 same offsets and syncs under the same keys; the older answer is a place that the group had passed already, and the new
 owner writes all once more when the overlap is over.
@@ -32,6 +34,7 @@ from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.groups import GroupList, OffsetsReader
+from replicator.halts import halted_text
 from replicator.internal_topics import ensure_compacted
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
@@ -157,6 +160,8 @@ class Checkpoints:
         self.positions: Mapping[TP, int] = {}
         """How far each source partition is replicated; replaced as a whole, too."""
         self.passes = 0
+        self.halted = ""
+        """Why the flow is halted, in words: then nothing is written. Empty when it is not."""
         self._flow = flow
         source, self._target = clusters
         self._target_admin = admins[1]
@@ -182,6 +187,10 @@ class Checkpoints:
             KafkaOpError: it failed; what was known before stays.
         """
         syncs = self._follow(leash)
+        self.halted = halted_text(self._flow.name, syncs.halted)
+        if self.halted:
+            self.note = f"nothing is written: {self.halted}"
+            return
         budget = leash.budget(timeout_s)
         topics = self._catalog.wait_for(1, budget)
         if topics is None:
