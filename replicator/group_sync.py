@@ -6,7 +6,7 @@ A commit of ours carries a tag in its metadata (`committed`), so that one that s
     word: it refuses as long as the group has members
 
 Between the read and the commit lie milliseconds, in which a group would have to join, commit and leave again to lose
-what it committed.
+what it committed. A process that was stopped in between, or that waited for an answer, reads again.
 
 Invariants:
     F: a group's offset is written only over an absent one or our own last write, never while the group has members.
@@ -37,6 +37,8 @@ from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.topics import Catalog
 
+FRESH_S = 5.0
+"""How long after it was asked for an answer may still decide what is overwritten."""
 LOOK_AGAIN_S = 30.0
 """How often every group is looked at, also one for which nothing changed: offsets on the target expire, groups move."""
 
@@ -111,6 +113,9 @@ class GroupSync:
         Raises:
             KafkaOpError: the target gave no answer.
         """
+        if self._checkpoints.halted:
+            self.note = f"nothing is written: {self._checkpoints.halted}"
+            return
         if self._checkpoints.passes == self._seen_pass:
             return
         number = self._checkpoints.passes
@@ -146,6 +151,8 @@ class GroupSync:
     def _commit(self, wanted: Mapping[str, dict[TP, int]], found: Mapping[str, GroupOffsets], budget: Deadline) -> None:
         topics = {topic.target_topic for topic in self._catalog.snapshot.topics.values()}
         decisions = {group: decide(self._flow.name, wanted[group], found[group], topics) for group in found}
+        oldest_s = time.monotonic() - FRESH_S
+        decisions = {group: it for group, it in decisions.items() if self._offsets.asked_s[group] > oldest_s}
         writes = {group: it.writes for group, it in decisions.items() if it.writes}
         outcome = commit_offsets(self._target, self._admin, writes, budget)
         for group, decision in decisions.items():

@@ -91,7 +91,9 @@ class OffsetsReader:
         self.unsure: set[str] = set()
         """Groups of the last call whose offsets of that time are not known: there was no answer, or one that was asked
         for earlier, or one that lacks partitions."""
-        self._late: dict[str, Future[Any]] = {}
+        self.asked_s: dict[str, float] = {}
+        """When each group of the last call was asked for its answer, on the monotonic clock."""
+        self._late: dict[str, tuple[float, Future[Any]]] = {}
         self._refused: set[str] = set()
 
     def read(self, groups: Iterable[str], deadline: Deadline) -> dict[str, GroupOffsets]:
@@ -103,13 +105,16 @@ class OffsetsReader:
         found: dict[str, GroupOffsets] = {}
         self.failures = {}
         self.unsure = set()
+        self.asked_s = {}
         for some in _chunks(groups):
             late = {group: self._late.pop(group) for group in some if group in self._late}
-            futures = {group: late.get(group) or self._ask(group, deadline) for group in some}
+            now_s = time.monotonic()
+            self.asked_s |= {group: late[group][0] if group in late else now_s for group in some}
+            futures = {group: late[group][1] if group in late else self._ask(group, deadline) for group in some}
             self._await(futures, deadline)
             for group, future in futures.items():
                 if not future.done():
-                    self._late[group] = future
+                    self._late[group] = self.asked_s[group], future
                     continue
                 result = self._result(group, future)
                 if isinstance(result, KafkaOpError):
