@@ -4,6 +4,7 @@
     end           last stable offset of the source partition                (source)
     owner         member of the workers' group that has the task            (target)
     why stopped   partition-state record in the syncs topic                 (target)
+    why halted    halted record in the syncs topic                          (target)
 
 `Facts` is what was read, `partition_lags` (pure) what follows from it, `Observer` reads it, once or again and again.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 from replicator.config import Flow
 from replicator.errors import TP, KafkaOpError, StopReason
+from replicator.halts import halt_text
 from replicator.names import task_of
 from replicator.syncs import SyncsState
 from replicator.topics import Snapshot
@@ -33,6 +35,8 @@ class State(enum.StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     """It stopped alone; the reason says why."""
+    HALTED = "halted"
+    """Its task must not run: somebody paused the flow, or moved its groups to the target."""
     UNASSIGNED = "unassigned"
     """No worker has its task."""
     NEW = "new"
@@ -49,7 +53,8 @@ class PartitionLag:
         replicated_next: the position.
         lag_records: offsets between the two, 0 when they hold no records.
         lag_seconds: age of the first record that is not replicated; 0.0 without lag.
-        reason: of every state but running: a code of `StopReason`, a colon, the story; or `NO_WORKER`, `NO_POSITION`.
+        reason: of every state but running: a code of `StopReason` or why it is halted, a colon, the story; or
+            `NO_WORKER`, `NO_POSITION`.
         since: ISO time at which it stopped; empty when it did not.
     """
 
@@ -145,12 +150,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The flow's partitions, what hurts most first, and who works on them."""
+    """The flow's partitions, what hurts most first, and who works on them.
+
+    Args:
+        halted: why the flow is halted, in words; empty when it is not.
+    """
 
     flow: str
     partitions: tuple[PartitionLag, ...]
     workers: Workers
     unmatched: tuple[str, ...] = ()
+    halted: str = ""
 
     @property
     def total_records(self) -> int:
@@ -190,7 +200,7 @@ def _partition_lag(facts: Facts, tp: TP, owners: Mapping[int, str]) -> Partition
     begin = run.upstream_next if run else facts.begins.get(tp)
     records = max(0, end - begin) if isinstance(end, int) and isinstance(begin, int) else None
     task = task_of(tp.topic, tp.partition, facts.tasks)
-    state, reason, since = _state(facts, tp, task in owners)
+    state, reason, since = _state(facts, tp, task, task in owners)
     return PartitionLag(
         tp=tp,
         target_topic=facts.flow.naming.remote_topic(tp.topic),
@@ -206,13 +216,16 @@ def _partition_lag(facts: Facts, tp: TP, owners: Mapping[int, str]) -> Partition
     )
 
 
-def _state(facts: Facts, tp: TP, is_owned: bool) -> tuple[State, str, str]:
+def _state(facts: Facts, tp: TP, task: int, is_owned: bool) -> tuple[State, str, str]:
     """(state, reason, since)."""
     told = facts.syncs.stopped.get(tp)
     if told is not None:
         return State.STOPPED, f"{told.get('reason', 'unknown')}: {told.get('detail', '')}", str(told.get("since", ""))
     if not facts.is_on_source(tp):
         return State.STOPPED, f"{StopReason.SOURCE_GONE}: {tp} is not on {facts.flow.source}", ""
+    halt = facts.syncs.halted.get(task)
+    if halt is not None:
+        return State.HALTED, halt_text(halt), ""
     if not is_owned:
         waits = f"{NO_WORKER}: the group {facts.flow.group} is handing out tasks"
         return State.UNASSIGNED, waits if facts.workers.is_moving else NO_WORKER, ""

@@ -28,6 +28,7 @@ from replicator.clients import (
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, ReplicatorError
+from replicator.halts import halted_text
 from replicator.lag import Facts, Lag, PartitionLag, Workers, partition_lags, unreplicated
 from replicator.log import NO_LOG
 from replicator.syncs import SyncsReader, SyncsState
@@ -128,7 +129,9 @@ class Observer:
             written_ms, empty = self._ages.look_up(wanted, Deadline(AGES_TIMEOUT_S))
             now_ms = time.time() * 1000
             lags = sorted((_aged(it, written_ms, empty, now_ms) for it in lags), key=lambda it: it.pain)
-        return Lag(facts.flow.name, tuple(lags), facts.workers, facts.topics.unmatched if facts.topics else ())
+        unmatched = facts.topics.unmatched if facts.topics else ()
+        halted = halted_text(facts.flow.name, facts.syncs.halted)
+        return Lag(facts.flow.name, tuple(lags), facts.workers, unmatched, halted)
 
     def wait(self, seconds: float) -> None:
         """Take in what is added to the syncs topic for so long."""

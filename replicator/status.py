@@ -60,7 +60,11 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class FlowStatus:
-    """One flow. `lag` and `tasks` are empty where the target was not reached; lags are unknown without the source."""
+    """One flow. `lag` and `tasks` are empty where the target was not reached; lags are unknown without the source.
+
+    Args:
+        halted: what halts each task that must not run.
+    """
 
     flow: str
     source: Side
@@ -69,6 +73,7 @@ class FlowStatus:
     workers: Workers
     data_plane: str
     tasks: tuple[TaskStatus, ...]
+    halted: Mapping[int, Mapping[str, Any]]
     lag: Lag
     problems: tuple[str, ...]
 
@@ -88,6 +93,7 @@ class FlowStatus:
             "group_state": self.workers.state.lower(),
             "workers": [{"worker": name, "tasks": list(tasks)} for name, tasks in self.workers.tasks.items()],
             "tasks": [task.as_json() for task in self.tasks],
+            "halted": [{"task": task, **halt} for task, halt in sorted(self.halted.items())],
             "partitions": {"total": len(self.lag.partitions)} | {it.value: self.lag.count(it) for it in State},
             "total_lag_records": self.lag.total_records if self.is_reachable else None,
             "lag_seconds": self.lag.oldest_seconds if self.is_reachable else None,
@@ -126,6 +132,7 @@ def flow_status(flow: Flow, timeout_s: float) -> FlowStatus:
             workers=lag.workers,
             data_plane=data_plane(flow),
             tasks=tasks,
+            halted=facts.syncs.halted if facts else {},
             lag=lag,
             problems=tuple(_problems(flow, facts, observer.tasks, lag)) if facts else (),
         )
@@ -155,7 +162,11 @@ def _tasks(facts: Facts, lag: Lag) -> tuple[TaskStatus, ...]:
 
 def _problems(flow: Flow, facts: Facts, tasks: int | None, lag: Lag) -> list[str]:
     """What an operator should look at, worst first, in sentences."""
-    problems = []
+    problems = [lag.halted] if lag.halted else []
+    if lag.halted and len(facts.syncs.halted) < facts.tasks:
+        problems.append(
+            f"only the tasks {', '.join(map(str, sorted(facts.syncs.halted)))} are halted: repeat the command"
+        )
     idle = [task for task in range(facts.tasks) if task not in facts.workers.owners]
     if not facts.workers.tasks:
         problems.append(f"no worker runs: nothing is replicated (the group {flow.group} on {flow.target} is empty)")

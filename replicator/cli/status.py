@@ -37,7 +37,13 @@ WIDE = 110
 """Narrower terminals leave out the source's end and the worker, so that topics stay readable."""
 OLD_S = 60.0
 """Lag older than this is coloured."""
-STYLES = {State.STOPPED: "bold red", State.UNASSIGNED: "red", State.NEW: "yellow", State.RUNNING: ""}
+STYLES = {
+    State.STOPPED: "bold red",
+    State.HALTED: "yellow",
+    State.UNASSIGNED: "red",
+    State.NEW: "yellow",
+    State.RUNNING: "",
+}
 
 
 @app.command()
@@ -145,6 +151,8 @@ def _lag_view(lag: Lag, shown: int | None, problem: str = "") -> Group:
     parts: list[Any] = [_summary(lag)]
     if problem:
         parts.append(Text(f"not up to date: {problem}", style="bold red"))
+    if lag.halted:
+        parts.append(Text(lag.halted, style="bold yellow"))
     if not lag.workers.tasks:
         parts.append(Text("no worker runs: nothing is replicated", style="bold red"))
     parts.append(Text(""))
@@ -221,7 +229,9 @@ def _since(iso: str) -> str:
 def _status_view(it: FlowStatus) -> Group:
     parts: list[Any] = [Text(it.flow, style="bold"), _facts(it)]
     if it.tasks:
-        table = new_table(task=True, worker=False, partitions=True, running=True, stopped=True, new=True, lag=True)
+        halted = {"halted": True} if it.halted else {}
+        columns = {"task": True, "worker": False, "partitions": True, "running": True, "stopped": True, "new": True}
+        table = new_table(**columns, lag=True, **halted)
         for task in it.tasks:
             stopped = task.partitions.get(State.STOPPED, 0)
             table.add_row(
@@ -232,6 +242,7 @@ def _status_view(it: FlowStatus) -> Group:
                 Text(count_text(stopped), style="bold red" if stopped else ""),
                 count_text(task.partitions.get(State.NEW, 0)),
                 count_text(task.lag_records) if it.is_reachable else "?",
+                *([count_text(task.partitions.get(State.HALTED, 0))] if it.halted else []),
             )
         parts += [Text(""), table]
     parts += [Text(f"! {problem}", style="yellow") for problem in it.problems]

@@ -43,7 +43,8 @@ def _run(upstream_next: int, seq: int = 1) -> Run:
 
 
 def _syncs(positions: dict[TP, int], stopped: dict[TP, dict[str, Any]] | None = None) -> SyncsState:
-    return SyncsState({tp: _run(position) for tp, position in positions.items()}, stopped or {}, len(positions))
+    runs = {tp: _run(position) for tp, position in positions.items()}
+    return SyncsState(runs, stopped or {}, records=len(positions))
 
 
 def _facts(
@@ -87,6 +88,18 @@ def test_a_stopped_partition_says_why_even_without_a_worker() -> None:
     assert (found.state, found.reason) == (State.STOPPED, "truncated: 42 offsets gone")
     assert found.since == "2026-01-31T03:00:00+00:00"
     assert found.lag_records == 40
+
+
+def test_a_halted_task_is_told_before_all_else_but_a_stop() -> None:
+    """Whoever owns it: an idle worker that is fenced and has not noticed does not run."""
+    halt = {"reason": "paused", "id": "20260131T030000-7f3a", "by": "alice", "at": "2026-01-31T03:00:00+00:00"}
+    facts = _facts()
+    facts.syncs.halted[task_of("orders", 0, TASKS)] = halt
+    found = _only(facts)
+    assert (found.state, found.lag_records) == (State.HALTED, 40)
+    assert found.reason == "paused: 20260131T030000-7f3a by alice at 2026-01-31T03:00:00+00:00"
+    facts.syncs.stopped[ORDERS] = STOPPED
+    assert _only(facts).state is State.STOPPED
 
 
 def test_a_task_that_nobody_has_leaves_its_partitions_unassigned() -> None:
