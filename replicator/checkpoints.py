@@ -6,7 +6,8 @@ the pulse, which tells how fresh all of it is.
     Exact            the place itself; at the replicated end, past the transaction markers (`target_ends`): lag 0
     Between          the first place of the stretch: some records are read again, none is missed
     Ahead            the replicated end: all that is there was read
-    Expired, Unknown no checkpoint
+    Expired          the place before the first record that was replicated: the group reads all that is there
+    Unknown          no checkpoint
 
 While a task of the flow is halted, nothing is written: the target belongs to those who moved there.
 
@@ -43,7 +44,7 @@ from replicator.pulse import encode_pulse, pulse_key
 from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot
-from replicator.translation import Ahead, Between, Exact, OffsetMap, Translation
+from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
 
 FIRST_READ_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
@@ -75,7 +76,7 @@ def place_of(translation: Translation, offset_map: OffsetMap) -> tuple[int, bool
     match translation:
         case Exact(next_offset, is_end):
             return next_offset, is_end
-        case Between(low):
+        case Between(low) | Expired(low=int(low)):
             return low, False
         case Ahead() if offset_map.newest is not None:
             return offset_map.newest.downstream_next, True

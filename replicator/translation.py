@@ -24,6 +24,9 @@ from dataclasses import dataclass
 
 from replicator.offsets import Gaps, Run, retention_key
 
+FIRST_SEQ = 1
+"""Of the run that compaction keeps for ever: before it nothing was replicated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exact:
@@ -71,13 +74,15 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The position lies before everything the map knows.
+    """The position lies before everything the map knows: records that the group has not read were never copied.
 
     Args:
         known_from: the first position that can be translated.
+        low: its place on the other cluster, before every record that is there; None when the map lost its beginning.
     """
 
     known_from: int
+    low: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,11 @@ class OffsetMap:
         """The position (invariant B)."""
         return self._runs[-1] if self._runs else None
 
+    @property
+    def first_upstream(self) -> int:
+        """The first position that can be translated; 0 when there is none."""
+        return self._runs[0].upstream_base if self._runs else 0
+
     def add(self, run: Run) -> None:
         """Take a run in log order; one that is older than the newest is a copy that compaction has not removed yet."""
         newest = self.newest
@@ -141,7 +151,8 @@ class OffsetMap:
             return Ahead(newest.upstream_next)
         at = bisect_right(self._runs, upstream_next, key=_upstream_base) - 1
         if at < 0:
-            return Expired(self._runs[0].upstream_base)
+            first = self._runs[0]
+            return Expired(first.upstream_base, first.downstream_base if first.seq == FIRST_SEQ else None)
         run = self._runs[at]
         following = self._runs[at + 1] if at + 1 < len(self._runs) else None
         if upstream_next < run.upstream_next:
@@ -179,7 +190,8 @@ class OffsetMap:
             return Unknown("nothing of this partition was replicated yet")
         at = bisect_right(self._runs, downstream_next, key=_downstream_base) - 1
         if at < 0:
-            return Expired(self._runs[0].downstream_base)
+            first = self._runs[0]
+            return Expired(first.downstream_base, first.upstream_base if first.seq == FIRST_SEQ else None)
         run = self._runs[at]
         following = self._runs[at + 1] if at + 1 < len(self._runs) else None
         before = downstream_next - run.downstream_base

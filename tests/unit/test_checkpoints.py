@@ -47,16 +47,20 @@ def translated(next_offset: int, state: MapsState) -> Translated:
         (119, 20, "exact", False),
         (120, 21, "exact", True),
         (125, 21, "ahead", True),
-        (99, None, "expired", False),
+        (99, 0, "expired", False),
     ],
 )
-def test_offsets_are_translated(upstream: int, downstream: int | None, kind: str, is_end: bool) -> None:
-    """Invariant D: a group that is ahead gets the replicated end, one before the floor gets nothing."""
+def test_offsets_are_translated(upstream: int, downstream: int, kind: str, is_end: bool) -> None:
+    """Invariant D: a group that is ahead gets the replicated end, one before the floor all that was replicated."""
     found = translated(upstream, syncs(*RUNS))
-    expected = {} if downstream is None else {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m")}
-    assert found.checkpoints == expected
+    assert found.checkpoints == {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m")}
     assert found.counts == {kind: 1}
     assert (REMOTE in found.at_end) == is_end
+
+
+def test_a_group_before_a_beginning_that_was_lost_gets_nothing() -> None:
+    """D: where the map's first run is not the first one ever, records may lie before its place."""
+    assert translated(99, syncs(*RUNS[1:])).checkpoints == {}
 
 
 def test_a_thinned_stretch_gives_its_beginning() -> None:

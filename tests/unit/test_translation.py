@@ -100,7 +100,7 @@ def check(model: Model, upstream_next: int, answer: Translation) -> None:
     """Invariant D for one answer, and for what refining makes of it."""
     floor = model.runs[0]
     if upstream_next < floor.upstream_base:
-        assert answer == Expired(floor.upstream_base)
+        assert answer == Expired(floor.upstream_base, floor.downstream_base)
     elif upstream_next > model.upstream_next:
         assert answer == Ahead(model.upstream_next)
     elif isinstance(answer, Exact):
@@ -149,7 +149,7 @@ def test_the_way_back_is_the_inverse(model: Model) -> None:
         elif isinstance(answer, Between):
             assert not any(down >= downstream_next and up < answer.low for up, down in model.pairs)
         else:
-            assert answer == Expired(model.runs[0].downstream_base)
+            assert answer == Expired(model.runs[0].downstream_base, model.runs[0].upstream_base)
 
 
 @settings(max_examples=40, deadline=None)
@@ -190,8 +190,9 @@ def test_expired_history_is_said_to_be_expired() -> None:
     model = a_model(seed=1, transactions=20, density=1.0, foreigners=0.0, long_gaps=0.0)
     offset_map = OffsetMap(model.runs[10:])
     first = model.runs[10].upstream_base
-    assert offset_map.translate(first - 1) == Expired(first)
-    assert offset_map.translate_back(model.runs[10].downstream_base - 1) == Expired(model.runs[10].downstream_base)
+    assert offset_map.translate(first - 1) == Expired(first, None)
+    first_place = model.runs[10].downstream_base
+    assert offset_map.translate_back(first_place - 1) == Expired(first_place, None)
 
 
 def test_an_empty_map_knows_nothing() -> None:
