@@ -155,9 +155,11 @@ class OffsetMap:
             return Expired(first.upstream_base, first.downstream_base if first.seq == FIRST_SEQ else None)
         run = self._runs[at]
         following = self._runs[at + 1] if at + 1 < len(self._runs) else None
-        if upstream_next < run.upstream_next:
-            return self._inside(run, following, upstream_next)
-        return _after(run, following, upstream_next)
+        is_inside = upstream_next < run.upstream_next
+        found = self._inside(run, following, upstream_next) if is_inside else _after(run, following, upstream_next)
+        if isinstance(found, Exact) and found.next_offset >= newest.downstream_next:
+            return Exact(found.next_offset, is_end=True)  # what follows on the source are markers, or aborted
+        return found
 
     def records_from(self, downstream_next: int) -> int:
         """How many replicated records lie at or after a place on the target; too many rather than too few."""
@@ -215,7 +217,7 @@ def _downstream_base(run: Run) -> int:
 def _after(run: Run, following: Run | None, upstream_next: int) -> Translation:
     """At or after the end of `run`, and before `following`."""
     if following is None:
-        return Exact(run.downstream_next, is_end=True)
+        return Exact(run.downstream_next)
     between = following.ordinal_base - run.ordinal_next
     if between == 0:
         return Exact(following.downstream_base)

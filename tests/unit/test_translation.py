@@ -105,6 +105,7 @@ def check(model: Model, upstream_next: int, answer: Translation) -> None:
         assert answer == Ahead(model.upstream_next)
     elif isinstance(answer, Exact):
         assert model.is_exact(upstream_next, answer.next_offset)
+        assert answer.is_end == all(up < upstream_next for up, _ in model.pairs)
     else:
         assert isinstance(answer, Between)
         assert not model.skips(upstream_next, answer.low)
