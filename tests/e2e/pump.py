@@ -15,6 +15,8 @@ from tests.kafka.records import NewRecord, enqueue
 
 TICK_S = 0.02
 ABORTED = b"aborted"
+BEGIN_MS = 1_357_034_400_000
+"""Records are years old, and each has a timestamp of its own: this and its number."""
 
 
 class Pump:
@@ -150,5 +152,4 @@ class Pump:
         if number % 31 == 0 and mark is not ABORTED:
             value = b"" if number % 2 else None
         key: Any = None if number % 5 == 0 else b"key-%d" % (number % 97)
-        timestamp = 1_357_034_400_000 + number  # years ago, and different for every record
-        return NewRecord(value, key, self._random.randrange(self._partitions), timestamp, headers)
+        return NewRecord(value, key, self._random.randrange(self._partitions), BEGIN_MS + number, headers)

@@ -1,0 +1,244 @@
+"""A consumer group of several members that remember every record they processed; and what that adds up to.
+
+The members do what exactly-once consumers do: they commit the offsets of what they have really processed, at once when
+a partition is taken from them, and before they leave. So what they process twice or never is the mover's fault.
+
+Records are polled one by one: a rebalance then falls between two records, never between a record and its processing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from replicator.errors import TP
+from tests.e2e.pump import BEGIN_MS
+from tests.kafka.eventually import eventually
+from tests.kafka.records import read_topic
+
+COMMIT_EVERY_S = 0.1
+JOIN_TIMEOUT_S = 30.0
+_COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError._TIMED_OUT}
+"""The group is between two generations: the partitions that the member keeps are committed in the next one."""
+
+
+class Processed(NamedTuple):
+    """One record, as a member met it.
+
+    Args:
+        number: the pump's.
+    """
+
+    tp: TP
+    offset: int
+    number: int
+
+
+class _Member(threading.Thread):
+    """One consumer in a thread of its own."""
+
+    def __init__(self, consumer: Consumer, topics: Sequence[str], take: Callable[[Processed], None]) -> None:
+        super().__init__(daemon=True)
+        self.leaving = threading.Event()
+        self.commits_at_the_end = True
+        self.assigned: set[TP] = set()
+        self.failure: BaseException | None = None
+        self._consumer = consumer
+        self._topics = topics
+        self._take = take
+        self._processed: dict[TP, int] = {}
+        self._committed: dict[TP, int] = {}
+        self._committed_s = 0.0
+
+    def run(self) -> None:
+        try:
+            self._consumer.subscribe(
+                list(self._topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+            while not self.leaving.is_set():
+                self._process(self._consumer.poll(0.05))
+                if time.monotonic() - self._committed_s > COMMIT_EVERY_S:
+                    self._commit(self._processed)
+            while self.commits_at_the_end and not self._commit(self._processed):
+                self._process(self._consumer.poll(0.05))  # it is rebalancing: only `poll` gets on with that
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._consumer.close()
+
+    def _process(self, message: Message | None) -> None:
+        if message is None:
+            return
+        error = message.error()
+        if error is not None:
+            if error.retriable() or error.code() in {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT}:
+                return
+            raise KafkaException(error)
+        tp = TP(message.topic() or "", message.partition() or 0)
+        offset = message.offset() or 0
+        self._take(Processed(tp, offset, message.timestamp()[1] - BEGIN_MS))
+        self._processed[tp] = offset + 1
+
+    def _commit(self, positions: dict[TP, int]) -> bool:
+        """Commit, synchronously; False: not possible at the moment."""
+        self._committed_s = time.monotonic()
+        wanted = {tp: it for tp, it in positions.items() if self._committed.get(tp) != it}
+        if not wanted:
+            return True
+        try:
+            offsets = [TopicPartition(tp.topic, tp.partition, it) for tp, it in wanted.items()]
+            results = self._consumer.commit(offsets=offsets, asynchronous=False) or []
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code in _COMMIT_LATER or error.args[0].retriable():
+                return False
+            raise
+        refused = [it.error for it in results if it.error]
+        if refused:
+            raise KafkaException(refused[0])
+        self._committed |= wanted
+        return True
+
+    # --- rebalances ---------------------------------------------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.assigned |= {TP(it.topic, it.partition) for it in partitions}
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = {TP(it.topic, it.partition) for it in partitions}
+        if self.commits_at_the_end:
+            last = {tp: it for tp, it in self._processed.items() if tp in gone}
+            eventually(lambda: self._commit(last), within_s=5)
+        self._lost(consumer, partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for it in partitions:
+            tp = TP(it.topic, it.partition)
+            self.assigned.discard(tp)
+            self._processed.pop(tp, None)
+            self._committed.pop(tp, None)
+
+
+class Members:
+    """A group at work, from `start` to `stop` or `kill`.
+
+    Args:
+        servers: of the cluster where it works.
+        topics: as they are called there.
+        count: of members.
+        reset: where a partition begins for which the group has no offset; `error` makes that a failure of the test.
+        is_eager: rebalance by giving all partitions up first.
+    """
+
+    def __init__(
+        self, servers: str, group: str, topics: Sequence[str], *, count: int = 3, reset: str = "earliest",
+        is_eager: bool = False,
+    ) -> None:  # fmt: skip
+        self.group = group
+        self.processed: list[Processed] = []
+        """In order, per partition; appending is atomic."""
+        conf = {
+            "bootstrap.servers": servers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": reset,
+            "isolation.level": "read_committed",
+            "partition.assignment.strategy": "range" if is_eager else "cooperative-sticky",
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 300,
+            "fetch.wait.max.ms": 50,
+            "fetch.queue.backoff.ms": 5,
+            "topic.metadata.refresh.interval.ms": 1000,
+        }
+        self._members = [
+            _Member(Consumer({**conf, "client.id": f"{group}-{number}"}), topics, self.processed.append)
+            for number in range(count)
+        ]
+
+    def start(self, partitions: int) -> Members:
+        """Start all, and wait until each has some of so many partitions, and together they have them all."""
+        for member in self._members:
+            member.start()
+
+        def has_all() -> bool:
+            self.check()
+            shares = [set(member.assigned) for member in self._members]
+            assert all(shares), f"members without a partition: {shares}"
+            return sum(map(len, shares)) == partitions == len(set().union(*shares))
+
+        eventually(has_all, JOIN_TIMEOUT_S)
+        return self
+
+    def check(self) -> None:
+        """Raise what ended a member."""
+        for member in self._members:
+            if member.failure is not None:
+                raise member.failure
+
+    def await_more(self, records: int, within_s: float = 30.0) -> None:
+        """Wait until so many records more are processed."""
+        enough = len(self.processed) + records
+        self._await(lambda: len(self.processed) >= enough, within_s)
+
+    def await_numbers(self, numbers: Iterable[int], within_s: float = 60.0) -> None:
+        """Wait until all of these are processed here."""
+        wanted = set(numbers)
+
+        def has_them() -> bool:
+            left = wanted - {it.number for it in self.processed}
+            assert not left, f"{len(left)} of {len(wanted)} records are not processed: {sorted(left)[:10]}"
+            return True
+
+        self._await(has_them, within_s)
+
+    def _await(self, condition: Callable[[], bool], within_s: float) -> None:
+        def is_met() -> bool:
+            self.check()
+            return condition()
+
+        eventually(is_met, within_s)
+
+    def stop(self) -> None:
+        """Commit what is processed, and leave."""
+        self._end(commits=True)
+
+    def kill(self) -> None:
+        """Leave without a last commit: what was processed since the commit before will be processed again."""
+        self._end(commits=False)
+
+    def _end(self, *, commits: bool) -> None:
+        for member in self._members:
+            member.commits_at_the_end = commits
+            member.leaving.set()
+        for member in self._members:
+            if member.ident is not None:
+                member.join(JOIN_TIMEOUT_S)
+                assert not member.is_alive(), f"a member of {self.group} hangs"
+        self.check()
+
+
+class Account(NamedTuple):
+    """What a group did with the records that were written; all but the first are 0 after moves without a loss."""
+
+    records: int
+    twice: int
+    never: int
+    invented: int
+
+
+def numbers_in(servers: str, topic: str) -> set[int]:
+    """The numbers of the records that a read_committed reader finds in a pump's topic."""
+    return {record.timestamp - BEGIN_MS for record in read_topic(servers, topic)}
+
+
+def account(written: Iterable[int], *groups: Members) -> Account:
+    """Hold what a group processed, wherever it worked, against what was written."""
+    wanted = set(written)
+    found = Counter(it.number for group in groups for it in group.processed)
+    twice = sum(count - 1 for count in found.values())
+    return Account(len(wanted), twice, len(wanted - found.keys()), len(found.keys() - wanted))
