@@ -1,0 +1,158 @@
+"""A group goes to the target and comes home while producers go on: no record is lost, none is read twice.
+
+Invariants D, F, G.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from replicator.committed import MOVE_TAG, tag
+from replicator.embedded import Cluster
+from replicator.errors import TP
+from tests.e2e.commands import Command, move
+from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
+from tests.e2e.members import Account, Members, account, numbers_in
+from tests.integration.groups import committed, offsets
+from tests.kafka.eventually import eventually
+from tests.kafka.records import NewRecord, end_offsets, produce
+
+FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
+ROUND_TRIPS = 10
+ROW = {
+    "group", "topic", "partition", "target_topic", "upstream_next", "downstream_next", "translation", "reread_records",
+    "at_risk_records", "state", "reason",
+}  # fmt: skip
+
+
+def group_of(bench: Bench) -> str:
+    """A group whose name no other test uses."""
+    return bench.topic.replace("orders", "billing")
+
+
+def at_home(bench: Bench, **options: Any) -> Members:
+    """The group at work on the source."""
+    servers = bench.source.bootstrap_servers
+    return Members(servers, group_of(bench), [bench.topic], **options).start(PARTITIONS)
+
+
+def away(bench: Bench, **options: Any) -> Members:
+    """The group at work on the target; a partition without an offset is an error."""
+    servers, topics = bench.target.bootstrap_servers, [bench.remote(bench.topic)]
+    return Members(servers, group_of(bench), topics, **{"reset": "error", **options}).start(PARTITIONS)
+
+
+def check_document(bench: Bench, document: dict[str, Any], command: str, partitions: int = PARTITIONS) -> None:
+    """The contract of `-o json`, and that it tells the truth: what it calls committed is what the clusters have.
+
+    Once the group is at home again, group sync may move its offsets on the target past markers at any moment.
+    """
+    assert document.keys() == {"id", "command", "flow", "state", "partitions"}
+    assert (document["command"], document["flow"], document["state"]) == (command, bench.name, "done")
+    rows = document["partitions"]
+    assert all(row.keys() == ROW for row in rows)
+    assert [row["partition"] for row in rows] == list(range(partitions))
+    group = group_of(bench)
+    upstream = offsets(bench.source.bootstrap_servers, group)
+    downstream = offsets(bench.target.bootstrap_servers, group)
+    for row in rows:
+        assert (row["group"], row["topic"]) == (group, bench.topic)
+        assert row["target_topic"] == bench.remote(bench.topic)
+        assert (row["translation"], row["state"], row["reason"]) == ("exact", "committed", "")
+        assert (row["reread_records"], row["at_risk_records"]) == (0, 0)
+        assert row["upstream_next"] == upstream[TP(row["topic"], row["partition"])]
+        if command == "switchover":
+            assert row["downstream_next"] == downstream[TP(row["target_topic"], row["partition"])]
+
+
+def await_synced(bench: Bench) -> None:
+    """Wait until group sync has brought the group's offsets on the target to the end of all that there is."""
+    ends = {
+        TP(bench.remote(bench.topic), partition): end
+        for partition, end in end_offsets(bench.target.bootstrap_servers, bench.remote(bench.topic)).items()
+    }
+    wanted = {tp: (end, tag(bench.name, end)) for tp, end in ends.items()}
+
+    def is_synced() -> bool:
+        assert committed(bench.target.bootstrap_servers, group_of(bench)) == wanted
+        return True
+
+    eventually(is_synced, within_s=20)
+
+
+def test_there_and_back_while_all_work(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+    bench = make_bench(source, target, flow=FLOW)
+    pump = bench.pump(records_per_s=800)
+    bench.start_worker().await_running(TASKS)
+    home = at_home(bench)
+    home.await_more(1000)
+    group = group_of(bench)
+    with Command(bench.file, "switchover", group, "--yes", "-o", "json") as command:
+        command.await_said(f"waiting: the group {group} has members on {bench.alias}")
+        assert all(f"{group}-{number} at 127.0.0.1" in command.stderr for number in range(3)), command.report()
+        home.await_more(200)
+        home.stop()
+        check_document(bench, command.ends().json(), "switchover")
+    tags = {metadata for _, metadata in committed(target.bootstrap_servers, group).values()}
+    assert [it.startswith(MOVE_TAG) for it in tags] == [True]
+
+    abroad = away(bench)
+    abroad.await_more(1000)
+    abroad.stop()
+    check_document(bench, move(bench.file, "failback", group), "failback")
+    again = at_home(bench, reset="error", is_eager=True)
+    again.await_more(500)
+    pump.stop()
+    written = numbers_in(source.bootstrap_servers, bench.topic)
+    again.await_numbers(written - {it.number for it in (*home.processed, *abroad.processed)})
+    again.stop()
+    assert account(written, home, abroad, again) == Account(pump.acknowledged, 0, 0, 0)
+    assert not pump.errors
+    await_synced(bench)
+
+
+def test_ten_times_there_and_back(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+    bench = make_bench(source, target, flow=FLOW)
+    pump = bench.pump(records_per_s=400)
+    bench.start_worker().await_running(TASKS)
+    group = group_of(bench)
+    worked = [at_home(bench, count=2)]
+    worked[0].await_more(500)
+    moves_s = []
+    for _ in range(ROUND_TRIPS):
+        for command, arrive in (("switchover", away), ("failback", at_home)):
+            worked[-1].stop()
+            began_s = time.monotonic()
+            assert move(bench.file, command, group)["state"] == "done"
+            moves_s.append(time.monotonic() - began_s)
+            worked.append(arrive(bench, count=2, reset="error"))
+            worked[-1].await_more(50)
+    pump.stop()
+    written = numbers_in(source.bootstrap_servers, bench.topic)
+    done = {it.number for group in worked for it in group.processed}
+    worked[-1].await_numbers(written - (done - {it.number for it in worked[-1].processed}))
+    worked[-1].stop()
+    print(f"{len(moves_s)} moves, seconds: {[round(it, 1) for it in moves_s]}")
+    assert account(written, *worked) == Account(pump.acknowledged, 0, 0, 0)
+    await_synced(bench)
+
+
+def test_a_hundred_partitions_take_less_than_five_seconds(
+    make_bench: MakeBench, source: Cluster, target: Cluster
+) -> None:
+    """Once the group has stopped; read back."""
+    bench = make_bench(source, target, flow=FLOW)
+    bench.create_topic(partitions=100)
+    produce(source.bootstrap_servers, bench.topic, (NewRecord(b"%d" % n, partition=n % 100) for n in range(1000)))
+    bench.start_worker().await_running(TASKS)
+    group = Members(source.bootstrap_servers, group_of(bench), [bench.topic], count=1).start(100)
+    group.await_more(1000)
+    group.stop()
+    bench.await_caught_up()
+    began_s = time.monotonic()
+    document = move(bench.file, "switchover", group_of(bench))
+    took_s = time.monotonic() - began_s
+    print(f"switchover of 100 partitions: {took_s:.1f} s")
+    check_document(bench, document, "switchover", partitions=100)
+    assert took_s < 5
