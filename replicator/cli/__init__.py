@@ -17,7 +17,8 @@ from replicator.errors import ConfigError, RefusedError, ReplicatorError
 
 def main() -> None:
     """The console script."""
-    from replicator.cli import config, demo, groups, moves, run, status  # noqa: F401, PLC0415 (each registers its commands)
+    # each registers its commands
+    from replicator.cli import config, demo, flow, groups, moves, run, status  # noqa: F401, PLC0415
 
     try:
         app()

@@ -66,6 +66,10 @@ def test_help_names_the_commands(run: Run) -> None:
         (("lag", "--flow", "east->west", "--top", "0"), "--top"),
         (("status", "--flow", "nowhere"), "no flow 'nowhere'"),
         (("lag", "-o", "xml"), "xml"),
+        (("pause",), "--flow is needed"),
+        (("resume", "--flow", "east->north"), "no flow 'east->north'"),
+        (("pause", "--flow", "east->west", "--timeout", "0"), "--timeout"),
+        (("history", "--flow", "east->west", "--top", "0"), "--top"),
     ],
 )
 def test_a_mistake_of_the_caller_is_exit_2_with_the_option_named(

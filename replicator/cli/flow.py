@@ -1,0 +1,201 @@
+"""`pause`, `resume` and `history`: operate a flow. They need its target alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from replicator.audit import UNREADABLE, AuditRecord, new_move_id, read_audit
+from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
+from replicator.cli.ask import confirm
+from replicator.cli.output import busy, complain, count_text, new_table, print_json, print_result, stderr
+from replicator.clients import Cluster
+from replicator.deadline import Deadline
+from replicator.errors import RefusedError
+from replicator.halts import Reason, halt_text, halted_text
+from replicator.interrupts import held_back, interruptible
+from replicator.pausing import READ_TIMEOUT_S, Command, Halts, Outcome, Pausing, Rows
+
+EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
+SHOWN_MOVES = 30
+SHOWN_GROUPS = 3
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+TimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", min=1, metavar="S", help="How long to try, for tasks that start or give no answer."),
+]
+
+
+@app.command()
+def pause(
+    context: typer.Context,
+    flow: FlowOption = None,
+    yes: YesOption = False,
+    timeout_s: TimeoutOption = 30,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Halt a flow: its workers stay up and copy nothing, until `resume`. Needs the target only.
+
+    Running it again halts what is not halted yet, or does nothing.
+    """
+    _switch(context.obj, Command.PAUSE, flow, yes, timeout_s, output)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    flow: FlowOption = None,
+    yes: YesOption = False,
+    timeout_s: TimeoutOption = 30,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a flow go on that `pause` or `failover --all` halted: from where it stood, nothing lost or doubled."""
+    _switch(context.obj, Command.RESUME, flow, yes, timeout_s, output)
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    flow: FlowOption = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, metavar="N", help="Only the newest [table: 30, JSON: all].")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show who moved groups of a flow, paused or resumed it, when, and how it ended; the newest last."""
+    options: Context = context.obj
+    settings, the_flow = options.flow(flow)
+    with interruptible(), busy(f"reading the audit on {the_flow.target}"):
+        target = Cluster(the_flow.target, "target", the_flow.target_cluster, the_flow.group)
+        admin = target.connect(settings.connect_timeout_s)
+        found = read_audit(target, admin, Deadline(READ_TIMEOUT_S))
+    records = [it for it in found if it.flow == the_flow.name or it.state == UNREADABLE]
+    if output is Output.JSON:
+        print_json([it.as_json() for it in records[-(top or len(records)) :]])
+        return
+    shown = records[-(top or SHOWN_MOVES) :]
+    if not shown:
+        print_result(Text(f"no command has moved, paused or resumed {the_flow.name}"))
+        return
+    if len(shown) < len(records):
+        print_result(Text(f"… {len(records) - len(shown):,} older ones (--top N)", style="dim"))
+    print_result(_history_view(shown))
+
+
+# --- pause and resume -------------------------------------------------------------------------------------------------
+
+
+def _switch(options: Context, command: Command, flow: str | None, yes: bool, timeout_s: float, output: Output) -> None:
+    settings, the_flow = options.flow(flow)
+    move_id = new_move_id()
+    rows: Rows = ()
+    try:
+        with interruptible():
+            with busy(f"reading {the_flow.name}"):
+                pausing = Pausing(the_flow, settings.connect_timeout_s)
+                halts = pausing.look()
+            rows = pausing.rows(halts)
+            outcome = _carry_out(pausing, command, move_id, halts, yes=yes, timeout_s=timeout_s)
+    except RefusedError:
+        if output is Output.JSON:
+            print_json(_as_json(command, move_id, the_flow.name, Outcome("refused", rows)))
+        raise
+    if output is Output.JSON:
+        print_json(_as_json(command, move_id, the_flow.name, outcome))
+    else:
+        print_result(_tasks_view(outcome.tasks))
+    for text in outcome.texts:
+        _say(text)
+    if outcome.state != "done":
+        complain(f"{command} {outcome.state.replace('_', ' ')}: run it again, it goes on where this one stopped")
+    raise typer.Exit(EXIT_CODES[outcome.state])
+
+
+def _carry_out(
+    pausing: Pausing, command: Command, move_id: str, halts: Halts, *, yes: bool, timeout_s: float
+) -> Outcome:
+    left = pausing.left(command, halts)
+    name = pausing.flow.name
+    if not left:
+        text = halted_text(name, halts) if halts else f"the flow {name} is not halted"
+        return Outcome("done", pausing.rows(halts), (f"nothing to do: {text}",))
+    _say(f"{command} {name}: {'halts' if command is Command.PAUSE else 'lifts the halt of'} {_tasks_text(left)}")
+    for text in _meaning(pausing, command, halts):
+        _say(f"  {text}")
+    confirm("Go on?", yes)
+    with held_back(_say):
+        return pausing.carry_out(command, move_id, halts, Deadline(timeout_s))
+
+
+def _tasks_text(tasks: Sequence[int]) -> str:
+    return f"{'task' if len(tasks) == 1 else 'tasks'} {', '.join(map(str, tasks))}"
+
+
+def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
+    """What the operator is to know before."""
+    flow = pausing.flow
+    if command is Command.PAUSE:
+        return [f"nothing is copied to {flow.target}, and no offset of a group is written there, until `resume`"]
+    texts = [halt_text(halts[min(halts)])]
+    if any(it.get("reason") == Reason.FAILOVER for it in halts.values()):
+        texts.append(f"groups that moved to {flow.target} stay there: `replicator failback` brings them home")
+        texts.append(f"what {flow.source} had not replicated when it failed is copied now, behind what they have read")
+    return texts
+
+
+def _as_json(command: Command, move_id: str, flow: str, outcome: Outcome) -> dict[str, Any]:
+    """The contract of ``-o json``."""
+    return {
+        "id": move_id,
+        "command": command.value,
+        "flow": flow,
+        "state": outcome.state,
+        "tasks": list(outcome.tasks),
+    }
+
+
+def _say(text: str) -> None:
+    stderr.print(text, markup=False)
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+def _tasks_view(rows: Rows) -> Table:
+    table = new_table(task=True, state=False, reason=False)
+    for row in rows:
+        state = Text(row["state"], style="yellow" if row["state"] == "halted" else "")
+        table.add_row(str(row["task"]), state, row["reason"])
+    return table
+
+
+def _history_view(records: Sequence[AuditRecord]) -> Table:
+    table = new_table(time=False, id=False, command=False, groups=False, operator=False, state=False, result=False)
+    for it in records:
+        style = {"done": "", "started": "yellow", "refused": "yellow"}.get(it.state, "red")
+        operator = f"{it.operator}@{it.host}" if it.operator else ""
+        table.add_row(
+            _time_text(it.time), it.id, it.command, _groups_text(it), operator, Text(it.state, style=style), it.result
+        )
+    return table
+
+
+def _time_text(iso: str) -> str:
+    try:
+        return f"{dt.datetime.fromisoformat(iso).astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except ValueError:
+        return iso
+
+
+def _groups_text(record: AuditRecord) -> str:
+    """The first groups of the plan, and how many more there are; ``≥`` when not all rows were kept."""
+    groups = list(dict.fromkeys(str(row["group"]) for row in record.plan if "group" in row))
+    more = len(groups) - SHOWN_GROUPS
+    at_least = "≥ " if record.plan_rows_left_out else ""
+    return ", ".join(groups[:SHOWN_GROUPS]) + (f" and {at_least}{count_text(more)} more" if more > 0 else "")

@@ -1,0 +1,152 @@
+"""Pausing and resuming a flow, by an operator: look, act, read back, and write it to the audit.
+
+Needs the target alone. Running it again does what is left to do, or nothing.
+
+Invariants:
+    G: what is refused has changed nothing; what is done was read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.audit import Audit, AuditRecord
+from replicator.clients import Cluster
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.errors import KafkaOpError, RefusedError, ReplicatorError
+from replicator.halts import PartlyHaltedError, Reason, halt, halt_body, halt_text, lift, read_halts, to_halt
+from replicator.topics import list_topics
+
+READ_TIMEOUT_S = 300.0
+"""For the whole history of a large flow; a small one takes milliseconds."""
+LAST_WORDS_S = 2.0
+
+
+class Command(enum.StrEnum):
+    """What the operator asked for. The values are in the audit and in JSON: never rename one."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+Halts = Mapping[int, Mapping[str, Any]]
+"""What halts each task that is halted."""
+Rows = tuple[Mapping[str, Any], ...]
+"""``task``, ``state`` (halted | running | unknown) and ``reason`` of every task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it.
+
+    Args:
+        state: done | refused | partly_done | failed; in the audit also started | interrupted.
+        texts: why, or what else is to be known; one line each.
+    """
+
+    state: str
+    tasks: Rows
+    texts: tuple[str, ...] = ()
+
+
+class Pausing:
+    """One flow's switch. Threading: one thread.
+
+    Args:
+        timeout_s: for each request but the acting.
+    """
+
+    def __init__(self, flow: Flow, timeout_s: float) -> None:
+        self.flow = flow
+        self._timeout_s = timeout_s
+        self._target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
+        self._admin = self._target.connect(timeout_s)
+        self.tasks = 0
+        """How many there are; known after `look`."""
+
+    def look(self) -> Halts:
+        """What is halted now.
+
+        Raises:
+            RefusedError: the flow never ran.
+            KafkaOpError: no answer.
+        """
+        topics = list_topics(self._target, self._admin, Deadline(self._timeout_s)).topics
+        if self.flow.syncs_topic in topics:
+            self.tasks = len(topics[self.flow.syncs_topic].partitions)
+        return read_halts(self.flow, self._target, range(self.tasks), Deadline(READ_TIMEOUT_S))
+
+    def left(self, command: Command, halts: Halts) -> list[int]:
+        """The tasks with which something is to be done."""
+        return to_halt(halts, range(self.tasks), Reason.PAUSED) if command is Command.PAUSE else sorted(halts)
+
+    def rows(self, halts: Halts) -> Rows:
+        """Each task's state, as in the JSON."""
+        return tuple(
+            {
+                "task": task,
+                "state": "halted" if task in halts else "running",
+                "reason": halt_text(halts[task]) if task in halts else "",
+            }
+            for task in range(self.tasks)
+        )
+
+    def carry_out(self, command: Command, move_id: str, halts: Halts, deadline: Deadline) -> Outcome:
+        """Do what is left to do, for as long as `deadline`.
+
+        Args:
+            halts: what `look` found.
+
+        Raises:
+            RefusedError: another operator is acting; nothing was changed.
+            KafkaOpError: the target gave no answer before anything was changed.
+        """
+        with Audit(self.flow, self._target, self._admin) as audit:
+            audit.begin(Deadline(self._timeout_s))
+            plan = self.rows(halts)
+            audit.write(self._record(command, move_id, Outcome("started", plan)), Deadline(self._timeout_s))
+            try:
+                outcome = self._act(command, move_id, self.left(command, halts), deadline)
+            except KeyboardInterrupt:
+                with contextlib.suppress(ReplicatorError):
+                    audit.write(self._record(command, move_id, Outcome("interrupted", plan)), Deadline(LAST_WORDS_S))
+                raise
+            try:
+                audit.write(self._record(command, move_id, outcome), Deadline(self._timeout_s))
+            except ReplicatorError as error:
+                text = f"the audit does not have the result: {error}"
+                return Outcome(outcome.state, outcome.tasks, (*outcome.texts, text))
+            return outcome
+
+    def _record(self, command: Command, move_id: str, outcome: Outcome) -> AuditRecord:
+        result = "; ".join(outcome.texts)
+        return AuditRecord.new(move_id, command, self.flow.name, outcome.state, outcome.tasks, result)
+
+    def _act(self, command: Command, move_id: str, tasks: list[int], deadline: Deadline) -> Outcome:
+        texts: list[str] = []
+        done = set(tasks)
+        try:
+            if command is Command.PAUSE:
+                halt(self.flow, self._target, tasks, halt_body(Reason.PAUSED, move_id), deadline)
+            else:
+                lift(self.flow, self._target, tasks, deadline)
+        except PartlyHaltedError as error:
+            texts.append(str(error))
+            done = set(error.done)
+        except (KafkaOpError, RefusedError) as error:
+            texts.append(str(error))
+            done = set()
+        try:
+            halts = self.look()
+        except ReplicatorError as error:
+            texts.append(f"not read back: {error}")
+            rows: Rows = tuple({"task": task, "state": "unknown", "reason": ""} for task in range(self.tasks))
+            return Outcome("partly_done" if done else "failed", rows, tuple(texts))
+        open_tasks = set(self.left(command, halts))
+        state = "done" if not open_tasks else "partly_done" if set(tasks) - open_tasks else "failed"
+        return Outcome(state, self.rows(halts), tuple(texts))
