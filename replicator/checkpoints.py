@@ -52,6 +52,8 @@ GROUPS_EVERY_S = 5.0
 MESSAGE_TIMEOUT_MS = 10_000
 PULSE_EVERY_S = 0.9
 """At most one a second; a little less, so that each of the passes that are a second apart has one."""
+FRESH_S = 1.0
+"""How old the answer that the flow is not halted may be when something is written."""
 OVERLAP_S = 60.0
 """After this no former owner can be writing any more."""
 
@@ -187,10 +189,9 @@ class Checkpoints:
         Raises:
             KafkaOpError: it failed; what was known before stays.
         """
+        began_s = time.monotonic()
         syncs = self._follow(leash)
-        self.halted = halted_text(self._flow.name, syncs.halted)
-        if self.halted:
-            self.note = f"nothing is written: {self.halted}"
+        if self._is_halted(syncs):
             return
         budget = leash.budget(timeout_s)
         topics = self._catalog.wait_for(1, budget)
@@ -205,6 +206,8 @@ class Checkpoints:
         late = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in late}, **found}
         self._metrics.translated(translated.counts)
+        if time.monotonic() - began_s > FRESH_S and self._is_halted(self._follow(leash)):
+            return  # the process was stopped in between, or an answer took long
         self._write(found, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
@@ -212,6 +215,12 @@ class Checkpoints:
         unreadable = next((str(it) for it in self._offsets.failures.values()), "")
         self.note = unreadable or self._ends_problem or untold
         self.passes += 1
+
+    def _is_halted(self, syncs: MapsState) -> bool:
+        self.halted = halted_text(self._flow.name, syncs.halted)
+        if self.halted:
+            self.note = f"nothing is written: {self.halted}"
+        return bool(self.halted)
 
     def _follow(self, leash: Leash) -> MapsState:
         """The syncs topic, up to what is committed now."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from replicator.clients import Cluster as Clients
+from replicator.committed import GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
+from replicator.groups import OffsetsReader
 from replicator.halts import Reason, halt, halt_body, lift
 from replicator.observe import Observer
 from replicator.status import flow_status
@@ -94,6 +98,30 @@ def test_an_idle_worker_notices_says_so_and_goes_on_later(bench: FlowBench, uniq
     assert found[where].upstream_next == 9
     assert not [it for it in bench.worker.notes() if "nothing is written" in it]
     assert not bench.found("task_failed_unexpectedly")
+
+
+def test_a_pass_that_began_before_the_halt_writes_no_checkpoints(
+    bench: FlowBench, unique: UniqueName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is stopped in the middle of a pass, and wakes up when the flow is halted."""
+    read, reads, awake = OffsetsReader.read, threading.Event(), threading.Event()
+
+    def read_and_sleep(reader: OffsetsReader, *args: Any) -> dict[str, GroupOffsets]:
+        found = read(reader, *args)
+        if any(unique("billing") in group for group in found):
+            reads.set()
+            awake.wait(TIMEOUT_S)
+        return found
+
+    monkeypatch.setattr(OffsetsReader, "read", read_and_sleep)
+    monkeypatch.setattr("replicator.checkpoints.FRESH_S", 0)
+    commit(bench.source, unique("billing"), {TP(bench.topic, 0): 4})
+    assert reads.wait(TIMEOUT_S)
+    halt_flow(bench)
+    before = log_ends(bench)
+    awake.set()
+    eventually(lambda: [it for it in bench.worker.notes() if it.startswith("checkpoints: nothing is writ")], SOON_S)
+    assert log_ends(bench) == before, bench.log()
 
 
 def test_a_busy_worker_is_fenced_and_then_stands_by(bench: FlowBench) -> None:
