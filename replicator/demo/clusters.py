@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.clients import AdminClient, Cluster, KafkaException, NewTopic, await_results
+from replicator.audit import read_audit
+from replicator.clients import AdminClient, Cluster, KafkaException, NewTopic, await_results, kafka_error
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.demo.flights import DemoError
-from replicator.names import syncs_topic
+from replicator.names import AUDIT_TOPIC, syncs_topic, worker_group
 from replicator.topics import list_topics
 
 PARTITIONS = 6
 ADMIN_TIMEOUT_S = 30.0
+RETRY_S = 0.5
 GROUP = "replicator-demo"
 """Consumers carry it and never join it."""
 
@@ -28,11 +31,13 @@ class Names:
         source: alias of the source cluster.
         target: alias of the target cluster.
         topic: on the source.
+        group: the consumer group that moves.
     """
 
     source: str = "east"
     target: str = "west"
     topic: str = "flights"
+    group: str = "departures"
 
     @classmethod
     def unique(cls) -> Names:
@@ -42,11 +47,16 @@ class Names:
         from these, and must not be those of a flow in production.
         """
         run = uuid.uuid4().hex[:8]
-        return cls(f"demo-{run}-east", f"demo-{run}-west", f"demo-{run}-flights")
+        return cls(f"demo-{run}-east", f"demo-{run}-west", f"demo-{run}-flights", f"demo-{run}-departures")
 
     @property
     def flow(self) -> str:
         return f"{self.source}->{self.target}"
+
+    @property
+    def groups(self) -> tuple[str, str]:
+        """The groups of this run that have offsets: the consumers', and the workers'."""
+        return self.group, worker_group(self.source, self.target)
 
     @property
     def remote_topic(self) -> str:
@@ -55,9 +65,10 @@ class Names:
 
     def config(self, bootstrap_servers: Mapping[str, str]) -> dict[str, Any]:
         """The workers' configuration; the clusters by alias."""
+        flow = {"topics": [self.topic], "groups": [self.group], "heartbeat_interval_s": 0}
         return {
             "clusters": {alias: {"bootstrap_servers": servers} for alias, servers in bootstrap_servers.items()},
-            "flows": {self.flow: {"topics": [self.topic.replace(".", r"\.")], "groups": [], "heartbeat_interval_s": 0}},
+            "flows": {self.flow: flow},
         }
 
 
@@ -103,16 +114,43 @@ class Sides:
         if partitions != PARTITIONS:
             raise DemoError(f"{self.names.remote_topic} has {partitions} partitions on the target, not {PARTITIONS}")
 
-    def remove_ours(self) -> list[str]:
-        """Delete the topics of this run, which has unique names, from both clusters; nothing else.
+    def consumers(self, alias: str) -> Cluster:
+        """A cluster, as the consumer group's members see it."""
+        cluster = self.source if alias == self.names.source else self.target
+        return Cluster(alias, cluster.side, cluster.settings, self.names.group)
+
+    # --- cleaning up --------------------------------------------------------------------------------------------------
+
+    def audit_exists(self) -> bool:
+        """Whether somebody moved groups to the target before.
+
+        Raises:
+            KafkaOpError: no answer.
+        """
+        admin = self.target.connect(ADMIN_TIMEOUT_S)
+        return AUDIT_TOPIC in list_topics(self.target, admin, Deadline(ADMIN_TIMEOUT_S)).topics
+
+    def remove_ours(self, *, had_audit: bool) -> list[str]:
+        """Delete the topics and groups of this run, which has unique names, from both clusters; nothing else.
+
+        Args:
+            had_audit: as `audit_exists` said before the run.
 
         Returns:
             What could not be deleted, and why.
         """
         mine = self.names
         left = self._remove(self.source, lambda topic: topic == mine.topic)
-        prefix, syncs = f"{mine.source}.", syncs_topic(mine.source)
-        return left + self._remove(self.target, lambda topic: topic == syncs or topic.startswith(prefix))
+        ours = {syncs_topic(mine.source)} | self._our_audit(had_audit)
+        left += self._remove(self.target, lambda topic: topic in ours or topic.startswith(f"{mine.source}."))
+        return left + [line for cluster in (self.source, self.target) for line in self._remove_groups(cluster)]
+
+    def _our_audit(self, had_audit: bool) -> set[str]:
+        """The audit's topic, where there was none before and nobody else moved anything since."""
+        deadline = Deadline(ADMIN_TIMEOUT_S)
+        admin = self.target.connect(ADMIN_TIMEOUT_S)
+        is_ours = not had_audit and all(it.flow == self.names.flow for it in read_audit(self.target, admin, deadline))
+        return {AUDIT_TOPIC} if is_ours else set()
 
     @staticmethod
     def _remove(cluster: Cluster, is_ours: Callable[[str], bool]) -> list[str]:
@@ -124,3 +162,19 @@ class Sides:
         except KafkaException as cause:
             return [str(cluster.error(cause, op="delete the demo's topics"))]
         return [f"{topic}: {result}" for topic, result in results.items() if isinstance(result, Exception)]
+
+    def _remove_groups(self, cluster: Cluster) -> list[str]:
+        """A worker that was killed is a member until its session times out: that is waited for."""
+        deadline = Deadline(ADMIN_TIMEOUT_S)
+        admin = cluster.connect(ADMIN_TIMEOUT_S)
+        left = dict.fromkeys(self.names.groups, "")
+        while left and not deadline.expired:
+            results = await_results(admin.delete_consumer_groups(list(left)), deadline)
+            left = {group: str(it) for group, it in results.items() if isinstance(it, Exception) and not _is_gone(it)}
+            time.sleep(deadline.slice_s(RETRY_S) if left else 0)
+        return [f"the group {group} on {cluster.alias}: {why}" for group, why in left.items()]
+
+
+def _is_gone(error: Exception) -> bool:
+    found = kafka_error(error)
+    return found is not None and found.name() == "GROUP_ID_NOT_FOUND"

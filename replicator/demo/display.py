@@ -1,4 +1,4 @@
-"""Progress: two bars and the workers on a terminal, a line every few seconds elsewhere. Always on stderr."""
+"""Progress: three bars and the workers on a terminal, a line every few seconds elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ class Status:
         records: how many there will be.
         produced: of these, on the source.
         replicated: of these, visible on the target.
+        processed: of these, by the consumer group.
+        where: the alias of the cluster where the group works.
         workers: name and state.
     """
 
     records: int
     produced: int
     replicated: int
+    processed: int
+    where: str
     workers: Sequence[tuple[str, str]]
 
     @property
@@ -81,20 +85,20 @@ class PlainDisplay:
 
     def update(self, status: Status) -> None:
         now_s = time.monotonic()
-        is_news = status.replicated >= status.records and not self._is_done
+        is_news = min(status.replicated, status.processed) >= status.records and not self._is_done
         if now_s < self._next_s and not is_news:
             return
         self._is_done |= is_news
         self._next_s = now_s + PLAIN_INTERVAL_S
         workers = ", ".join(f"{name}: {state}" for name, state in status.workers)
         self.say(
-            f"produced {status.produced:>9,} of {status.records:,}  replicated {status.replicated:>9,}  "
-            f"lag {status.lag:>7,}  {workers}"
+            f"produced {status.produced:>7,} of {status.records:,}  replicated {status.replicated:>7,}  "
+            f"processed {status.processed:>7,} on {status.where}  {workers}"
         )
 
 
 class TerminalDisplay:
-    """Two bars and a line for each worker at the bottom, what is said above them."""
+    """Three bars and a line for each worker at the bottom, what is said above them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -107,6 +111,7 @@ class TerminalDisplay:
         )
         self._produced = self._bars.add_task("produced", total=None, count="", remark="")
         self._replicated = self._bars.add_task("replicated", total=None, count="", remark="")
+        self._processed = self._bars.add_task("processed", total=None, count="", remark="")
         self._live = Live(console=console, refresh_per_second=REFRESHES_PER_S, transient=True)
         self._is_shown = False
 
@@ -125,6 +130,7 @@ class TerminalDisplay:
         for task, completed, remark in (
             (self._produced, status.produced, ""),
             (self._replicated, status.replicated, f"lag {status.lag:,}"),
+            (self._processed, status.processed, f"by the group on {status.where}"),
         ):
             count = f"{completed:>9,} of {status.records:,}"
             self._bars.update(task, total=status.records, completed=completed, count=count, remark=remark)

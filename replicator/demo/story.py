@@ -1,19 +1,21 @@
 """What the demo does, in order.
 
-    clusters → source topic → two workers → records flow → one worker is killed half-way → the other one takes over →
-    everything has arrived → every record is compared → the numbers
+    clusters → source topic → two workers → records flow, a consumer group reads them on the source → one worker is
+    killed → the other one takes over → switchover: the group goes on on the target → failback: it goes on on the source
+    → everything has arrived and is processed → every record is compared → the numbers
 
-Each step is a method of `_Story`; a further one (moving a consumer group, say) goes between `_flow` and `_compare`,
-where both clusters, the surviving worker and all records are there.
+Each step is one or two lines of `_Story._live`. On a run of the usual length the records flow all the time; with few of
+them (`--records`) the load waits, so that there is something to process on either cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +25,25 @@ from replicator.demo.clusters import PARTITIONS, Names, Sides
 from replicator.demo.compare import Comparison, Record, compare
 from replicator.demo.display import Display, Status
 from replicator.demo.flights import DemoError, Flights, number_of
+from replicator.demo.group import MEMBERS, Journal
+from replicator.demo.processes import Processes, open_processes, write_config
 from replicator.demo.reading import Reader
 from replicator.demo.summary import Kept, Latency, Measured, Summary, latencies, throughput
 from replicator.demo.traffic import Load, Timeline, Watch
-from replicator.demo.workers import Worker, run_workers, write_config
+from replicator.demo.trip import Trip
+from replicator.demo.workers import Worker
 from replicator.embedded import Clusters, ClusterSpec, open_clusters
 from replicator.errors import TP, ReplicatorError
 
-RECORDS_PER_S = 10_000
+RECORDS_PER_S = 8_000
+KILL_AT = 1 / 3
+"""Of the records: so many are produced when a worker is killed."""
+AWAY_AT_MOST = 0.75
+"""So many are produced, at most, until the group has moved to the target; as a rule it is there earlier."""
+HOME_AT_MOST = 0.92
+"""The same, until it has come home."""
+ABROAD = 0.1
+"""So many are processed, at least, on the target."""
 TASKS = 4
 """The default of `flows.*.tasks`."""
 TURN_S = 0.05
@@ -76,12 +89,12 @@ def run_demo(settings: DemoSettings, display: Display) -> Summary:
     with open_clusters(specs, existing=existing, keep=settings.keep) as clusters:
         sides = Sides.of(names, clusters[names.source].bootstrap_servers, clusters[names.target].bootstrap_servers)
         display.say(f"Two clusters after {time.monotonic() - began_s:.1f} s: {_addresses(sides)}")
-        with _cleaned_up(sides, display) if uses_existing else contextlib.nullcontext() as keep_topics:
+        with _cleaned_up(sides, display) if uses_existing else contextlib.nullcontext() as cleaning:
             summary = _Story(sides, flights, display).tell()
             summary = replace(summary, duration_s=time.monotonic() - began_s)
             if settings.keep:
-                if keep_topics is not None:
-                    keep_topics.pop_all()
+                if cleaning is not None:
+                    cleaning.pop_all()
                 summary = replace(summary, kept=_keep(sides, clusters))
         return summary
 
@@ -92,11 +105,12 @@ def _addresses(sides: Sides) -> str:
 
 @contextlib.contextmanager
 def _cleaned_up(sides: Sides, display: Display) -> Iterator[contextlib.ExitStack]:
-    """Remove our topics at the end; `pop_all` on the stack keeps them."""
+    """Remove our topics and groups at the end; `pop_all` on the stack keeps them."""
+    had_audit = sides.audit_exists()
 
     def remove() -> None:
         try:
-            left = sides.remove_ours()
+            left = sides.remove_ours(had_audit=had_audit)
         except ReplicatorError as error:
             left = [str(error)]
         for line in left:
@@ -118,8 +132,13 @@ def _keep(sides: Sides, clusters: Clusters) -> Kept:
         config=str(file),
         source_topic=sides.names.topic,
         remote_topic=sides.names.remote_topic,
+        group=sides.names.group,
         stop=" && ".join(command for command in commands if command),
     )
+
+
+class _StalledError(DemoError):
+    """Nothing happens any more."""
 
 
 class _Story:
@@ -136,79 +155,85 @@ class _Story:
         self._flights = flights
         self._display = display
         self._timeline = Timeline(len(flights))
+        self._journal = Journal(len(flights))
         names = sides.names
         self._load = Load(sides.source, names.topic, flights, self._timeline, RECORDS_PER_S)
         self._watch = Watch(sides.target, names.remote_topic, PARTITIONS, self._timeline)
+        self._trip = Trip(sides, self._journal, display, self._turn)
+        self._workers: list[Worker] = []
         self._killed_s = 0.0
         self._takeover_s = 0.0
 
     def tell(self) -> Summary:
-        """All of it, in order."""
+        """All of it, in order; records that never arrive do not keep it: the comparison says what they are."""
         self._sides.create_topic()
-        config = self._sides.names.config(self._sides.bootstrap_servers)
-        with run_workers(["worker-1", "worker-2"], config) as workers:
-            self._await_workers(workers)
+        with open_processes(self._sides.names.config(self._sides.bootstrap_servers)) as processes:
+            self._start_workers(processes)
             self._sides.check_remote_topic()
-            with self._traffic():
-                self._flow(workers)
-            # A planned move of a consumer group goes here: both clusters and a worker run, and all records are there.
-            for worker in workers:
+            with self._traffic(), self._trip:
+                try:
+                    self._live(processes)
+                except _StalledError as error:
+                    self._display.say(f"{error}: comparing what is there", "bold red")
+            for worker in self._workers:
                 worker.stop()
         comparison = self._compare()
-        return Summary(len(self._flights), comparison, self._measured(), 0.0)
+        moves = tuple(self._trip.moves)
+        return Summary(len(self._flights), comparison, self._journal.account(), moves, self._measured(), 0.0)
+
+    def _live(self, processes: Processes) -> None:
+        """What happens while records flow."""
+        names, records = self._sides.names, len(self._flights)
+        self._load.limit = math.ceil(records * AWAY_AT_MOST)
+        self._load.start()
+        self._trip.begin(names.source)
+        self._until(lambda: self._load.records >= records * KILL_AT)
+        self._kill(self._workers[0])
+        self._until(lambda: _tasks(self._workers) == set(range(TASKS)))
+        self._took_over()
+        self._until(lambda: self._lag * 100 <= records)
+        self._watch.end_standstills()
+
+        self._trip.move(processes, "switchover", names.target)
+        self._load.limit = math.ceil(records * HOME_AT_MOST)
+        self._until(lambda: self._trip.processed_here >= int(records * ABROAD))
+        self._trip.arrived()
+
+        self._trip.move(processes, "failback", names.source)
+        self._load.limit = records
+        self._until(lambda: self._load.is_done and min(self._watch.records, self._journal.processed) >= records)
+        self._trip.arrived()
+        self._trip.end()
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _start_workers(self, processes: Processes) -> None:
+        """Both run tasks, and together all of them."""
+        self._workers = [Worker(name, processes.start(name, "run")) for name in ("worker-1", "worker-2")]
+        deadline = Deadline(WORKERS_TIMEOUT_S)
+        while not (all(worker.tasks for worker in self._workers) and _tasks(self._workers) == set(range(TASKS))):
+            for worker in self._workers:
+                worker.refresh()
+            if deadline.expired:
+                raise DemoError(
+                    f"the workers did not share the tasks within {deadline.seconds:g} s; "
+                    + "\n".join(f"{worker.name} logged\n{worker.log_tail()}" for worker in self._workers)
+                )
+            time.sleep(TURN_S)
+        names = self._sides.names
+        running = ", ".join(f"{worker.name} (pid {worker.pid}) {worker.state}" for worker in self._workers)
+        self._display.say(f"Two workers share the flow {names.flow}: {running}")
+        self._display.say(f"Producing {len(self._flights):,} flights to {names.topic}, {PARTITIONS} partitions")
+        self._display.say(f"The group {names.group}, {MEMBERS} consumers, processes them on {names.source}")
 
     @contextlib.contextmanager
     def _traffic(self) -> Iterator[None]:
         self._watch.start()
-        self._load.start()
         try:
             yield
         finally:
             self._load.stop(STOP_TIMEOUT_S)
             self._watch.stop(STOP_TIMEOUT_S)
-
-    def _await_workers(self, workers: list[Worker]) -> None:
-        """Both run tasks, and together all of them."""
-        deadline = Deadline(WORKERS_TIMEOUT_S)
-        while not (all(worker.tasks for worker in workers) and _tasks(workers) == set(range(TASKS))):
-            for worker in workers:
-                worker.refresh()
-            if deadline.expired:
-                raise DemoError(
-                    f"the workers did not share the tasks within {deadline.seconds:g} s; "
-                    + "\n".join(f"{worker.name} logged\n{worker.log_tail()}" for worker in workers)
-                )
-            time.sleep(TURN_S)
-        running = ", ".join(f"{worker.name} (pid {worker.pid}) {worker.state}" for worker in workers)
-        self._display.say(f"Two workers share the flow {self._sides.names.flow}: {running}")
-        records = len(self._flights)
-        self._display.say(f"Producing {records:,} flights to {self._sides.names.topic}, {PARTITIONS} partitions")
-
-    def _flow(self, workers: list[Worker]) -> None:
-        """Watch the records flow, kill a worker half-way, and return when nothing is left to wait for.
-
-        Records that never arrive do not keep it: the comparison says what they are.
-        """
-        records = len(self._flights)
-        quiet = Deadline(STALLED_AFTER_S)
-        seen = -1
-        while not (self._load.is_done and self._watch.records >= records and self._takeover_s):
-            time.sleep(TURN_S)
-            self._load.check()
-            self._watch.check()
-            for worker in workers:
-                worker.refresh()
-            if not self._killed_s and self._load.records >= records / 2:
-                self._kill(workers[0])
-            if self._killed_s and not self._takeover_s and _tasks(workers) == set(range(TASKS)):
-                self._took_over(workers)
-            self._show(workers)
-            if self._watch.records != seen:
-                seen = self._watch.records
-                quiet = Deadline(STALLED_AFTER_S)
-            elif quiet.expired:
-                self._display.say(f"Nothing has arrived for {quiet.seconds:g} s: comparing what is there", "bold red")
-                return
 
     def _kill(self, worker: Worker) -> None:
         self._killed_s = time.monotonic()
@@ -216,14 +241,47 @@ class _Story:
         worker.kill()
         self._display.say(f"kill -9 {worker.pid}: {worker.name} is dead, {self._load.records:,} produced", "bold red")
 
-    def _took_over(self, workers: list[Worker]) -> None:
+    def _took_over(self) -> None:
         self._takeover_s = time.monotonic() - self._killed_s
-        survivor = next(worker for worker in workers if not worker.ended)
+        survivor = next(worker for worker in self._workers if not worker.ended)
         self._display.say(f"{survivor.name} runs all tasks, {self._takeover_s:.1f} s after the kill", "bold green")
 
-    def _show(self, workers: list[Worker]) -> None:
-        states = [(worker.name, worker.state) for worker in workers]
-        self._display.update(Status(len(self._flights), self._load.records, self._watch.records, states))
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def _until(self, is_met: Callable[[], bool]) -> None:
+        """Show the progress until then.
+
+        Raises:
+            _StalledError: there is none any more.
+            ReplicatorError: something failed.
+        """
+        quiet = Deadline(STALLED_AFTER_S)
+        seen = (-1, -1)
+        while not is_met():
+            self._turn()
+            now = self._watch.records, self._journal.processed
+            if now != seen:
+                seen = now
+                quiet = Deadline(STALLED_AFTER_S)
+            elif quiet.expired:
+                raise _StalledError(f"Nothing has arrived for {quiet.seconds:g} s")
+
+    def _turn(self) -> None:
+        time.sleep(TURN_S)
+        self._load.check()
+        self._watch.check()
+        self._trip.check()
+        for worker in self._workers:
+            worker.refresh()
+        states = [(worker.name, worker.state) for worker in self._workers]
+        done = self._load.records, self._watch.records, self._journal.processed
+        self._display.update(Status(len(self._flights), *done, self._trip.where, states))
+
+    @property
+    def _lag(self) -> int:
+        return max(0, self._load.records - self._watch.records)
+
+    # --- results ------------------------------------------------------------------------------------------------------
 
     def _compare(self) -> Comparison:
         """Read both topics completely, one partition after the other, and compare record by record."""

@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from replicator.demo.compare import Comparison
+from replicator.demo.compare import EXAMPLES, Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,62 @@ def latencies(produced_s: Sequence[float], visible_s: Sequence[float], before_s:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """What a consumer group did with the records, wherever it worked.
+
+    Args:
+        processed: different records.
+        twice: processed more often than once; each surplus time counts.
+        never: not processed.
+        unknown: processed and never produced; each time counts.
+        examples: a few of these, in words.
+    """
+
+    processed: int = 0
+    twice: int = 0
+    never: int = 0
+    unknown: int = 0
+    examples: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, times: Sequence[int], unknown: int) -> Account:
+        """From how often each record was processed, by its number."""
+        never = times.count(0)
+        odd = islice(((n, count) for n, count in enumerate(times) if count != 1), EXAMPLES)
+        examples = [f"processed {count} times by the group: n = {n}" for n, count in odd]
+        examples += [f"processed and never produced: {unknown} records"] if unknown else []
+        return cls(len(times) - never, sum(times) - (len(times) - never), never, unknown, tuple(examples))
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether each record was processed once, and there was one at all."""
+        return self.processed > 0 and self.twice == self.never == self.unknown == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of the group.
+
+    Args:
+        command: that moved it.
+        partitions: that it was about.
+        exact: of these, moved to the exact place.
+        took_s: from telling the group to stop until the command had moved it and read that back.
+        pause_s: from there until the group processed its first record where it is now; None when there was none.
+    """
+
+    command: str
+    partitions: int
+    exact: int
+    took_s: float
+    pause_s: float | None = None
+
+
+MOVES = 2
+"""There and back."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """What `--keep` left running.
 
@@ -83,6 +140,7 @@ class Kept:
         config: a configuration for `replicator -c`.
         source_topic: on the source.
         remote_topic: its copy.
+        group: the consumer group.
         stop: the shell command that removes it all.
     """
 
@@ -90,6 +148,7 @@ class Kept:
     config: str
     source_topic: str
     remote_topic: str
+    group: str
     stop: str
 
 
@@ -100,6 +159,8 @@ class Summary:
     Args:
         produced: records that the source acknowledged.
         comparison: of everything on both sides.
+        account: of the consumer group.
+        moves: of the group, in order.
         measured: speed and latency.
         duration_s: of the whole demo.
         kept: what still runs; None without `--keep`.
@@ -107,14 +168,23 @@ class Summary:
 
     produced: int
     comparison: Comparison
+    account: Account
+    moves: tuple[Move, ...]
     measured: Measured
     duration_s: float
     kept: Kept | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Whether every record produced is on both sides, once, in order and unchanged."""
-        return self.comparison.is_clean and self.comparison.source_records == self.produced
+        """Whether every record produced is on both sides, once, in order and unchanged, and was processed once."""
+        is_copied = self.comparison.is_clean and self.comparison.source_records == self.produced
+        is_processed = self.account.is_clean and self.account.processed == self.produced
+        return is_copied and is_processed and len(self.moves) == MOVES
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """A few of the things that are not as they should be."""
+        return (*self.comparison.examples, *self.account.examples)
 
     def to_json(self) -> dict[str, Any]:
         """For `-o json`; names are a contract."""
@@ -129,7 +199,14 @@ class Summary:
             "out_of_order": found.out_of_order,
             "changed": found.changed,
             "unknown": found.unknown,
-            "examples": list(found.examples),
+            "group": {
+                "processed": self.account.processed,
+                "twice": self.account.twice,
+                "never": self.account.never,
+                "unknown": self.account.unknown,
+                "moves": [_move(it) for it in self.moves],
+            },
+            "examples": list(self.examples),
             "throughput_records_per_s": {
                 "offered": measured.offered_per_s,
                 "average": round(measured.average_per_s, 1),
@@ -147,6 +224,7 @@ class Summary:
                 "config": self.kept.config,
                 "source_topic": self.kept.source_topic,
                 "remote_topic": self.kept.remote_topic,
+                "group": self.kept.group,
                 "stop": self.kept.stop,
             },
         }
@@ -166,6 +244,11 @@ class Summary:
         ]
         if found.unknown:
             rows.append(("unknown", f"{found.unknown:,}", "never produced"))
+        rows.append(("read twice", f"{self.account.twice:,}", "by the consumer group, on both clusters together"))
+        rows.append(("never read", f"{self.account.never:,}", ""))
+        for move in self.moves:
+            remark = f"told to stop to moved; first record after {seconds(move.pause_s)}"
+            rows.append((move.command, seconds(move.took_s), remark))
         speed = f"offered {measured.offered_per_s:,.0f}; {measured.peak_per_s:,} in the best second"
         rows.append(("throughput", f"{measured.average_per_s:,.0f}/s", speed))
         for name, percent in (("latency p50", "p50_s"), ("latency p99", "p99_s")):
@@ -175,6 +258,16 @@ class Summary:
         rows.append(("takeover", seconds(measured.takeover_s), standstill))
         rows.append(("standstill", seconds(measured.standstill_s), "the longest of a partition, after the kill"))
         return rows
+
+
+def _move(move: Move) -> dict[str, Any]:
+    return {
+        "command": move.command,
+        "partitions": move.partitions,
+        "exact": move.exact,
+        "took_s": round(move.took_s, 3),
+        "pause_s": None if move.pause_s is None else round(move.pause_s, 3),
+    }
 
 
 def _latency(latency: Latency | None) -> dict[str, float] | None:

@@ -6,6 +6,7 @@ read_committed consumer of the target has it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
@@ -32,8 +33,8 @@ class Timeline:
         self.visible_s = array("d", bytes(8 * records))
 
 
-class _Part(threading.Thread):
-    """A thread whose error is raised where it is asked for."""
+class Part(threading.Thread):
+    """A thread of the demo, whose error is raised where it is asked for."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -63,7 +64,7 @@ class _Part(threading.Thread):
             self.join(within_s)
 
 
-class Load(_Part):
+class Load(Part):
     """Produces all flights, `rate` records a second.
 
     Args:
@@ -72,6 +73,9 @@ class Load(_Part):
         flights: what.
         timeline: `produced_s` is filled in.
         rate: records per second.
+
+    Attributes:
+        limit: so many are produced, and no more until it is raised; the pace then goes on as before.
     """
 
     def __init__(self, source: Cluster, topic: str, flights: Flights, timeline: Timeline, rate: float) -> None:
@@ -81,6 +85,7 @@ class Load(_Part):
         self._flights = flights
         self._timeline = timeline
         self._rate = rate
+        self.limit = len(flights)
         self._refused: ReplicatorError | None = None
 
     @property
@@ -101,6 +106,10 @@ class Load(_Part):
         began_s = time.monotonic()
         while self.records < len(self._flights) and not self._stopping.is_set():
             due = min(len(self._flights), int((time.monotonic() - began_s) * self._rate) + 1)
+            limit = max(self.limit, self.records)
+            if due > limit:
+                began_s += (due - limit) / self._rate
+                due = limit
             for n in range(self.records, due):
                 flight = next(flights)
                 self._timeline.produced_s[n] = time.monotonic()
@@ -133,7 +142,7 @@ class Load(_Part):
             self._refused = self._source.error(error, op=f"produce to {self._topic}")
 
 
-class Watch(_Part):
+class Watch(Part):
     """Sees records become visible on the target.
 
     Args:
@@ -150,15 +159,19 @@ class Watch(_Part):
         self._timeline = timeline
         self._seen_s = [0.0] * partitions
         self._pauses_s = [0.0] * partitions
-        self._pauses_since_s = float("inf")
+        self._pauses_since_s = math.inf
 
     def begin_standstills(self, at_s: float) -> None:
         """Measure from now on how long partitions stand still."""
         self._pauses_since_s = at_s
 
+    def end_standstills(self) -> None:
+        """From now on they do not count."""
+        self._pauses_since_s = math.inf
+
     @property
     def longest_standstill_s(self) -> float:
-        """The longest time in which a partition that was still to get records got none, since `begin_standstills`."""
+        """The longest time in which a partition that was still to get records got none, while that is measured."""
         return max(self._pauses_s)
 
     def _work(self) -> None:

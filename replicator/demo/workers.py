@@ -1,26 +1,21 @@
-"""Two `replicator run` processes, as an operator would start them, that can't outlive the demo."""
+"""A `replicator run` process; what it does is read from its log."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from replicator.demo.flights import DemoError
-from replicator.embedded import OwnedProcess, Reaper
+from replicator.demo.processes import Tail
+from replicator.embedded import OwnedProcess
 
 STOP_TIMEOUT_S = 20.0
 
 
 class Worker:
-    """One worker process; what it does is read from its log.
+    """One worker process.
 
     Attributes:
         tasks: the tasks that it runs now.
@@ -32,7 +27,7 @@ class Worker:
         self.tasks: set[int] = set()
         self.ended = ""
         self._process = process
-        self._read_bytes = 0
+        self._log = Tail(process.log)
         self._joined = False
 
     @property
@@ -62,16 +57,11 @@ class Worker:
             self._apply(event)
 
     def _new_events(self) -> Iterator[Mapping[str, Any]]:
-        with contextlib.suppress(FileNotFoundError), self._process.log.open("rb") as log:
-            log.seek(self._read_bytes)
-            for line in log:
-                if not line.endswith(b"\n"):
-                    return  # half a line; the rest comes later
-                self._read_bytes += len(line)
-                with contextlib.suppress(json.JSONDecodeError):  # Python writes its own warnings there too
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        yield event
+        for line in self._log.lines():
+            with contextlib.suppress(json.JSONDecodeError):  # Python writes its own warnings there too
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
 
     def _apply(self, event: Mapping[str, Any]) -> None:
         match event.get("event"):
@@ -106,32 +96,3 @@ class Worker:
 
     def log_tail(self) -> str:
         return self._process.log_tail()
-
-
-@contextlib.contextmanager
-def run_workers(names: list[str], config: Mapping[str, Any]) -> Iterator[list[Worker]]:
-    """Start a worker for each name; they, their configuration and their logs are gone at the end.
-
-    They belong to a reaper process, which ends them even when we are killed with kill -9.
-    """
-    with Reaper() as reaper:
-        file = reaper.directory / "replicator.yaml"
-        write_config(file, {**config, "http": {"port": 0}})
-        argv = [*_clean_environment(), sys.executable, "-m", "replicator", "-c", str(file), "run"]
-        yield [Worker(name, reaper.spawn(argv, log=reaper.directory / f"worker-{name}.log")) for name in names]
-
-
-def write_config(file: Path, config: Mapping[str, Any]) -> None:
-    """Write a configuration that `replicator -c` reads."""
-    file.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-
-
-def _clean_environment() -> list[str]:
-    """Run without our user's REPLICATOR_* variables: they would override the demo's configuration."""
-    variables = [name for name in os.environ if name.upper().startswith("REPLICATOR_")]
-    if not variables:
-        return []
-    env = shutil.which("env")
-    if env is None:
-        raise DemoError(f"unset {', '.join(variables)}: they would change the demo's configuration")
-    return [env, *(argument for name in variables for argument in ("-u", name))]

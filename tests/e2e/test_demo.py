@@ -88,8 +88,8 @@ def pids(stderr: str) -> list[int]:
 
 
 @pytest.mark.timeout(240)
-def test_a_worker_is_killed_and_nothing_is_lost(home: Home) -> None:
-    """Exit code 0, zeros, and a kill that really happened; neither process nor file is left."""
+def test_a_worker_is_killed_a_group_moves_and_nothing_is_lost(home: Home) -> None:
+    """Exit code 0, zeros, a kill and two moves that really happened; neither process nor file is left."""
     result = home.run("--records", "20000", "-o", "json")
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
@@ -101,6 +101,16 @@ def test_a_worker_is_killed_and_nothing_is_lost(home: Home) -> None:
     assert "worker-2 runs all tasks" in result.stderr
     assert 2 < summary["takeover_s"] < 60
     assert summary["longest_standstill_s"] > 2
+    group = summary["group"]
+    assert [group[name] for name in ("processed", "twice", "never", "unknown")] == [20_000, 0, 0, 0]
+    assert [(it["command"], it["partitions"], it["exact"]) for it in group["moves"]] == [
+        ("switchover", 6, 6),
+        ("failback", 6, 6),
+    ]
+    assert all(0 < it["took_s"] <= it["pause_s"] < 60 for it in group["moves"])
+    abroad = re.search(r"The group stops after ([\d,]+) records on west", result.stderr)
+    assert abroad is not None
+    assert int(abroad[1].replace(",", "")) >= 2_000
     latency = summary["latency_s"]["all"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
     assert not is_running(victim)
@@ -123,6 +133,11 @@ def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
         assert config is not None
         check = [sys.executable, "-m", "replicator", "-c", config[1], "config", "check"]
         assert subprocess.run(check, capture_output=True, timeout=60, check=False).returncode == 0
+        switchover = re.search(r"-c \S+ (switchover \S+ --dry-run)", result.stdout)
+        assert switchover is not None
+        again = [*check[:-2], *switchover[1].split(), "-o", "json"]
+        plan = json.loads(subprocess.run(again, capture_output=True, timeout=60, check=True).stdout)
+        assert [row["translation"] for row in plan["partitions"]] == ["exact"] * 6
         assert not any(is_running(pid) for pid in pids(result.stderr))
     finally:
         ended = subprocess.run(stop, shell=True, capture_output=True, text=True, timeout=60, check=False)
@@ -131,14 +146,18 @@ def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_on_existing_clusters_only_its_own_topics_are_removed(home: Home, source: Cluster, target: Cluster) -> None:
-    """It works where other topics are, with names of its own, and takes these alone away."""
+def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source: Cluster, target: Cluster) -> None:
+    """It works where other topics and groups are, with names of its own, and takes these alone away."""
+    servers = (source.bootstrap_servers, target.bootstrap_servers)
 
     def topics() -> list[set[str]]:
-        servers = (source.bootstrap_servers, target.bootstrap_servers)
         return [set(admin_client(it).list_topics(timeout=10).topics) - {"__consumer_offsets"} for it in servers]
 
-    before = topics()
+    def groups() -> list[set[str]]:
+        listed = [admin_client(it).list_consumer_groups().result(timeout=10) for it in servers]
+        return [{group.group_id for group in it.valid} for it in listed]
+
+    before, groups_before = topics(), groups()
     arguments = ["--source-bootstrap", source.bootstrap_servers, "--target-bootstrap", target.bootstrap_servers]
     result = home.run("--records", "3000", "-o", "json", *arguments)
     assert result.returncode == 0, result.stderr
@@ -149,6 +168,7 @@ def test_on_existing_clusters_only_its_own_topics_are_removed(home: Home, source
         now = topics()
         assert all(found - {"__transaction_state"} <= had for found, had in zip(now, before, strict=True)), now
         assert all(had <= found for found, had in zip(now, before, strict=True)), now
+        assert groups() == groups_before
         return True
 
     assert eventually(is_as_before, within_s=10)

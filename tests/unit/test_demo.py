@@ -21,7 +21,9 @@ from replicator.demo.clusters import Names
 from replicator.demo.compare import Comparison, Record, compare, longest_rise
 from replicator.demo.display import PlainDisplay, Status
 from replicator.demo.flights import DemoError, Flights, find_file, number_of, to_flight
-from replicator.demo.summary import Latency, Measured, latencies, throughput
+from replicator.demo.group import Journal
+from replicator.demo.summary import Account, Latency, Measured, Move, latencies, throughput
+from replicator.demo.trip import short_plan
 from replicator.demo.workers import Worker
 from replicator.errors import ReplicatorError
 
@@ -178,7 +180,55 @@ def test_the_number_of_a_record(value: bytes | None, number: int | None) -> None
 def test_names_on_clusters_of_others_are_unique() -> None:
     """Also the aliases, from which the workers' group and transactional ids follow."""
     one, other = Names.unique(), Names.unique()
-    assert not {one.source, one.target, one.topic} & {other.source, other.target, other.topic}
+    assert not {one.source, one.target, one.topic, *one.groups} & {
+        other.source,
+        other.target,
+        other.topic,
+        *other.groups,
+    }
+    assert len({one.source, one.target, one.topic, *one.groups}) == 5
+
+
+# --- the consumer group -----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_what_the_group_did_is_counted_exactly(times: list[int]) -> None:
+    """Whatever was processed twice or never is what is found, wherever it was processed."""
+    journal = Journal(len(times))
+    for turn in range(3):
+        for n, count in enumerate(times):
+            if turn < count:
+                journal.note(n)
+    found = journal.account()
+    assert (found.never, found.unknown) == (times.count(0), 0)
+    assert found.twice == sum(count - 1 for count in times if count)
+    assert found.processed == journal.processed == len(times) - found.never
+    assert found.is_clean == (set(times) == {1})
+    assert bool(found.examples) != found.is_clean
+
+
+def test_a_record_that_was_never_produced_is_not_clean() -> None:
+    """One without a number, or with a number that there is not."""
+    for number in (None, 2):
+        journal = Journal(2)
+        for n in (0, 1, number):
+            journal.note(n)
+        assert journal.account() == Account(2, unknown=1, examples=("processed and never produced: 1 records",))
+        assert not journal.account().is_clean
+
+
+def test_a_plan_is_shown_in_the_direction_of_the_move() -> None:
+    """Where the group was → where it is."""
+    row = {
+        "topic": "flights", "partition": 0, "target_topic": "east.flights", "upstream_next": 1000,
+        "downstream_next": 1003, "translation": "exact", "reread_records": 0, "at_risk_records": None,
+    }  # fmt: skip
+    document = {"command": "switchover", "partitions": [row, {**row, "translation": "between", "reread_records": 7}]}
+    first, place = short_plan(document)
+    assert first == "2 partitions, 1 exact: 7 records to be read again, 0 at risk"
+    assert place == "flights 0 at 1,000 → east.flights 0 at 1,003; …"
+    assert short_plan({**document, "command": "failback"})[1].startswith("east.flights 0 at 1,003 → flights")
 
 
 # --- measurement ------------------------------------------------------------------------------------------------------
@@ -253,10 +303,16 @@ def test_a_worker_that_ends_by_itself_ends_the_demo(tmp_path: Path) -> None:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def summary(comparison: Comparison, kept: Kept | None = None) -> Summary:
+PROCESSED = Account(6)
+MOVES = (Move("switchover", 6, 6, 0.581, 0.66), Move("failback", 6, 6, 2.5, None))
+
+
+def summary(
+    comparison: Comparison, kept: Kept | None = None, account: Account = PROCESSED, moves: tuple[Move, ...] = MOVES
+) -> Summary:
     latency = Latency(0.0624, 9.84, 10.5)
     measured = Measured(10_000, 9_876.5, 31_000, latency, latency, 10.4, 10.6, 10)
-    return Summary(6, comparison, measured, 55.2, kept)
+    return Summary(6, comparison, account, moves, measured, 55.2, kept)
 
 
 CLEAN = Comparison(6, 6)
@@ -282,7 +338,9 @@ def test_a_clean_run_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """And prints every number."""
     code, text = run_cli(monkeypatch, summary(CLEAN))
     assert code == 0
-    for part in ("Clean", "lost", "duplicated", "out of order", "62 ms", "9.8 s", "9,876/s"):
+    for part in ("Clean", "lost", "duplicated", "out of order", "read twice", "never read", "switchover        581 ms"):
+        assert part in text
+    for part in ("62 ms", "9.8 s", "9,876/s", "first record after 660 ms", "failback           2.5 s"):
         assert part in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
@@ -300,6 +358,29 @@ def test_records_missing_on_the_source_are_not_clean() -> None:
     assert not summary(Comparison(5, 5)).is_clean
 
 
+@pytest.mark.parametrize(
+    "account",
+    [
+        Account(6, twice=1, examples=("processed 2 times: n = 3",)),
+        Account(5, never=1),
+        Account(6, unknown=1),
+        Account(5),
+    ],
+)
+def test_a_group_that_read_twice_or_never_is_not_clean(monkeypatch: pytest.MonkeyPatch, account: Account) -> None:
+    """However well the records were copied."""
+    code, text = run_cli(monkeypatch, summary(CLEAN, account=account))
+    assert code == 1
+    assert "NOT clean" in text
+    assert all(example in text for example in account.examples)
+
+
+def test_a_move_that_did_not_happen_is_not_clean() -> None:
+    """A group that stayed at home proves nothing."""
+    assert summary(CLEAN).is_clean
+    assert not summary(CLEAN, moves=MOVES[:1]).is_clean
+
+
 @pytest.mark.parametrize("comparison", [CLEAN, DAMAGED])
 def test_json_has_the_same_verdict(monkeypatch: pytest.MonkeyPatch, comparison: Comparison) -> None:
     """One document on stdout; `clean` and the exit code agree."""
@@ -308,17 +389,33 @@ def test_json_has_the_same_verdict(monkeypatch: pytest.MonkeyPatch, comparison: 
     assert content["clean"] is (code == 0) is (comparison is CLEAN)
     assert (content["records"], content["lost"]) == (6, comparison.lost)
     assert content["latency_s"]["all"] == {"p50": 0.0624, "p99": 9.84, "max": 10.5}
+    assert content["group"]["processed"] == 6
+    assert [content["group"][name] for name in ("twice", "never", "unknown")] == [0, 0, 0]
+    assert content["group"]["moves"][0] == {
+        "command": "switchover", "partitions": 6, "exact": 6, "took_s": 0.581, "pause_s": 0.66
+    }  # fmt: skip
     assert content["kept"] is None
 
 
 def test_kept_clusters_are_printed_with_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses, what to try, and how to end them."""
     kept = Kept(
-        {"east": "127.0.0.1:1", "west": "127.0.0.1:2"}, "/d/replicator.yaml", "flights", "east.flights", "end it"
+        {"east": "127.0.0.1:1", "west": "127.0.0.1:2"},
+        "/d/replicator.yaml",
+        "flights",
+        "east.flights",
+        "departures",
+        "end it",
     )
     code, text = run_cli(monkeypatch, summary(CLEAN, kept))
     assert code == 0
-    for part in ("127.0.0.1:1", "127.0.0.1:2", "-c /d/replicator.yaml run", "  end it"):
+    for part in (
+        "127.0.0.1:1",
+        "127.0.0.1:2",
+        "-c /d/replicator.yaml run",
+        "switchover departures --dry-run",
+        "  end it",
+    ):
         assert part in text
 
 
@@ -339,9 +436,9 @@ def test_plain_progress_is_lines_at_intervals() -> None:
     out = io.StringIO()
     display = PlainDisplay(Console(file=out))
     workers = [("worker-1", "tasks 0 1"), ("worker-2", "killed")]
-    for replicated in (1, 2, 3, 10, 10):
-        display.update(Status(10, 10, replicated, workers))
+    for done in (1, 2, 3, 10, 10):
+        display.update(Status(10, 10, done, done, "west", workers))
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert "worker-2: killed" in lines[0]
-    assert "lag       0" in lines[1]
+    assert "processed      10 on west" in lines[1]
