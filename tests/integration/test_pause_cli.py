@@ -1,0 +1,194 @@
+"""`pause`, `resume` and `history` on real brokers, in this process: refusals, repeats, halves, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+
+from replicator.cli import main
+from replicator.clients import Cluster as Clients
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.embedded import Cluster
+from replicator.errors import RetriableError
+from replicator.halts import Reason, halt, halt_body, read_halts
+from replicator.names import transactional_id
+from replicator.pausing import Pausing
+from replicator.syncs import ensure_topic
+from replicator.transactions import FencingWriter
+from tests.integration.flows import FlowBench, FlowBenches
+
+TASKS = 3
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    """Other tests log as if no command had run in this process."""
+    yield
+    structlog.reset_defaults()
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+    """A flow whose source is gone: nothing here may need it."""
+    return make_flow(source, target, flow={"tasks": TASKS}, clusters={"source": {"bootstrap_servers": "127.0.0.1:1"}})
+
+
+@pytest.fixture
+def flow(bench: FlowBench) -> Flow:
+    return bench.settings().flow(bench.name)
+
+
+@pytest.fixture
+def cluster(flow: Flow) -> Clients:
+    """The target, with the syncs topic of a flow that has run."""
+    cluster = Clients(flow.target, "target", flow.target_cluster, flow.group)
+    ensure_topic(cluster.connect(TIMEOUT_S), cluster, flow.syncs_topic, TASKS, flow.name, Deadline(TIMEOUT_S))
+    return cluster
+
+
+@pytest.fixture
+def run(bench: FlowBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    file = tmp_path / "replicator.yaml"
+    file.write_text(bench.settings().model_dump_json())
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["replicator", "-c", str(file), *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def halts(flow: Flow, cluster: Clients) -> dict[int, dict[str, Any]]:
+    return read_halts(flow, cluster, range(TASKS), Deadline(TIMEOUT_S))
+
+
+def test_a_flow_that_never_ran_is_refused(run: Run) -> None:
+    done = run("pause", "--yes", "-o", "json")
+    assert (done.code, done.json()["state"], done.json()["tasks"]) == (3, "refused", [])
+    assert "never ran" in done.stderr
+    assert run("history", "-o", "json").json() == []
+
+
+def test_nothing_changes_without_a_yes(run: Run, flow: Flow, cluster: Clients) -> None:
+    done = run("pause", "-o", "json")
+    assert (done.code, done.json()["state"]) == (3, "refused")
+    assert {task["state"] for task in done.json()["tasks"]} == {"running"}
+    assert "halts tasks 0, 1, 2" in done.stderr
+    assert "add --yes" in done.stderr
+    assert halts(flow, cluster) == {}
+    assert run("history", "-o", "json").json() == []
+
+
+def test_pause_and_resume_and_what_is_left_of_them(run: Run, flow: Flow, cluster: Clients) -> None:
+    """Repeated they do nothing, and the audit has one entry for each that did something."""
+    paused = run("pause", "--yes", "-o", "json").json()
+    assert (paused["state"], {it["state"] for it in paused["tasks"]}) == ("done", {"halted"})
+    assert sorted(halts(flow, cluster)) == [0, 1, 2]
+    again = run("pause", "-o", "json")
+    assert (again.code, again.json()["tasks"]) == (0, paused["tasks"])
+    assert "nothing to do: the flow" in again.stderr
+    resumed = run("resume", "--yes")
+    assert resumed.code == 0
+    assert resumed.stdout.count("running") == TASKS
+    assert "failback" not in resumed.stderr
+    assert halts(flow, cluster) == {}
+    nothing = run("resume")
+    assert (nothing.code, "is not halted" in nothing.stderr) == (0, True)
+    entries = [(it["id"], it["command"], it["state"]) for it in run("history", "-o", "json").json()]
+    assert entries[0] == (paused["id"], "pause", "done")
+    assert [it[1:] for it in entries[1:]] == [("resume", "done")]
+    table = run("history", "--top", "1").stdout
+    assert "resume" in table
+    assert "pause" not in table
+
+
+def test_resuming_after_a_failover_says_what_it_does_not_do(run: Run, flow: Flow, cluster: Clients) -> None:
+    halt(flow, cluster, range(TASKS), halt_body(Reason.FAILOVER, "move-1"), Deadline(TIMEOUT_S))
+    done = run("resume")
+    assert done.code == 3
+    assert "failover: move-1 by" in done.stderr
+    assert f"groups that moved to {flow.target} stay there: `replicator failback`" in done.stderr
+    assert len(halts(flow, cluster)) == TASKS
+    assert run("pause", "--yes").code == 0
+    assert {it["reason"] for it in halts(flow, cluster).values()} == {"failover"}
+
+
+def test_half_done_is_exit_4_and_the_next_try_does_the_rest(
+    run: Run, flow: Flow, cluster: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = FencingWriter.__init__
+
+    def silent(writer: FencingWriter, on: Clients, name: str) -> None:
+        if name == transactional_id(flow.source, flow.target, 1):
+            raise RetriableError("no answer", op="initialise transactions")
+        made(writer, on, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FencingWriter, "__init__", silent)
+        done = run("pause", "--yes", "-o", "json")
+    assert (done.code, done.json()["state"]) == (4, "partly_done")
+    assert [it["state"] for it in done.json()["tasks"]] == ["halted", "running", "halted"]
+    assert "task 1: " in done.stderr
+    assert run("history", "-o", "json").json()[-1]["state"] == "partly_done"
+    rest = run("pause", "--yes", "-o", "json")
+    assert (rest.code, [it["state"] for it in rest.json()["tasks"]]) == (0, ["halted"] * TASKS)
+    assert "halts task 1" in rest.stderr
+
+
+def test_of_two_operators_the_earlier_one_is_refused(
+    run: Run, flow: Flow, cluster: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one claims the flow between the claim and the first record."""
+    record = Pausing._record
+
+    def overtaken(self: Pausing, *arguments: Any) -> Any:
+        rival = FencingWriter(cluster, f"replicator-{flow.source}-{flow.target}-moves")
+        rival.open(Deadline(TIMEOUT_S))
+        rival.close()
+        return record(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pausing, "_record", overtaken)
+        done = run("pause", "--yes")
+    assert done.code == 3
+    assert "another operator began a move of this flow" in done.stderr
+    assert halts(flow, cluster) == {}
+
+
+def test_a_target_that_gives_no_answer_is_exit_1(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"connect_timeout_s": 1}
+    bench = make_flow(source, target, clusters={"target": {"bootstrap_servers": "127.0.0.1:1"}}, settings=settings)
+    file = tmp_path / "replicator.yaml"
+    file.write_text(bench.settings().model_dump_json())
+    monkeypatch.setattr(sys, "argv", ["replicator", "-c", str(file), "pause", "--yes"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
