@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit contract integration e2e bench-memory bench-throughput build clean
+.PHONY: help setup demo test lint types unit contract integration e2e build clean
+.PHONY: bench-failover bench-memory bench-throughput
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +38,9 @@ unit contract integration e2e: $(STAMP)
 
 bench-throughput: setup ## our throughput, CPU and memory next to MirrorMaker 2's (ARGS="--full --rounds 3" as published)
 	$(BIN)/python -m bench throughput $(ARGS)
+
+bench-failover: setup ## what moving groups costs, next to MirrorMaker 2 (ARGS="--full --rounds 2" as published)
+	$(BIN)/python -m bench failover $(ARGS)
 
 bench-memory: setup ## memory stays bounded: many partitions, large records, a target that stalls
 	$(BIN)/python -m bench memory $(ARGS)

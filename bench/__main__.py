@@ -9,20 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
-from bench import memory, offset_map, report, results, throughput
+from bench import failover, failover_report, memory, offset_map, report, results, throughput
 from bench.contenders import SOURCE, TARGET
 from replicator.errors import ReplicatorError
 
 FULL = {100: 4_000_000, 1024: 1_000_000}
 CONTENDERS = "ours,ours-2,mm2-tuned-eos,mm2-stock-eos"
+MOVERS, ALL_MOVERS = "ours,mm2-tuned-eos", "ours,mm2-tuned-eos,mm2-stock-eos"
 
-TABLES: dict[results.Kind, Callable[[dict[str, Any]], Table]] = {
+TABLES: dict[results.Kind, Callable[[dict[str, Any]], RenderableType]] = {
     "throughput": report.throughput_table,
     "memory": report.memory_table,
     "offset-map": report.offset_map_table,
+    "failover": failover_report.table,
 }
 
 console = Console(highlight=False, soft_wrap=True)
@@ -52,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
     limit.add_argument("--tree", help="another source tree to run ours from")
     long_life = commands.add_parser("offset-map", help="ten million runs through one offset map")
     long_life.add_argument("--runs", type=int, default=offset_map.RUNS)
+    moves = commands.add_parser("failover", help="groups move to the target: records read twice or never, and time")
+    moves.add_argument("--full", action="store_true", help="longer, and with MirrorMaker 2 as it comes, as published")
+    moves.add_argument("--rounds", type=int, default=1)
+    moves.add_argument("--contenders", help=f"default: {MOVERS}; with --full {ALL_MOVERS}")
+    moves.add_argument("--window", type=float, metavar="S", help="how long commits are timed; default: 30, --full 75")
     tables = commands.add_parser("report", help="tables from saved results")
     tables.add_argument("--publish", action="store_true", help="make the newest results those of docs/benchmarks.md")
     return top
@@ -109,6 +115,25 @@ def run_offset_map(options: argparse.Namespace) -> int:
     return 1 if found.complaints() else 0
 
 
+def run_failover(options: argparse.Namespace) -> int:
+    """Measure, save, print; fail when a group of ours did not get every record."""
+    wanted = failover.Options(
+        contenders=tuple((options.contenders or (ALL_MOVERS if options.full else MOVERS)).split(",")),
+        rounds=options.rounds,
+        warm_up_s=30.0 if options.full else 8.0,
+        window_s=options.window or (75.0 if options.full else 30.0),
+    )
+    about = results.machine()
+    runs = failover.measure(wanted, console.print)
+    file = results.save("failover", about, dataclasses.asdict(wanted), runs)
+    console.print(failover_report.table(results.load(file)))
+    console.print(f"saved: {file}")
+    found = [complaint for run in runs for complaint in run.complaints()]
+    for complaint in found:
+        console.print(f"a move does not keep its promise: {complaint}", style="red")
+    return 1 if found else 0
+
+
 def run_report(options: argparse.Namespace) -> int:
     """Print the newest results; with `--publish` keep them and write the document."""
     files = {kind: results.newest(kind) for kind in TABLES}
@@ -131,7 +156,7 @@ def published() -> str:
     """The document, from the published results."""
     files = {kind: results.PUBLISHED / f"{kind}.json" for kind in TABLES}
     documents = {kind: results.load(file) if file.exists() else None for kind, file in files.items()}
-    return report.render(documents["throughput"], documents["memory"], documents["offset-map"])
+    return report.render(documents)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -141,6 +166,7 @@ def main(arguments: Sequence[str]) -> int:
         "throughput": run_throughput,
         "memory": run_memory,
         "offset-map": run_offset_map,
+        "failover": run_failover,
         "report": run_report,
     }
     try:

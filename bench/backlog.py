@@ -78,7 +78,7 @@ class Backlog:
                 "sticky.partitioning.linger.ms": 0,
             }
         )
-        values = _values(self.size_bytes - KEY.size)
+        values = payloads(self.size_bytes - KEY.size)
         produce = producer.produce
         deadline = Deadline(60 + self.records * self.size_bytes / 2_000_000)
         for number in range(self.per_partition):
@@ -96,7 +96,7 @@ class Backlog:
             _check(deadline, f"filling {self.topic}")
 
 
-def _values(size_bytes: int) -> list[bytes]:
+def payloads(size_bytes: int) -> list[bytes]:
     """Values that compress about two to one: half noise, half text that repeats."""
     noise = random.Random(1).randbytes(POOL_BYTES)
     half = size_bytes // 2

@@ -118,7 +118,7 @@ class Launcher:
             config.write_text(our_config(task))
             processes = ["--processes", match["processes"]] if match["processes"] else []
             command = [sys.executable, "-m", "replicator", "-c", str(config), "run", *processes]
-            environment = {"PYTHONPATH": match["tree"] or str(Path(__file__).parents[1]), "PYTHONSAFEPATH": "1"}
+            environment = our_environment(name)
         else:
             assert self._kafka is not None
             config = folder / "mm2.properties"
@@ -136,6 +136,13 @@ def check_name(name: str) -> None:
         raise BenchError(f"no replicator in {match['tree']}")
     if not (OURS.fullmatch(name) or name in {"mm2-stock-eos", "mm2-tuned-eos"}):
         raise BenchError(f"no contender {name!r}: ours, ours-N, ours@DIR, mm2-stock-eos, mm2-tuned-eos")
+
+
+def our_environment(name: str) -> dict[str, str]:
+    """Variables that make Python run the replicator of the contender `ours…`: out of its tree, or this one."""
+    match = OURS.fullmatch(name)
+    tree = match["tree"] if match is not None else None
+    return {"PYTHONPATH": tree or str(Path(__file__).parents[1]), "PYTHONSAFEPATH": "1"}
 
 
 def our_config(task: Task) -> str:

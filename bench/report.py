@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from bench import failover_report
+from bench.results import Kind
+from bench.text import about, markdown, spread
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 REFERENCE = "mm2-tuned-eos"
@@ -25,14 +29,6 @@ HEADINGS = (
 SHORT = ("contender", "record", "rec/s", "rec/s, 2nd half", "µs/rec, 2nd half", "µs/rec", "peak MiB", "first s", "runs")
 AGES = ("age of the position, in transactions", "translate µs", "translate back µs", "records left to count, at most")
 KEYS = ("records_per_s", "half_records_per_s", "half_cpu_us", "cpu_us", "peak_rss_bytes", "first_record_s")
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """The median, and the range when there are several."""
-    middle = f"{statistics.median(values):,.{digits}f}"
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def _groups(runs: Iterable[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
@@ -150,24 +146,14 @@ def offset_map_table(document: dict[str, Any]) -> Table:
     return table
 
 
-def _markdown(headings: Sequence[str], table: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *table)]
-    return "\n".join(lines) + "\n"
-
-
-def _about(document: dict[str, Any]) -> str:
-    facts = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
-    return f"Measured {document['at']} on: {facts}.\n"
-
-
 INTRODUCTION = """# Benchmarks
 
 Made by `python -m bench report --publish` from the results in `bench/published`: don't edit. To repeat them:
-`make bench-throughput` and `make bench-memory`. For a verdict, use an idle machine and `ARGS="--full --rounds 3"`:
-4 M records of 100 B and 1 M of 1 KiB. In shorter runs a JVM is still warming up, also in the second half, and
-that favours us.
+`make bench-throughput`, `make bench-failover` and `make bench-memory`. For a verdict on throughput, use an idle
+machine and `ARGS="--full --rounds 3"`: 4 M records of 100 B and 1 M of 1 KiB. In shorter runs a JVM is still
+warming up, also in the second half, and that favours us.
 
-## How it is measured
+## How draining is measured
 
 Two clusters of one broker each and the contender on one machine; what other processes used is reported. A
 source topic of 4 partitions
@@ -191,36 +177,42 @@ brokers.
 """
 
 
-def render(throughput: dict[str, Any] | None, memory: dict[str, Any] | None, offset_map: dict[str, Any] | None) -> str:
-    """The text of docs/benchmarks.md."""
+def render(documents: Mapping[Kind, dict[str, Any] | None]) -> str:
+    """The text of docs/benchmarks.md, from the published document of each kind, where there is one."""
     parts = [INTRODUCTION]
-    if throughput is not None:
-        parts.append("## Draining a backlog\n")
-        parts.append(_markdown(HEADINGS, rows(throughput["result"])))
-        if compared := ratios(throughput["result"]):
-            parts.append("Medians, as multiples of the tuned MirrorMaker 2:\n")
-            parts.append(_markdown(HEADINGS[:-1], [row[:-1] for row in compared]))
-        others = [run["other_cpu"] for run in throughput["result"]]
-        parts.append(
-            f"{_about(throughput)}Processes that have nothing to do with it used {statistics.median(others):.0%} of the"
-            f" machine (median; at most {max(others):.0%})."
-        )
-        parts[-1] += "\n"
-    if memory is not None:
+    if (throughput := documents["throughput"]) is not None:
+        parts += throughput_section(throughput)
+    if (moves := documents["failover"]) is not None:
+        parts += failover_report.section(moves)
+    if (memory := documents["memory"]) is not None:
         parts.append("## Memory\n")
         parts.append(
             "Topics of 1 KiB and 100 KB records on many partitions, drained by one worker; halfway the target's broker "
             "is stopped with SIGSTOP, so that it neither answers nor closes a connection, and continued later.\n"
         )
-        parts.append(_markdown(("", "found"), memory_rows(memory)))
-        parts.append(_about(memory))
-    if offset_map is not None:
+        parts.append(markdown(("", "found"), memory_rows(memory)))
+        parts.append(about(memory))
+    if (offset_map := documents["offset-map"]) is not None:
         parts.append("## The offset map\n")
         parts.append(
             "Made by `python -m bench offset-map`, without Kafka. Each transaction holds ten records, with a gap among "
             "them on the source. What the thinned history leaves to be counted grows with the age.\n\n"
             f"{offset_map_summary(offset_map['result'])}\n"
         )
-        parts.append(_markdown(AGES, offset_map_rows(offset_map["result"])))
-        parts.append(_about(offset_map))
+        parts.append(markdown(AGES, offset_map_rows(offset_map["result"])))
+        parts.append(about(offset_map))
     return "\n".join(parts)
+
+
+def throughput_section(document: dict[str, Any]) -> list[str]:
+    """Draining a backlog."""
+    parts = ["## Draining a backlog\n", markdown(HEADINGS, rows(document["result"]))]
+    if compared := ratios(document["result"]):
+        parts.append("Medians, as multiples of the tuned MirrorMaker 2:\n")
+        parts.append(markdown(HEADINGS[:-1], [row[:-1] for row in compared]))
+    others = [run["other_cpu"] for run in document["result"]]
+    parts.append(
+        f"{about(document)}Processes that have nothing to do with it used {statistics.median(others):.0%} of the"
+        f" machine (median; at most {max(others):.0%}).\n"
+    )
+    return parts

@@ -21,7 +21,7 @@ from replicator.embedded.jars import find_java, kafka_version
 
 OUT = Path(__file__).parent / "out"
 PUBLISHED = Path(__file__).parent / "published"
-Kind = Literal["throughput", "memory", "offset-map"]
+Kind = Literal["throughput", "memory", "offset-map", "failover"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import yaml
 
 from bench import __main__ as program
 from bench import memory, offset_map, proc, report, results
-from bench.backlog import BenchError, _values
+from bench.backlog import BenchError, payloads
 from bench.contenders import MM2_TUNED, Task, check_name, mm2_config, our_config
 from bench.results import Run, Sample, summarise
 from replicator.config import build
@@ -126,7 +126,7 @@ def test_an_unknown_contender_is_refused(name: str) -> None:
 @pytest.mark.parametrize("size", [92, 1016, 99_992])
 def test_values_have_the_size_that_is_reported(size: int) -> None:
     """And several of them are different."""
-    values = _values(size)
+    values = payloads(size)
     assert {len(value) for value in values} == {size}
     assert len(set(values)) == len(values) > 5
 
@@ -193,6 +193,7 @@ def test_the_offset_map_is_measured_at_every_age() -> None:
 def test_the_published_document_is_what_the_published_results_say() -> None:
     """Nobody edits the figures by hand."""
     assert sorted(path.name for path in results.PUBLISHED.glob("*.json")) == [
+        "failover.json",
         "memory.json",
         "offset-map.json",
         "throughput.json",
