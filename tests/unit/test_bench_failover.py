@@ -74,6 +74,7 @@ def test_percentiles_are_of_values_that_occurred() -> None:
     assert percentile(values, 0.99) == 99
     assert percentile([*values[:99], math.inf], 0.99) == 99
     assert percentile([*values[:98], math.inf, math.inf], 0.99) is None
+    assert percentile([1.0, 2.0, 4.0], 0.5) == 2
     assert percentile([], 0.5) is None
 
 
@@ -148,6 +149,8 @@ def test_the_tables_hold_medians_and_ranges_by_lag() -> None:
     ]
     assert rows[0][2:] == ["0 (0 to 0)", "200 (100 to 300)", "0", *["1.00 (1.00 to 1.00)"] * 4]
     assert rows[2][5:] == ["never"] * 4
+    mixed = failover_report.cost_rows(document(*THEIRS, run("mm2-tuned-eos", 2, cost(0, 1000, None)))["result"])
+    assert mixed[0][5:] == ["never"] * 4
     assert all(len(row) == len(failover_report.COSTS) == len(failover_report.SHORT_COSTS) for row in rows)
     times = failover_report.time_rows(runs)
     assert times[1] == ["mm2-tuned-eos", "2.0", "1.0", "no step", "none", "5", "10,000", "25%", "1"]
