@@ -29,7 +29,6 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, FencedError, KafkaOpError, RefusedError, ReplicatorError
 from replicator.internal_topics import ensure_topic
 from replicator.names import AUDIT_TOPIC, moves_id
-from replicator.topics import list_topics
 from replicator.transactions import FencingWriter
 
 MAX_RECORD_BYTES = 900_000
@@ -156,21 +155,20 @@ def merged(records: Iterable[AuditRecord]) -> list[AuditRecord]:
 # --- the topic --------------------------------------------------------------------------------------------------------
 
 
-def read_audit(target: Cluster, admin: AdminClient, deadline: Deadline) -> list[AuditRecord]:
+def read_audit(target: Cluster, deadline: Deadline) -> list[AuditRecord]:
     """Every move of every flow to this cluster, newest last; none where nobody ever moved anything.
 
     Raises:
         KafkaOpError: not read within `deadline`, or not allowed to.
     """
-    if AUDIT_TOPIC not in list_topics(target, admin, deadline).topics:
-        return []
     records: list[AuditRecord] = []
 
     def take(message: Message) -> None:
         records.append(decode(message.key() or b"", message.value()))
 
     with closing(CompactedReader(target, AUDIT_TOPIC, [0], take)) as reader:
-        reader.read_to_end(deadline)
+        if reader.exists(deadline):
+            reader.read_to_end(deadline)
     return merged(records)
 
 

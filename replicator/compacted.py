@@ -46,7 +46,7 @@ class CompactedReader:
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in begins.items()])
 
     def exists(self, deadline: Deadline) -> bool:
-        """Whether the cluster has the topic.
+        """Whether the cluster has the topic; unlike in a list of all, one that may not be seen is an error.
 
         Raises:
             KafkaOpError: no answer, or not allowed to know.

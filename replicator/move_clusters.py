@@ -195,7 +195,7 @@ class MoveClusters:
     def _last_moves(self) -> Mapping[str, LastMove]:
         if self._moves is None:
             target = self.clusters.target
-            records = read_audit(target, self.clusters.admin(target), self.clusters.budget())
+            records = read_audit(target, self.clusters.budget())
             self._moves = last_moves(record for record in records if record.flow == self._flow.name)
         return self._moves
 

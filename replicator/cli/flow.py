@@ -73,8 +73,8 @@ def history(
     settings, the_flow = options.flow(flow)
     with interruptible(), busy(f"reading the audit on {the_flow.target}"):
         target = Cluster(the_flow.target, "target", the_flow.target_cluster, the_flow.group)
-        admin = target.connect(settings.connect_timeout_s)
-        found = read_audit(target, admin, Deadline(READ_TIMEOUT_S))
+        target.connect(settings.connect_timeout_s)
+        found = read_audit(target, Deadline(READ_TIMEOUT_S))
     records = [it for it in found if it.flow == the_flow.name or it.state == UNREADABLE]
     if output is Output.JSON:
         print_json([it.as_json() for it in records[-(top or len(records)) :]])

@@ -148,8 +148,7 @@ class Sides:
     def _our_audit(self, had_audit: bool) -> set[str]:
         """The audit's topic, where there was none before and nobody else moved anything since."""
         deadline = Deadline(ADMIN_TIMEOUT_S)
-        admin = self.target.connect(ADMIN_TIMEOUT_S)
-        is_ours = not had_audit and all(it.flow == self.names.flow for it in read_audit(self.target, admin, deadline))
+        is_ours = not had_audit and all(it.flow == self.names.flow for it in read_audit(self.target, deadline))
         return {AUDIT_TOPIC} if is_ours else set()
 
     @staticmethod

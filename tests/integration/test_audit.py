@@ -45,7 +45,7 @@ def audit_of(flow: Flow) -> Iterator[Audit]:
 
 def read(flow: Flow) -> list[AuditRecord]:
     target = Clients(flow.target, "target", flow.target_cluster, flow.group)
-    return read_audit(target, target.connect(TIMEOUT_S), Deadline(TIMEOUT_S))
+    return read_audit(target, Deadline(TIMEOUT_S))
 
 
 def record(flow: Flow, move_id: str, state: str) -> AuditRecord:
