@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from structlog.testing import capture_logs
 
+from replicator.audit import Audit, read_audit
 from replicator.clients import Cluster as Clients
 from replicator.committed import tag
 from replicator.config import Settings, build
@@ -29,6 +30,8 @@ from replicator.deadline import Deadline
 from replicator.embedded import Cluster, Clusters, ClusterSpec, SecuritySpec
 from replicator.errors import TP, KafkaOpError
 from replicator.metrics import Metrics
+from replicator.pausing import Command as PauseCommand
+from replicator.pausing import Pausing
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
 from replicator.refine import Refiner
@@ -70,7 +73,7 @@ def settings(secured: Clusters, user: str) -> Settings:
 def documented_rights() -> Iterator[tuple[str, AclBinding]]:
     """(cluster, ACL) of every `kafka-acls.sh` command of the guide."""
     commands = re.findall(r"^kafka-acls\.sh (.*)$", GUIDE.read_text().replace("\\\n", " "), flags=re.MULTILINE)
-    assert len(commands) == 9
+    assert len(commands) == 10
     for command in commands:
         words = shlex.split(command)
         options = dict(itertools.pairwise(words))
@@ -158,7 +161,10 @@ def notes(worker: FlowWorker, beginning: str) -> str:
 
 
 def test_documented_rights_are_enough(secured: Clusters) -> None:
-    """With them and no others a worker copies records and settings, follows a topic that grows, and moves groups."""
+    """With them and no others a worker copies records and settings, follows a topic that grows, and moves groups.
+
+    An operator with the same rights pauses and resumes the flow.
+    """
     east, west = secured["east"].admin_servers, secured["west"].admin_servers
     create_topic(east, "orders", config={"retention.ms": "123456789"})
     create_topic(east, "payments.eu")
@@ -181,9 +187,32 @@ def test_documented_rights_are_enough(secured: Clusters) -> None:
         eventually(lambda: TP("orders", 0) in committed(east, "replicator-east-west"), within_s=TIMEOUT_S)
         assert worker.not_ready() == ""
         assert worker.notes() == []
+        pausing = Pausing(settings(secured, "replicator").flow("east->west"), TIMEOUT_S)
+        for command in PauseCommand:
+            outcome = pausing.carry_out(command, command.value, pausing.look(), Deadline(TIMEOUT_S))
+            assert (outcome.state, outcome.texts) == ("done", ())
+    audit = read_audit(on_target(secured, "replicator"), Deadline(TIMEOUT_S))
+    assert [it.id for it in audit] == ["pause", "resume"]
     remote = ConfigResource(ConfigResource.Type.TOPIC, "east.orders")
     on_west = admin_client(west)
     assert on_west.describe_configs([remote])[remote].result(TIMEOUT_S)["retention.ms"].value == "123456789"
+
+
+def on_target(secured: Clusters, user: str) -> Clients:
+    return Clients("west", "target", settings(secured, user).clusters["west"], "replicator-east-west")
+
+
+def test_an_audit_that_may_not_be_used_says_which_right_is_missing(secured: Clusters) -> None:
+    """A history that may not be read is not an empty one."""
+    west = on_target(secured, "nobody")
+    with pytest.raises(KafkaOpError, match=r"grant READ on replicator\.audit to User:nobody"):
+        read_audit(west, Deadline(TIMEOUT_S))
+    flow = settings(secured, "nobody").flow("east->west")
+    with (
+        Audit(flow, west, west.connect(TIMEOUT_S)) as audit,
+        pytest.raises(KafkaOpError, match=r"grant CREATE and WRITE on replicator\.audit to User:nobody"),
+    ):
+        audit.begin(Deadline(TIMEOUT_S))
 
 
 def values(servers: str, topic: str) -> set[bytes | None]:
