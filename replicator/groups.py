@@ -23,7 +23,7 @@ from replicator.clients import (
     TopicPartition,
     await_results,
 )
-from replicator.committed import Committed, GroupOffsets, GroupState
+from replicator.committed import INACTIVE, Committed, GroupOffsets, GroupState
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.log import Logger
@@ -74,6 +74,20 @@ def describe_groups(
                 members = tuple(f"{it.client_id} at {it.host.lstrip('/')}" for it in result.members)
                 found[group] = GroupState(result.state.name, members)
     return found
+
+
+def group_states(
+    cluster: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline
+) -> dict[str, GroupState]:
+    """As `describe_groups`, for many: one answer tells which are at rest, and only the others are described.
+
+    Raises:
+        KafkaOpError: as `describe_groups`.
+    """
+    wanted = list(groups)
+    listed = list_groups(cluster, admin, deadline)
+    found = {group: GroupState(listed[group]) for group in wanted if listed.get(group) in INACTIVE}
+    return found | describe_groups(cluster, admin, (group for group in wanted if group not in found), deadline)
 
 
 class OffsetsReader:

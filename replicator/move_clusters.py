@@ -16,13 +16,13 @@ from typing import Any
 from replicator.audit import Audit, AuditRecord, read_audit
 from replicator.checkpoint_reader import KnownGroups, read_checkpoints
 from replicator.clients import Cluster
-from replicator.committed import Committed, GroupOffsets
+from replicator.committed import Committed, GroupOffsets, GroupState
 from replicator.config import HooksSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.failover import Facts, GroupFacts, LastMove
 from replicator.flow_clusters import FlowClusters
-from replicator.groups import commit_offsets, describe_groups, is_passing, is_refusal_of_members, list_groups
+from replicator.groups import commit_offsets, group_states, is_passing, is_refusal_of_members, list_groups
 from replicator.halts import Reason as HaltReason
 from replicator.halts import halt, halt_body, halt_text, to_halt
 from replicator.hooks import run_hook
@@ -30,7 +30,7 @@ from replicator.interrupts import held_back
 from replicator.move import Command, Order, Plan, Row
 from replicator.observe import describe_workers
 from replicator.refine import Refiner, Unrefined
-from replicator.routes import FlowView
+from replicator.routes import FlowView, Router
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
@@ -59,7 +59,8 @@ class MoveClusters:
         self._refined: dict[tuple[TP, int], Row] = {}
         self._refiners: dict[str, Refiner] = {}
         self._audit = Audit(clusters.flow, clusters.target, clusters.admin(clusters.target))
-        self._known: KnownGroups | None = None
+        self.known: KnownGroups | None = None
+        """What `checkpoints` read last."""
         self._moves: Mapping[str, LastMove] | None = None
 
     def close(self) -> None:
@@ -104,29 +105,24 @@ class MoveClusters:
         return sorted(filter(matches, listed)), f"on {cluster.alias}"
 
     def with_routes(self, order: Order) -> Order:
-        """Of all groups those that have a position in a topic of the flow."""
-        facts = self.look(order)
-        groups = tuple(
-            group
-            for group in order.groups
-            if any(facts.router.route(tp) is not None for tp in facts.groups[group].near_offsets)
-        )
-        return replace(order, groups=groups)
+        """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
+        view = self.clusters.view()
+        return _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), self._near(order, view))
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
-        self._known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
-        return self._known
+        self.known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
+        return self.known
 
     def knowledge_text(self) -> str:
         """How old what a failover knows of the groups is; empty for other moves."""
-        if self._known is None:
+        if self.known is None:
             return ""
-        if self._known.pulse_ms is None:
+        if self.known.pulse_ms is None:
             return "nobody says how old the checkpoints are"
-        at = dt.datetime.fromtimestamp(self._known.pulse_ms / 1000, dt.UTC)
-        ago_s = max(0.0, time.time() - self._known.pulse_ms / 1000)
-        late = f", but for {len(self._known.late)} groups" if self._known.late else ""
+        at = dt.datetime.fromtimestamp(self.known.pulse_ms / 1000, dt.UTC)
+        ago_s = max(0.0, time.time() - self.known.pulse_ms / 1000)
+        late = f", but for {len(self.known.late)} groups" if self.known.late else ""
         return f"what groups had committed is known up to {at:%Y-%m-%d %H:%M:%S.%f} UTC, {ago_s:,.1f} s ago{late}"
 
     def look(self, order: Order) -> Facts:
@@ -137,9 +133,19 @@ class MoveClusters:
             RefusedError: the flow never ran.
         """
         view = self.clusters.view()
+        return self._facts(order, view, self._near(order, view))
+
+    def look_with_routes(self, order: Order) -> tuple[Order, Facts]:
+        """`with_routes` and `look`, from one look."""
+        view = self.clusters.view()
+        near = self._near(order, view)
+        order = _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
+        return order, self._facts(order, view, {group: near[group] for group in order.groups})
+
+    def _facts(self, order: Order, view: FlowView, near_groups: Mapping[str, GroupFacts]) -> Facts:
         router = self.clusters.router(view, is_homeward=order.is_homeward)
         near, far = self._side(order, far=False), self._side(order, far=True)
-        groups = self._groups(order, view, near, far)
+        groups = self._far(near_groups, far)
         offsets = [it.near_offsets for it in groups.values()]
         source_ends = None
         if order.command is Command.FAILOVER:
@@ -155,37 +161,44 @@ class MoveClusters:
             not_flowing=self._not_flowing(),
         )
 
-    def _groups(self, order: Order, view: FlowView, near: Cluster, far: Cluster) -> dict[str, GroupFacts]:
-        moves = self._last_moves()
-        far_states = self._describe(far, order.groups)
-        far_offsets = self._read(far, order.groups)
+    def _near(self, order: Order, view: FlowView) -> dict[str, GroupFacts]:
+        """The groups where they are; for a failover as the checkpoints have it."""
         if order.command is Command.FAILOVER:
-            near_offsets: Mapping[str, GroupOffsets] = near_by_checkpoints(self.checkpoints(), view)
-            near_states = {}
-        else:
-            near_states = self._describe(near, order.groups)
-            near_offsets = self._read(near, order.groups)
-        failures = {
-            **self.clusters.offsets_reader(far).failures,
-            **({} if order.command is Command.FAILOVER else self.clusters.offsets_reader(near).failures),
+            known = near_by_checkpoints(self.checkpoints(), view)
+            return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}
+        near = self._side(order, far=False)
+        states = self._states(near, order.groups)  # first: what members commit before they leave is read after it
+        offsets = self._read(near, order.groups)
+        return {
+            group: GroupFacts(states[group], offsets.get(group, {}), problem=self._problem(near, group, offsets))
+            for group in order.groups
         }
-        found = {}
-        for group in order.groups:
-            problem = str(failures.get(group, ""))
-            is_read = group in far_offsets and (group in near_offsets or order.command is Command.FAILOVER)
-            if not problem and not is_read:
-                problem = f"the offsets of {group} are not stable: a transaction of its consumers is open, or hangs"
-            found[group] = GroupFacts(
-                near_states.get(group, GroupFacts().near), near_offsets.get(group, {}),
-                far_states[group], far_offsets.get(group, {}), problem, moves.get(group),
-            )  # fmt: skip
-        return found
 
-    def _describe(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, Any]:
-        return describe_groups(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
+    def _far(self, near_groups: Mapping[str, GroupFacts], far: Cluster) -> dict[str, GroupFacts]:
+        """The same with what they have where they go."""
+        moves = self._last_moves()
+        states = self._states(far, near_groups)
+        offsets = self._read(far, near_groups)
+        return {
+            group: replace(
+                it, far=states[group], far_offsets=offsets.get(group, {}), last_move=moves.get(group),
+                problem=it.problem or self._problem(far, group, offsets),
+            )
+            for group, it in near_groups.items()
+        }  # fmt: skip
+
+    def _states(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupState]:
+        return group_states(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
 
     def _read(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupOffsets]:
         return self.clusters.offsets_reader(cluster).read(groups, self.clusters.budget())
+
+    def _problem(self, cluster: Cluster, group: str, offsets: Mapping[str, GroupOffsets]) -> str:
+        """Why what the group has now was not read, or not all of it; empty when it was."""
+        if group in offsets and group not in self.clusters.offsets_reader(cluster).unsure:
+            return ""
+        text = f"the offsets of {group} are not stable: a transaction of its consumers is open, or hangs"
+        return str(self.clusters.offsets_reader(cluster).failures.get(group, text))
 
     def _not_flowing(self) -> str:
         target = self.clusters.target
@@ -293,6 +306,13 @@ class MoveClusters:
     def uninterrupted(self) -> AbstractContextManager[None]:
         """See `mover.World`."""
         return held_back(self._say)
+
+
+def _routed(order: Order, router: Router, near: Mapping[str, GroupFacts]) -> Order:
+    def concerns(it: GroupFacts) -> bool:
+        return bool(it.problem) or any(router.route(tp) is not None for tp in it.near_offsets)
+
+    return replace(order, groups=tuple(group for group in order.groups if concerns(near[group])))
 
 
 def _fits(pattern: str, group: str) -> bool:

@@ -146,19 +146,17 @@ class _Looking:
 
     def look(self, pattern: re.Pattern[str] | None) -> _Seen:
         names = [name for name in self._world.select(self._command, ()) if pattern is None or pattern.search(name)]
-        return self._seen(
-            self._world.with_routes(Order("", self._command, self._clusters.flow.name, tuple(names), True))
-        )
+        order = Order("", self._command, self._clusters.flow.name, tuple(names), is_all=True)
+        return self._seen(*self._world.look_with_routes(order))
 
-    def _seen(self, order: Order) -> _Seen:
-        facts = self._world.look(order)
-        return _Seen(plan_move(order, facts), facts, self._world.checkpoints())
+    def _seen(self, order: Order, facts: Facts) -> _Seen:
+        return _Seen(plan_move(order, facts), facts, self._world.known or self._world.checkpoints())
 
     def explain(self, group: str) -> Explanation:
         order = Order("", self._command, self._clusters.flow.name, self._world.select(self._command, [group]))
         if len(order.groups) != 1:
             raise RefusedError(f"{group!r} fits {len(order.groups)} groups: name one")
-        seen = self._seen(order)
+        seen = self._seen(order, self._world.look(order))
         rows = tuple(self._world.refine(row) if row.between else row for row in seen.plan.rows)
         plan = Plan(order, rows, seen.plan.refusals, seen.plan.waits)
         return explain(plan, seen.facts, self._clusters.view().syncs, self.source_problem)

@@ -13,10 +13,11 @@ import structlog
 
 from replicator import groups
 from replicator.clients import Cluster, KafkaError, KafkaException
+from replicator.committed import GroupState
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP, RetriableError
-from replicator.groups import GroupList, OffsetsReader
+from replicator.groups import GroupList, OffsetsReader, group_states
 
 LOG = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 CLUSTER = Cluster("east", "source", ClusterSettings(bootstrap_servers="127.0.0.1:1"), "replicator-east-west")
@@ -35,6 +36,7 @@ class FakeAdmin:
     def __init__(self) -> None:
         self.offsets: dict[str, Future[Any]] = {}
         self.listing: Future[Any] = Future()
+        self.described: list[str] = []
 
     def list_consumer_group_offsets(self, request: list[Any], **_: Any) -> Mapping[str, Future[Any]]:
         group = request[0].group_id
@@ -42,6 +44,15 @@ class FakeAdmin:
 
     def list_consumer_groups(self, **_: Any) -> Future[Any]:
         return self.listing
+
+    def describe_consumer_groups(self, names: list[str], **_: Any) -> Mapping[str, Future[Any]]:
+        """Every group that is asked for has one member."""
+        self.described += names
+        member = SimpleNamespace(client_id="c", host="/10.0.0.1")
+        found: dict[str, Future[Any]] = {name: Future() for name in names}
+        for future in found.values():
+            future.set_result(SimpleNamespace(state=SimpleNamespace(name="STABLE"), members=[member]))
+        return found
 
     def lists(self, *names: str, errors: tuple[KafkaError, ...] = ()) -> None:
         valid = [SimpleNamespace(group_id=name, state=SimpleNamespace(name="EMPTY")) for name in names]
@@ -97,3 +108,14 @@ def test_groups_of_a_broker_that_is_silent_are_kept() -> None:
     admin.lists(errors=(NO_BROKER,))
     with pytest.raises(RetriableError):
         listing.get(Deadline(5))
+
+
+def test_groups_at_rest_are_known_from_one_answer() -> None:
+    """Others are described, also those that are not in it: a broker may be silent, or a right missing."""
+    admin: Any = FakeAdmin()
+    admin.lists("rests", "works")
+    admin.listing.result().valid[1].state.name = "STABLE"
+    found = group_states(CLUSTER, admin, ["rests", "works", "hidden"], Deadline(5))
+    assert admin.described == ["works", "hidden"]
+    assert found["rests"] == GroupState("EMPTY")
+    assert found["works"] == found["hidden"] == GroupState("STABLE", ("c at 10.0.0.1",))
