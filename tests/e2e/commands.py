@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -76,12 +75,16 @@ class Command:
 
         eventually(has_said, within_s, every_s=0.02)
 
-    def is_running(self) -> bool:
-        return self._process.poll() is None
+    def send(self, number: int) -> None:
+        """Send a signal; SIGINT is what Ctrl-C does."""
+        self._process.send_signal(number)
 
-    def interrupt(self) -> None:
-        """As Ctrl-C does."""
-        self._process.send_signal(signal.SIGINT)
+    def wait(self, within_s: float = COMMAND_TIMEOUT_S) -> int:
+        """Wait for the end; the exit code."""
+        code = self._process.wait(within_s)
+        for reader in self._readers:
+            reader.join(10)
+        return code
 
     def ends(self, code: int = 0, within_s: float = COMMAND_TIMEOUT_S) -> Command:
         """Wait for the end.
@@ -89,9 +92,7 @@ class Command:
         Raises:
             AssertionError: another exit code.
         """
-        found = self._process.wait(within_s)
-        for reader in self._readers:
-            reader.join(10)
+        found = self.wait(within_s)
         assert found == code, f"exit code {found}, not {code}: {self.report()}"
         return self
 
