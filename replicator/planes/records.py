@@ -83,7 +83,8 @@ class RecordsPlane:
 
     def open(self, deadline: Deadline) -> None:
         # once connected, the coordinator is found at once; otherwise often only at librdkafka's next look, after 500 ms
-        self._producer.cluster_id(deadline.slice_s(5.0))
+        with contextlib.suppress(KafkaException):  # no answer: the next call says so, with the reason
+            self._producer.cluster_id(deadline.slice_s(5.0))
         while True:
             try:
                 self._producer.init_transactions(max(0.1, deadline.slice_s(5.0)))

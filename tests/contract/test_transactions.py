@@ -16,10 +16,17 @@ from confluent_kafka import Message, Producer
 
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
-from replicator.errors import AbortTransactionError, FencedError, KafkaOpError, PartitionError, StopReason
+from replicator.errors import (
+    AbortTransactionError,
+    FencedError,
+    KafkaOpError,
+    PartitionError,
+    RetriableError,
+    StopReason,
+)
 from replicator.offsets import Placement
 from tests.contract.conftest import Lane, settled
-from tests.contract.harness import TIMEOUT_S, Driver, assert_placed
+from tests.contract.harness import TIMEOUT_S, Driver, assert_placed, connect, settings
 from tests.kafka.eventually import eventually
 from tests.kafka.records import NewRecord, create_topic, produce, read_topic
 
@@ -186,6 +193,16 @@ def test_opening_fences_the_last_owner(lane: Lane) -> None:
     assert lane.arrived() == []
     placed = second.carry({lane.tp(): 10})
     assert_placed(placed, lane.written(), lane.arrived())
+
+
+def test_opening_without_an_answer_is_an_error_of_ours(lane: Lane) -> None:
+    """In time, and of a class that lets the task try again."""
+    plane = connect(lane.kind, (lane.source, "127.0.0.1:1"), settings(lane.transactional_id), lambda tp, records: None)
+    began_s = time.monotonic()
+    with pytest.raises(RetriableError, match="initialise transactions"):
+        plane.open(Deadline(1))
+    plane.close()
+    assert time.monotonic() - began_s < 5
 
 
 def test_a_fenced_owner_can_write_nothing_more(lane: Lane) -> None:
