@@ -185,6 +185,14 @@ class Members:
         enough = len(self.processed) + records
         self._await(lambda: len(self.processed) >= enough, within_s)
 
+    def await_partitions(self, partitions: int, within_s: float = 30.0) -> None:
+        """Wait until a record of so many partitions each is processed: the group then leaves with a place in each."""
+
+        def has_them() -> bool:
+            return len({it.tp for it in self.processed}) >= partitions
+
+        self._await(has_them, within_s)
+
     def await_numbers(self, numbers: Iterable[int], within_s: float = 60.0) -> None:
         """Wait until all of these are processed here."""
         wanted = set(numbers)
