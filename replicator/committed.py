@@ -21,6 +21,7 @@ from replicator.errors import TP
 
 INACTIVE = frozenset({"EMPTY", "DEAD"})
 """States of a group without members; every other one, also one that the client does not know, may have some."""
+SYNC_TAG = "replicator "
 MOVE_TAG = "replicator-move "
 
 
@@ -65,7 +66,7 @@ class Owner(enum.Enum):
 
 def tag(flow: str, next_offset: int) -> str:
     """The metadata of group sync's own commit."""
-    return f"replicator {flow} {next_offset}"
+    return f"{SYNC_TAG}{flow} {next_offset}"
 
 
 def is_ours(committed: Committed, flow: str) -> bool:
@@ -78,15 +79,16 @@ def move_tag(move_id: str) -> str:
     return MOVE_TAG + move_id
 
 
-def owner_of(committed: Committed | None, flow: str) -> Owner:
-    """Who wrote it, as far as group sync of `flow` and the moves are concerned."""
+def owner_of(committed: Committed | None) -> Owner:
+    """Who wrote it, whichever flow's group sync that was: a topic belongs to one flow."""
     if committed is None:
         return Owner.NOBODY
-    if is_ours(committed, flow):
-        return Owner.SYNC
-    return Owner.MOVE if committed.metadata.startswith(MOVE_TAG) else Owner.GROUP
+    if committed.metadata.startswith(MOVE_TAG):
+        return Owner.MOVE
+    is_synced = committed.metadata.startswith(SYNC_TAG) and committed.metadata.endswith(f" {committed.next_offset}")
+    return Owner.SYNC if is_synced else Owner.GROUP
 
 
 def is_a_tag(metadata: str) -> bool:
     """Whether the metadata is one of our tags, not the group's own."""
-    return metadata.startswith((MOVE_TAG, "replicator "))
+    return metadata.startswith((MOVE_TAG, SYNC_TAG))

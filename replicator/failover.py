@@ -21,31 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from replicator.committed import Committed, GroupOffsets, GroupState, Owner, is_a_tag, owner_of
+from replicator.committed import Committed, GroupOffsets, GroupState, is_a_tag, owner_of
+from replicator.earlier import LastMove, Past, Whole, refuse_or_skip, skipped
 from replicator.errors import TP
-from replicator.move import Command, Order, Plan, Reason, Row, RowState
+from replicator.move import NOTHING, Command, Order, Plan, Reason, Row, RowState
 from replicator.routes import Route, Router
 from replicator.translation import Ahead, Between, Exact, Expired, Unknown
 
 NO_MEMBERS = GroupState()
-
-
-@dataclass(frozen=True, slots=True)
-class LastMove:
-    """What the audit says of a group's last move.
-
-    Args:
-        positions: what the group had on the flow's source by the plan, as far as the audit has it.
-    """
-
-    move_id: str
-    command: str
-    is_done: bool
-    positions: Mapping[TP, int] = field(default_factory=dict)
-
-    @property
-    def is_homeward(self) -> bool:
-        return self.command == Command.FAILBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +78,15 @@ def plan_move(order: Order, facts: Facts) -> Plan:
     waits: list[str] = []
     for group in order.groups:
         it = facts.groups.get(group, GroupFacts())
+        past = Past(order, facts.near, facts.far, group, it.last_move)
         found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
-        found = [_settled(order, it.last_move, row) for row in found]
-        whole = _whole_group(order, facts, group, it, found)
-        rows += [_skipped(row, whole.skip) for row in found] if whole.skip else found
+        found = [past.settle(row) for row in found]
+        whole = _whole_group(facts, it, past, found)
+        rows += [skipped(row, whole.skip) if whole.skip and row.far is not None else row for row in found]
         refusals += [whole.refusal] if whole.refusal else []
         waits += [whole.wait] if whole.wait else []
-    if facts.halted and any(row.must_wait for row in rows):
+    is_behind = not order.is_homeward and any(row.must_wait for row in rows)  # the way home waits for the flow back
+    if facts.halted and is_behind:
         refusals.append(f"not all is replicated, and {facts.halted}: `replicator resume` first")
     return Plan(order, tuple(rows), tuple(refusals), tuple(waits))
 
@@ -109,109 +94,41 @@ def plan_move(order: Order, facts: Facts) -> Plan:
 # --- a whole group ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """What is true of a group as a whole; empty texts: nothing keeps it."""
-
-    refusal: str = ""
-    wait: str = ""
-    skip: str = ""
-
-
-def _whole_group(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole:
+def _whole_group(facts: Facts, it: GroupFacts, past: Past, found: list[Row]) -> Whole:
+    order, group = past.order, past.group
     if it.problem:
-        return _Whole(refusal=it.problem)
+        return Whole(refusal=it.problem)
     if not it.near_offsets:
-        return _Whole(refusal=_unknown_group(order, facts, group))
-    if order.command is not Command.RESYNC:
-        earlier = _home(order, facts, group, it, rows) if order.is_homeward else _away(order, facts, group, it, rows)
-        if earlier is not None:
-            return earlier
+        return Whole() if order.is_all else Whole(refusal=_unknown_group(order, facts, group))
+    rows = [row for row in found if row.far is not None]
+    if not rows:
+        return refuse_or_skip(order, Reason.FILTERED, f"the flow replicates no topic of the group {group}")
+    return past.whole(rows) or _at_rest(facts, it, past, rows)
+
+
+def _at_rest(facts: Facts, it: GroupFacts, past: Past, rows: list[Row]) -> Whole:
+    """What follows from the members that the group has."""
+    order, group = past.order, past.group
     has_work = any(row.is_planned or row.must_wait or row.is_obstacle for row in rows)
     if has_work and it.far.is_active:
-        return _refuse_or_skip(
+        return refuse_or_skip(
             order, Reason.TARGET_GROUP_ACTIVE, f"the group {group} has members on {_members(facts.far, it.far)}"
         )
+    is_to_end = has_work or any(row.state is RowState.COMMITTED for row in rows)
     needs_rest = order.command in (Command.SWITCHOVER, Command.FAILBACK)
-    if needs_rest and has_work and it.near.is_active:
-        return _Whole(wait=f"the group {group} has members on {_members(facts.near, it.near)}")
-    return _Whole()
+    if needs_rest and is_to_end and it.near.is_active:
+        return Whole(wait=f"the group {group} has members on {_members(facts.near, it.near)}")
+    return Whole()
 
 
 def _members(alias: str, state: GroupState) -> str:
     return f"{alias}: {', '.join(state.members) or 'state ' + state.state}; stop them"
 
 
-def _refuse_or_skip(order: Order, reason: Reason, text: str) -> _Whole:
-    """A group that was named is refused; one of all is left out."""
-    return _Whole(skip=f"{reason}: {text}") if order.is_all else _Whole(refusal=text)
-
-
 def _unknown_group(order: Order, facts: Facts, group: str) -> str:
     if order.command is Command.FAILOVER:
         return f"no checkpoint of the group {group} on {facts.far}: unknown, or never committed for the flow's topics"
     return f"the group {group} has no committed offsets on {facts.near}"
-
-
-def _home(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole | None:
-    """A group that is on its way home must have been away; None when nothing keeps it."""
-    owners = {owner_of(it.near_offsets.get(row.near), order.flow) for row in rows if row.is_inverse}
-    if owners & {Owner.GROUP, Owner.MOVE}:
-        return None
-    last = it.last_move
-    if last is not None and last.is_homeward and last.is_done:
-        return _Whole(skip=f"{Reason.MOVED_ALREADY}: {last.command} {last.move_id} brought it home")
-    text = f"the group {group} has not moved to {facts.near}: what it has there was written by group sync"
-    return _refuse_or_skip(order, Reason.MOVED_ALREADY, text)
-
-
-def _away(order: Order, facts: Facts, group: str, it: GroupFacts, rows: list[Row]) -> _Whole | None:
-    """What follows from the group's offsets on `far` that group sync did not write; None when nothing does."""
-    last = it.last_move
-    owners = {_owner_far(order, row) for row in rows if not row.is_inverse and row.far is not None}
-    if not owners & {Owner.GROUP, Owner.MOVE}:
-        return None
-    if last is None:
-        if Owner.GROUP not in owners:
-            return None
-        text = f"the group {group} has offsets of its own on {facts.far}: it was used there without a move"
-        return _refuse_or_skip(
-            order, Reason.MOVED_ALREADY, f"{text}; `replicator resync` gives them back to group sync"
-        )
-    if last.is_homeward or not last.is_done:
-        return None  # it came home since, or an interrupted move goes on
-    if any(it.near_offsets[tp].next_offset != was for tp, was in last.positions.items() if tp in it.near_offsets):
-        text = f"the group {group} moved to {facts.far} ({last.command} {last.move_id}), and has worked on {facts.near}"
-        return _refuse_or_skip(
-            order, Reason.MOVED_ALREADY, f"{text} since: `replicator failback` or `replicator resync` first"
-        )
-    return _Whole(skip=f"{Reason.MOVED_ALREADY}: {last.command} {last.move_id} did it")
-
-
-def _owner_far(order: Order, row: Row) -> Owner:
-    is_what_we_write = row.metadata and row.found == Committed(row.far_next or 0, row.metadata)
-    return Owner.MOVE if is_what_we_write else owner_of(row.found, order.flow)
-
-
-def _skipped(row: Row, reason: str) -> Row:
-    return replace(
-        row, state=RowState.SKIPPED, reason=reason, reread_records=0, at_risk_records=0, must_wait=False,
-        is_obstacle=False,
-    )  # fmt: skip
-
-
-def _settled(order: Order, last: LastMove | None, row: Row) -> Row:
-    """What an interrupted move has done already is not done again."""
-    if order.command is Command.RESYNC or not row.is_planned or row.must_wait or row.is_obstacle:
-        return row
-    assert row.found is None or row.far_next is not None
-    owner = _owner_far(order, row)
-    if owner is Owner.MOVE and row.found is not None and row.found.next_offset == row.far_next:
-        return replace(row, state=RowState.COMMITTED, reason="committed before")
-    was_interrupted = last is not None and not last.is_done and last.command == order.command
-    if owner is Owner.GROUP and was_interrupted and not row.is_inverse and not order.is_homeward:
-        return _skipped(row, f"{Reason.MOVED_ALREADY}: the group has committed there since")
-    return row
 
 
 # --- one partition ----------------------------------------------------------------------------------------------------
@@ -227,6 +144,7 @@ def _row(order: Order, facts: Facts, group: str, near: TP, committed: Committed)
     row = Row(
         group, near, route.far, committed.next_offset, None, "unknown",
         is_inverse=route.is_inverse,
+        near_owner=owner_of(committed),
         found=it.far_offsets.get(route.far),
         metadata="" if is_a_tag(committed.metadata) else committed.metadata,
     )  # fmt: skip
@@ -244,7 +162,7 @@ def _translated(row: Row, route: Route, facts: Facts) -> Row:
         case Exact(next_offset, is_end):
             is_far_end = is_end and not route.is_inverse
             place = _past_markers(facts, route.far, next_offset) if is_far_end else next_offset
-            return replace(row, far_next=place, translation="exact", is_end=is_far_end)
+            return replace(row, far_next=place, translation="exact")
         case Between() as between:
             text = f"{Reason.THINNED}: the map is thinned out here; {between.records:,} records to count"
             return replace(
@@ -259,11 +177,11 @@ def _translated(row: Row, route: Route, facts: Facts) -> Row:
             is_stuck = bool(route.stopped)
             return replace(
                 row, far_next=end, translation="ahead", reason=text, must_wait=not is_stuck, is_obstacle=is_stuck,
-                is_end=True, reread_records=behind,
+                reread_records=behind,
             )  # fmt: skip
-        case Expired(known_from):
-            text = f"{Reason.EXPIRED}: {row.near_next:,} lies before what the map knows, {known_from:,}"
-            return replace(row, translation="expired", reason=text, is_obstacle=True, reread_records=None)
+        case Expired(known_from, low):
+            text = f"{Reason.EXPIRED}: {row.near_next:,} lies before what was ever replicated, {known_from:,}"
+            return replace(row, far_next=low, translation="expired", reason=text, is_obstacle=True)
         case Unknown(reason):
             is_new = newest is None and not route.problem and not route.is_inverse
             kind = Reason.NOT_REPLICATED_YET if is_new else Reason.UNTRANSLATABLE
@@ -283,7 +201,8 @@ def _at_risk(row: Row, route: Route, facts: Facts) -> Row:
     at_risk: int | None = None
     end = (facts.source_ends or {}).get(route.upstream)
     if end is not None and newest is not None:
-        at_risk = max(0, end - newest.upstream_next)
+        never_copied = max(0, route.offset_map.first_upstream - row.near_next)
+        at_risk = max(0, end - newest.upstream_next) + never_copied
     if row.far_next is None:  # where nothing can be said the consumer's own reset decides
         return replace(
             row,
@@ -303,7 +222,7 @@ def _kept_near(row: Row) -> Row:
     if row.far_next is None:
         return replace(row, state=RowState.SKIPPED, is_obstacle=False, must_wait=False)
     was = f"was {row.found.next_offset:,}" if row.found is not None else "was not committed"
-    return replace(row, is_obstacle=False, must_wait=False, reason="; ".join(it for it in (was, row.reason) if it))
+    return replace(row, is_obstacle=False, must_wait=False, reason="; ".join(it for it in (row.reason, was) if it))
 
 
 def missing_rows(facts: Facts, group: str, near_partitions: Iterable[TP]) -> Iterator[Row]:
@@ -316,4 +235,4 @@ def missing_rows(facts: Facts, group: str, near_partitions: Iterable[TP]) -> Ite
             reason = (
                 f"{Reason.NEVER_COMMITTED}: the group has no position here; its consumers' auto.offset.reset decides"
             )
-            yield Row(group, tp, route.far, -1, None, "unknown", RowState.SKIPPED, reason)
+            yield Row(group, tp, route.far, NOTHING, None, "unknown", RowState.SKIPPED, reason)

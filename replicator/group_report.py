@@ -22,6 +22,7 @@ ADVICE = {
     Reason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits for that",
     Reason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: the group works there already",
     Reason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",
+    Reason.SYNCED: "nothing to do: the group itself never committed it there",
     Reason.FLOW_HALTED: "`replicator resume`",
     Reason.SOURCE_UNREACHABLE: "`replicator failover` works without it",
 }
@@ -73,7 +74,7 @@ def group_rows(plan: Plan, facts: Facts, known: KnownGroups, now_ms: float, *, i
                 round(age_s, 3) if age_s is not None and is_known else None,
                 it.near.is_active if is_source_up else None,
                 it.far.is_active,
-                owner_of(row.found, plan.order.flow) is Owner.SYNC,
+                owner_of(row.found) is Owner.SYNC,
             )
         )
     return sorted(rows, key=lambda it: it.pain)
@@ -136,7 +137,7 @@ def _whole(plan: Plan, facts: Facts, group: str, source_problem: str) -> Iterabl
         yield Reason.SOURCE_GROUP_ACTIVE, f"it has members on {facts.near}: {', '.join(it.near.members)}"
     if it.far.is_active:
         yield Reason.TARGET_GROUP_ACTIVE, f"it has members on {facts.far}: {', '.join(it.far.members)}"
-    owners = [owner_of(row.found, plan.order.flow) for row in plan.rows if not row.is_inverse]
+    owners = [owner_of(row.found) for row in plan.rows if not row.is_inverse]
     moved = sum(owner in (Owner.GROUP, Owner.MOVE) for owner in owners)
     if moved:
         how = f" ({it.last_move.command} {it.last_move.move_id})" if it.last_move is not None else ""

@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.committed import Committed, move_tag, tag
+from replicator.committed import Committed, Owner, move_tag, tag
 from replicator.errors import TP
 from replicator.translation import Between
+
+NOTHING = -1
+"""No position: never in a row that is to be committed, and null in JSON."""
 
 
 class Command(enum.StrEnum):
@@ -45,6 +48,7 @@ class Reason(enum.StrEnum):
     SOURCE_GROUP_ACTIVE = "source_group_active"
     TARGET_GROUP_ACTIVE = "target_group_active"
     MOVED_ALREADY = "moved_already"
+    SYNCED = "synced"
     FLOW_HALTED = "flow_halted"
     SOURCE_UNREACHABLE = "source_unreachable"
 
@@ -76,14 +80,14 @@ class Row:
 
     Args:
         far: None when no flow carries the partition.
-        near_next: what the group committed on `near`.
+        near_next: what the group committed on `near`; `NOTHING` in a row that only says so.
         far_next: where it goes on, on `far`; None when nobody can tell.
         reread_records: at most; None when not known.
         at_risk_records: on the source and not on the target, at most; None when not known.
         must_wait: it can't move yet, and that may pass.
         is_obstacle: it keeps the plan from being carried out.
-        is_end: everything replicated is read: `far_next` may be moved past transaction markers.
         between: to be refined by counting, if there is time.
+        near_owner: who wrote what `near` has.
         found: what `far` has now.
     """
 
@@ -99,9 +103,9 @@ class Row:
     at_risk_records: int | None = 0
     must_wait: bool = False
     is_obstacle: bool = False
-    is_end: bool = False
     is_inverse: bool = False
     between: Between | None = None
+    near_owner: Owner = Owner.GROUP
     found: Committed | None = None
     metadata: str = ""
 
@@ -111,7 +115,8 @@ class Row:
 
     def as_json(self, *, is_homeward: bool) -> dict[str, Any]:
         """The contract of ``-o json``: `topic` and `upstream_next` are on the flow's source, whatever the direction."""
-        near, far = (self.near, self.near_next), (self.far, self.far_next)
+        near = self.near, None if self.near_next == NOTHING else self.near_next
+        far = self.far, self.far_next
         upstream, downstream = (far, near) if is_homeward else (near, far)
         return {
             "group": self.group,
@@ -158,8 +163,8 @@ class Plan:
 
     @property
     def planned(self) -> tuple[Row, ...]:
-        """What there is to commit."""
-        return tuple(row for row in self.rows if row.is_planned)
+        """What there is to commit (invariant G: nothing, when it is refused)."""
+        return () if self.is_refused else tuple(row for row in self.rows if row.is_planned)
 
     def commits(self) -> dict[str, dict[TP, Committed]]:
         """What to commit on `far`, by group. A group's own metadata stays: stream processors need it."""
@@ -177,7 +182,7 @@ class Plan:
         """After a failback: what group sync is to own on the target again, by group; where the group left it."""
         found: dict[str, dict[TP, Committed]] = {}
         for row in committed:
-            if row.is_inverse:
+            if row.is_inverse and row.near_owner is not Owner.SYNC:
                 found.setdefault(row.group, {})[row.near] = Committed(
                     row.near_next, tag(self.order.flow, row.near_next)
                 )

@@ -19,8 +19,9 @@ from replicator.clients import Cluster
 from replicator.committed import Committed, GroupOffsets, GroupState
 from replicator.config import HooksSettings
 from replicator.deadline import Deadline
+from replicator.earlier import LastMove
 from replicator.errors import TP, KafkaOpError, RefusedError
-from replicator.failover import Facts, GroupFacts, LastMove
+from replicator.failover import Facts, GroupFacts
 from replicator.flow_clusters import FlowClusters
 from replicator.groups import commit_offsets, group_states, is_passing, is_refusal_of_members, list_groups
 from replicator.halts import Reason as HaltReason
@@ -281,6 +282,7 @@ class MoveClusters:
     def claim(self) -> None:
         """See `mover.World`."""
         self._audit.begin(self.clusters.budget())
+        self._moves = None  # another operator's move may have ended meanwhile
 
     def record(self, plan: Plan, state: str, result: str) -> None:
         """See `mover.World`."""
@@ -349,11 +351,20 @@ def last_moves(records: Iterable[AuditRecord]) -> dict[str, LastMove]:
         is_move = record.command in (Command.SWITCHOVER, Command.FAILOVER, Command.FAILBACK)
         if not is_move or record.state == "refused":
             continue
+        is_done = record.state == "done"
         positions: dict[str, dict[TP, int]] = {}
+        places: dict[str, dict[TP, int]] = {}
         for row in record.plan:
-            has_moved = row["state"] == "committed" or record.state != "done"
-            if has_moved and row["upstream_next"] is not None and row["topic"] is not None:
-                positions.setdefault(row["group"], {})[TP(row["topic"], row["partition"])] = row["upstream_next"]
-        for group, offsets in positions.items():
-            moves[group] = LastMove(record.id, record.command, record.state == "done", offsets)
+            is_moved = row["state"] == "committed" if is_done else row["state"] != "skipped"
+            if not is_moved:
+                continue
+            for topic, next_offset, found in (
+                (row["topic"], row["upstream_next"], positions),
+                (row["target_topic"], row["downstream_next"], places),
+            ):
+                if topic is not None and next_offset is not None:
+                    found.setdefault(row["group"], {})[TP(topic, row["partition"])] = next_offset
+        for group in positions.keys() | places.keys():
+            there = positions.get(group, {}), places.get(group, {})
+            moves[group] = LastMove(record.id, record.command, is_done, *there)
     return moves

@@ -26,6 +26,7 @@ from replicator.move import Command, Order, Plan, Row, RowState
 
 LOOK_EVERY_S = 0.2
 ATTEMPTS = 3
+SHOWN_OBSTACLES = 5
 REFUSED_HINT = "--accept-data-loss says that this is known"
 
 
@@ -106,14 +107,12 @@ class MoveOptions:
     Args:
         timeout_s: how long to wait for the group to be at rest and for replication.
         halts: whether the flow is halted.
-        hands_back: whether group sync is to own the target's offsets again after a failback.
     """
 
     dry_run: bool = False
     accept_data_loss: bool = False
     timeout_s: float = 120.0
     halts: bool = False
-    hands_back: bool = True
 
 
 class Mover:
@@ -139,15 +138,21 @@ class Mover:
             return Outcome(plan, "planned", plan.waits)
         if not plan.planned and not plan.must_wait and not self._options.halts:
             return self._done_before(plan)
-        if plan.may_lose and not self._options.accept_data_loss:
-            return _refused(plan, f"{_risk_text(plan)}: {REFUSED_HINT}")
+        if self._is_too_risky(plan):
+            return _refused(plan)
         self._operator.approve(plan)
         plan = self._await(order, plan)
-        if plan.is_refused or plan.must_wait:
+        if not self._may_act(plan):
             return _refused(plan)
         self._world.hook("before_move", plan.as_json("planned"))
         with self._world.uninterrupted():
             return self._act(order)
+
+    def _is_too_risky(self, plan: Plan) -> bool:
+        return plan.may_lose and not self._options.accept_data_loss
+
+    def _may_act(self, plan: Plan) -> bool:
+        return not (plan.is_refused or plan.must_wait or self._is_too_risky(plan))
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -171,8 +176,8 @@ class Mover:
         return plan
 
     def _done_before(self, plan: Plan) -> Outcome:
-        """Nothing is left to commit; an interrupted failback may have left the handing back."""
-        if plan.order.is_homeward and any(row.state is RowState.COMMITTED for row in plan.rows):
+        """Nothing is left to commit; an interrupted move may have left the handing back, and its end in the audit."""
+        if any(row.state is RowState.COMMITTED for row in plan.rows):
             with self._world.uninterrupted():
                 return self._act(plan.order)
         return Outcome(plan, "done", ("nothing to do",))
@@ -182,7 +187,7 @@ class Mover:
     def _act(self, order: Order) -> Outcome:
         self._world.claim()
         plan = self._plan(order)
-        if plan.is_refused or plan.must_wait:
+        if not self._may_act(plan):
             return _refused(plan)
         self._world.record(plan, "started", "")
         try:
@@ -203,9 +208,8 @@ class Mover:
         texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
         failed = sum(row.state is RowState.FAILED for row in rows)
         committed = sum(row.state is RowState.COMMITTED for row in rows)
-        if plan.refusals:  # seen only after the flow was halted
-            texts += plan.refusals
-        has_failed = failed or (plan.order.is_homeward and texts)
+        has_failed = failed or plan.is_refused or (plan.order.is_homeward and texts)
+        texts += _refused(plan).texts if plan.is_refused else ()  # seen only after the flow was halted
         state = "done" if not has_failed else "partly_done" if committed or self._options.halts else "failed"
         return Outcome(plan, state, tuple(texts))
 
@@ -213,15 +217,14 @@ class Mover:
         self, order: Order, wanted: Mapping[str, GroupOffsets]
     ) -> tuple[Mapping[str, Mapping[TP, str]], Mapping[str, GroupOffsets]]:
         """(refusals, what is there afterwards); what group sync wrote over in the same moment is written again."""
+        refusals: dict[str, Mapping[TP, str]] = {}
+        left = wanted
         for _ in range(ATTEMPTS):
-            refusals = self._world.commit(order, wanted, on_far=True)
+            refused = self._world.commit(order, left, on_far=True)
+            refusals |= {group: refused.get(group, {}) for group in left}
             found = self._world.offsets(order, wanted, on_far=True)
-            overtaken = any(
-                owner_of(found.get(group, {}).get(tp), order.flow) is Owner.SYNC and tp not in refusals.get(group, {})
-                for group, offsets in wanted.items()
-                for tp in offsets
-            )
-            if not overtaken or order.command is Command.RESYNC:
+            left = {group: it for group, it in left.items() if _is_overtaken(it, refusals[group], found.get(group, {}))}
+            if not left or order.command is Command.RESYNC:
                 break
         return refusals, found
 
@@ -237,10 +240,9 @@ class Mover:
                 yield f"the group {group} committed on its old cluster while it was moved: does a consumer run there?"
 
     def _hand_back(self, plan: Plan) -> Iterable[str]:
-        """Give the offsets on the target to group sync again, where they still are what the plan saw."""
-        if not self._options.hands_back:
-            return
-        committed = [row for row in plan.rows if row.state is RowState.COMMITTED]
+        """Give the offsets on the target of groups that came home to group sync, where they are what the plan saw."""
+        failed = {row.group for row in plan.rows if row.state is RowState.FAILED}
+        committed = [row for row in plan.rows if row.state is RowState.COMMITTED and row.group not in failed]
         wanted = plan.hand_backs(committed)
         found = self._world.offsets(plan.order, wanted, on_far=False)
         seen = {(row.group, row.near): row.near_next for row in committed}
@@ -273,10 +275,14 @@ class Mover:
         return replace(outcome, texts=tuple(texts))
 
 
-def _refused(plan: Plan, *more: str) -> Outcome:
+def _refused(plan: Plan) -> Outcome:
+    """Why it is not done; a plan that could be is too risky."""
     obstacles = [f"{row.group}: {row.near}: {row.reason}" for row in plan.rows if row.is_obstacle]
-    waits = waiting_for(plan) if not plan.refusals and not obstacles and not more else ()
-    return Outcome(plan, "refused", (*plan.refusals, *obstacles[:5], *(f"still {it}" for it in waits), *more))
+    if plan.is_refused:
+        return Outcome(plan, "refused", (*plan.refusals, *obstacles[:SHOWN_OBSTACLES]))
+    if plan.must_wait:
+        return Outcome(plan, "refused", tuple(f"still {it}" for it in waiting_for(plan)))
+    return Outcome(plan, "refused", (f"{_risk_text(plan)}: {REFUSED_HINT}",))
 
 
 def waiting_for(plan: Plan) -> tuple[str, ...]:
@@ -297,6 +303,11 @@ def _risk_text(plan: Plan) -> str:
     if unknown:
         parts.append(f"for {unknown} partitions nobody knows what was not replicated: the source gives no answer")
     return "; ".join(parts)
+
+
+def _is_overtaken(wanted: GroupOffsets, refused: Mapping[TP, str], found: GroupOffsets) -> bool:
+    """Whether group sync wrote over a commit that was taken."""
+    return any(tp not in refused and owner_of(found.get(tp)) is Owner.SYNC for tp in wanted)
 
 
 def _read_back(

@@ -175,7 +175,6 @@ def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _A
             accept_data_loss=asked.accept_data_loss,
             timeout_s=asked.timeout_s,
             halts=asked.command is Command.FAILOVER and asked.all_groups,
-            hands_back=flow.settings.sync_groups,
         )
         return Mover(world, _Person(asked, world), options).run(order)
 

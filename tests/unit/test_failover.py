@@ -1,0 +1,695 @@
+"""The plan of a move: what each position becomes, and what earlier moves, group sync and members mean for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replicator.committed import Committed, GroupState, move_tag, tag
+from replicator.earlier import LastMove
+from replicator.errors import TP
+from replicator.failover import Facts, GroupFacts, missing_rows, plan_move
+from replicator.move import Command, Order, Plan, Reason, Row, RowState
+from replicator.offsets import Run
+from replicator.routes import FlowView, Router
+from replicator.syncs import MapsState
+from replicator.translation import OffsetMap
+from tests.unit.two_clusters import EAST_WEST, WEST_EAST, a_flow, topic_id
+
+ORDERS, COPY = TP("orders", 0), TP("east.orders", 0)
+ORDERS_1, COPY_1 = TP("orders", 1), TP("east.orders", 1)
+PAYMENTS, PAYMENTS_COPY = TP("payments", 0), TP("west.payments", 0)
+ID = topic_id("orders")
+RUNS = (
+    Run(1, 100, 0, 0, 0, 100, ID, ()),
+    Run(2, 100, 0, 10, 0, 111, ID, ()),
+    Run(3, 111, 11, 10, 10, 121, ID, ()),
+)
+"""orders: 100 to 109 → 0 to 9, a marker at 110; 111 to 120 → 11 to 20; the target's log ends at 22, after a marker."""
+THINNED = (RUNS[0], Run(9, 200, 60, 10, 50, 210, ID, ()))
+"""Fifty records between the two, and a gap of fifty offsets."""
+
+
+def a_view(name: str = EAST_WEST, topic: str = "orders", runs: tuple[Run, ...] = RUNS, **settings: Any) -> FlowView:
+    syncs = MapsState()
+    for partition in (0, 1):
+        for run in runs:
+            syncs.take_run(TP(topic, partition), replace(run, topic_id=topic_id(topic)))
+    return FlowView(a_flow(name, topic, **settings) if settings else FLOWS[name], {topic: topic_id(topic)}, syncs)
+
+
+FLOWS = {name: a_flow(name, topic) for name, topic in ((EAST_WEST, "orders"), (WEST_EAST, "payments"))}
+
+
+def a_router(command: Command = Command.SWITCHOVER, view: FlowView | None = None) -> Router:
+    there, back = view or a_view(), a_view(WEST_EAST, "payments")
+    return Router(back, there) if command is Command.FAILBACK else Router(there, back)
+
+
+def facts(command: Command = Command.SWITCHOVER, it: GroupFacts | None = None, **known: Any) -> Facts:
+    near, far = ("west", "east") if command is Command.FAILBACK else ("east", "west")
+    groups = {"g": it} if it is not None else {}
+    return Facts(near, far, **{"groups": groups, "router": a_router(command), **known})
+
+
+def order(command: Command = Command.SWITCHOVER, *groups: str, is_all: bool = False) -> Order:
+    return Order("now", command, EAST_WEST, groups or ("g",), is_all)
+
+
+def plan(command: Command, it: GroupFacts | None, *, is_all: bool = False, **known: Any) -> Plan:
+    return plan_move(order(command, is_all=is_all), facts(command, it, **known))
+
+
+def at(next_offset: int, metadata: str = "") -> Committed:
+    return Committed(next_offset, metadata)
+
+
+def synced(next_offset: int, flow: str = EAST_WEST) -> Committed:
+    return Committed(next_offset, tag(flow, next_offset))
+
+
+def moved(next_offset: int) -> Committed:
+    return Committed(next_offset, move_tag("earlier"))
+
+
+def row_of(command: Command, near: Committed, **known: Any) -> Row:
+    tp = COPY if command is Command.FAILBACK else ORDERS
+    (row,) = plan(command, GroupFacts(near_offsets={tp: near}), **known).rows
+    return row
+
+
+AWAY = (Command.SWITCHOVER, Command.FAILOVER)
+
+# --- one position -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [Command.SWITCHOVER, Command.FAILOVER, Command.RESYNC])
+@pytest.mark.parametrize(
+    ("near", "far", "translation"),
+    [
+        (100, 0, "exact"),
+        (104, 4, "exact"),
+        (110, 11, "exact"),
+        (120, 20, "exact"),
+        (121, 22, "exact"),
+        (125, 22, "ahead"),
+        (99, 0, "expired"),
+    ],
+    ids=["first", "inside", "at a marker", "last", "all read", "more read than is replicated", "before everything"],
+)
+def test_each_position_has_its_place(command: Command, near: int, far: int | None, translation: str) -> None:
+    """D: a caught-up group goes past the markers, none past a record."""
+    row = row_of(command, at(near), far_ends={COPY: (21, 22)})
+    assert (row.far, row.far_next, row.translation) == (COPY, far, translation)
+    is_stuck = command is Command.SWITCHOVER
+    assert row.must_wait == (translation == "ahead" and is_stuck)
+    assert row.is_obstacle == (translation == "expired" and is_stuck)
+    assert row.is_planned == (far is not None)
+
+
+def test_the_end_that_was_found_for_another_place_is_not_used() -> None:
+    """D: the log was read from 21 on, before more was replicated."""
+    assert row_of(Command.SWITCHOVER, at(121), far_ends={COPY: (15, 40)}).far_next == 21
+
+
+@pytest.mark.parametrize(("near", "far"), [(0, 100), (4, 104), (10, 111), (20, 120), (21, 121), (22, 121), (90, 121)])
+def test_the_way_home_is_the_inverse(near: int, far: int) -> None:
+    row = row_of(Command.FAILBACK, at(near), far_ends={ORDERS: (121, 500)})
+    assert (row.far, row.far_next, row.translation, row.is_inverse) == (ORDERS, far, "exact", True)
+
+
+def test_a_thinned_history_is_an_obstacle_until_it_is_counted() -> None:
+    known = {"router": a_router(view=a_view(runs=THINNED))}
+    row = row_of(Command.SWITCHOVER, at(150), **known)
+    assert (row.translation, row.far_next, row.is_obstacle, row.reread_records) == ("between", 0, True, 50)
+    assert row.between is not None
+    assert row.reason.startswith(Reason.THINNED)
+    assert not row_of(Command.FAILOVER, at(150), **known).is_obstacle
+    assert not row_of(Command.RESYNC, at(150), **known).is_obstacle
+
+
+def test_nothing_replicated_yet_is_waited_for() -> None:
+    router = a_router(view=a_view(runs=()))
+    row = row_of(Command.SWITCHOVER, at(5), router=router)
+    assert (row.translation, row.must_wait, row.is_obstacle) == ("unknown", True, False)
+    assert row.reason.startswith(Reason.NOT_REPLICATED_YET)
+    assert row_of(Command.FAILOVER, at(5), router=router).state is RowState.SKIPPED
+    assert row_of(Command.RESYNC, at(5), router=router).state is RowState.SKIPPED
+
+
+@pytest.mark.parametrize("reason", ["recreated", "source_log_shorter"])
+def test_a_source_with_other_records_is_an_obstacle(reason: str) -> None:
+    view = a_view()
+    view.syncs.stopped[ORDERS] = {"reason": reason}
+    for command in (Command.SWITCHOVER, Command.FAILBACK):
+        row = row_of(command, at(104 if command is Command.SWITCHOVER else 4), router=a_router(command, view))
+        assert (row.translation, row.is_obstacle) == ("unknown", True)
+        assert row.reason.startswith(f"{Reason.UNTRANSLATABLE}: orders on east has other records")
+
+
+def test_a_topic_created_again_has_other_records() -> None:
+    view = replace(a_view(), topic_ids={"orders": topic_id("newer")})
+    assert row_of(Command.SWITCHOVER, at(104), router=a_router(view=view)).is_obstacle
+    unknown = replace(a_view(), topic_ids=None)  # the source can't be asked: what was replicated holds
+    assert row_of(Command.FAILOVER, at(104), router=a_router(view=unknown)).translation == "exact"
+
+
+def test_a_partition_that_stands_still_is_not_waited_for() -> None:
+    view = a_view()
+    view.syncs.stopped[ORDERS] = {"reason": "record_too_large"}
+    row = row_of(Command.SWITCHOVER, at(125), router=a_router(view=view))
+    assert (row.must_wait, row.is_obstacle) == (False, True)
+    assert "record_too_large" in row.reason
+    assert "no worker runs" in row_of(Command.SWITCHOVER, at(125), not_flowing="no worker runs").reason
+
+
+def test_topics_that_no_flow_carries_are_left_out() -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104), TP("local", 3): at(7)})
+    for command in (*AWAY, Command.RESYNC):
+        local, orders = plan(command, it).rows
+        assert (local.state, local.far, local.far_next) == (RowState.SKIPPED, None, None)
+        assert local.reason.startswith(Reason.FILTERED)
+        assert orders.is_planned
+
+
+def test_a_group_of_which_no_topic_is_carried_is_refused() -> None:
+    it = GroupFacts(near_offsets={TP("local", 3): at(7)})
+    assert plan(Command.SWITCHOVER, it).refusals == ("the flow replicates no topic of the group g",)
+    left_out = plan(Command.SWITCHOVER, it, is_all=True)
+    assert not left_out.is_refused
+    assert not left_out.planned
+
+
+def test_partitions_without_a_position_are_told() -> None:
+    known = facts(it=GroupFacts(near_offsets={ORDERS: at(104)}))
+    (row,) = missing_rows(known, "g", [ORDERS, ORDERS_1, TP("unused", 0)])
+    assert (row.near, row.far, row.state) == (ORDERS_1, COPY_1, RowState.SKIPPED)
+    assert row.reason.startswith(Reason.NEVER_COMMITTED)
+    assert row.as_json(is_homeward=False)["upstream_next"] is None
+
+
+# --- both directions --------------------------------------------------------------------------------------------------
+
+
+def test_topics_of_both_clusters_go_over_both_flows() -> None:
+    """orders by the flow's map, the copy of payments back by the inverse of the other flow's, and home again."""
+    there = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}))
+    assert [(it.near, it.far, it.far_next) for it in there.rows] == [(ORDERS, COPY, 4), (PAYMENTS_COPY, PAYMENTS, 104)]
+    home = plan(Command.FAILBACK, GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(104)}))
+    assert [(it.near, it.far, it.far_next) for it in home.rows] == [(COPY, ORDERS, 104), (PAYMENTS, PAYMENTS_COPY, 4)]
+    assert [it.is_inverse for it in home.rows] == [True, False]
+
+
+def test_what_is_not_copied_back_yet_is_waited_for_on_the_way_home() -> None:
+    """The flow back replicates it, so that a halted flow there does not matter."""
+    it = GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(130)})
+    found = plan(Command.FAILBACK, it, halted="the flow east->west is halted")
+    assert found.must_wait
+    assert not found.is_refused
+
+
+def test_without_a_flow_back_its_topics_are_left_out() -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)})
+    (orders, payments) = plan(Command.SWITCHOVER, it, router=Router(a_view(), None)).rows
+    assert orders.is_planned
+    assert payments.reason.startswith(Reason.FILTERED)
+
+
+def test_resync_leaves_the_other_clusters_topics_alone() -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}, far_offsets={PAYMENTS: at(9)})
+    found = plan(Command.RESYNC, it)
+    assert found.commits() == {"g": {COPY: synced(4)}}
+
+
+def test_identity_naming_keeps_the_names() -> None:
+    view = a_view(naming="identity")
+    assert Router(view, None).route(ORDERS) is not None
+    there = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104)}), router=Router(view, None))
+    home = plan(Command.FAILBACK, GroupFacts(near_offsets={ORDERS: at(4)}), router=Router(None, view))
+    assert [(it.far, it.far_next, it.is_inverse) for it in there.rows] == [(ORDERS, 4, False)]
+    assert [(it.far, it.far_next, it.is_inverse) for it in home.rows] == [(ORDERS, 104, True)]
+
+
+def test_a_topic_that_left_the_configuration_still_finds_home() -> None:
+    view = replace(a_view(), flow=a_flow(EAST_WEST, "something-else"))
+    assert Router(view, None).route(ORDERS) is None
+    found = Router(None, view).route(COPY)
+    assert found is not None
+    assert (found.far, found.upstream) == (ORDERS, ORDERS)
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+BUSY = GroupState("STABLE", ("app-1 at 10.0.0.1",))
+
+
+@pytest.mark.parametrize("command", list(Command))
+def test_members_where_the_group_goes_stop_it(command: Command) -> None:
+    """F: the broker would refuse, too; the plan says who they are."""
+    tp, far = (COPY, "east") if command is Command.FAILBACK else (ORDERS, "west")
+    it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, far=BUSY)
+    text = f"the group g has members on {far}: app-1 at 10.0.0.1; stop them"
+    assert plan(command, it).refusals == (text,)
+    of_all = plan(command, it, is_all=True)
+    assert [(row.state, row.reason) for row in of_all.rows] == [(RowState.SKIPPED, f"target_group_active: {text}")]
+    assert not of_all.is_refused
+    assert not of_all.planned
+
+
+@pytest.mark.parametrize("command", list(Command))
+def test_members_where_the_group_is_are_waited_for(command: Command) -> None:
+    tp, near = (COPY, "west") if command is Command.FAILBACK else (ORDERS, "east")
+    it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, near=BUSY)
+    found = plan(command, it)
+    needs_rest = command in (Command.SWITCHOVER, Command.FAILBACK)
+    text = f"the group g has members on {near}: app-1 at 10.0.0.1; stop them"
+    assert found.waits == ((text,) if needs_rest else ())
+    assert found.must_wait == needs_rest
+    assert not found.is_refused
+
+
+@pytest.mark.parametrize(("state", "is_active"), [("EMPTY", False), ("DEAD", False), ("PREPARING_REBALANCE", True)])
+def test_a_group_may_have_members_that_are_not_listed_yet(state: str, is_active: bool) -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, far=GroupState(state))
+    assert plan(Command.SWITCHOVER, it).is_refused == is_active
+
+
+# --- what was done before ---------------------------------------------------------------------------------------------
+
+
+def last(command: Command, *, is_done: bool = True, **where: Mapping[TP, int]) -> LastMove:
+    return LastMove("earlier", command, is_done, **where)
+
+
+def states(found: Plan) -> list[tuple[TP, str, str]]:
+    return [(row.near, row.state.value, row.reason.partition(":")[0]) for row in found.rows]
+
+
+@pytest.mark.parametrize("command", AWAY)
+@pytest.mark.parametrize("there", [None, synced(3), synced(4)], ids=["nothing", "synced", "synced to the place"])
+def test_group_syncs_offsets_are_planned_over(command: Command, there: Committed | None) -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: there} if there else {})
+    assert plan(command, it).commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+
+
+@pytest.mark.parametrize("command", AWAY)
+@pytest.mark.parametrize("is_all", [False, True])
+def test_a_group_that_was_used_there_without_a_move_is_refused(command: Command, is_all: bool) -> None:
+    """F: also when the audit says that it came home."""
+    it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(104)}, far_offsets={COPY: at(2), COPY_1: synced(4)})
+    for past in (None, last(Command.FAILBACK), last(Command.FAILBACK, is_done=False)):
+        found = plan(command, replace(it, last_move=past), is_all=is_all)
+        assert not found.planned
+        assert found.is_refused != is_all
+        assert {row.state for row in found.rows} == {RowState.SKIPPED if is_all else RowState.PLANNED}
+        text = found.rows[0].reason if is_all else found.refusals[0]
+        assert "replicator resync" in text
+        assert ("interrupted" in text) == (past is not None and not past.is_done)
+
+
+@pytest.mark.parametrize("command", AWAY)
+@pytest.mark.parametrize("is_all", [False, True])
+def test_a_group_that_moved_is_left_out(command: Command, is_all: bool) -> None:
+    """Run twice, the command does nothing; also when the group works on the target since."""
+    past = last(Command.SWITCHOVER, positions={ORDERS: 104}, places={COPY: 4})
+    for there in (moved(4), at(4), at(19)):
+        it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: there}, last_move=past, far=BUSY)
+        found = plan(command, it, is_all=is_all)
+        assert states(found) == [(ORDERS, "skipped", "moved_already")]
+        assert not found.is_refused
+        assert "switchover earlier did it" in found.rows[0].reason
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_a_group_that_moved_and_worked_on_at_home_is_refused(is_all: bool) -> None:
+    past = last(Command.SWITCHOVER, positions={ORDERS: 104}, places={COPY: 4})
+    it = GroupFacts(near_offsets={ORDERS: at(107)}, far_offsets={COPY: moved(4)}, last_move=past)
+    found = plan(Command.SWITCHOVER, it, is_all=is_all)
+    assert not found.planned
+    assert found.is_refused != is_all
+    assert "has worked on east since" in (found.rows[0].reason if is_all else found.refusals[0])
+
+
+def test_a_group_that_was_given_back_moves_again() -> None:
+    past = last(Command.SWITCHOVER, positions={ORDERS: 102}, places={COPY: 2})
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4)}, last_move=past)
+    assert plan(Command.SWITCHOVER, it).commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+
+
+def test_without_an_audit_the_tag_tells_what_is_done() -> None:
+    it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(105)}, far_offsets={COPY: moved(4), COPY_1: moved(3)})
+    found = plan(Command.SWITCHOVER, it)
+    assert states(found) == [(ORDERS, "committed", "committed before"), (ORDERS_1, "planned", "")]
+    assert found.commits() == {"g": {COPY_1: Committed(5, move_tag("now"))}}
+
+
+@pytest.mark.parametrize("command", AWAY)
+@pytest.mark.parametrize("before", AWAY)
+@pytest.mark.parametrize(
+    ("near", "there", "state"),
+    [
+        (104, None, "planned"),
+        (104, synced(3), "planned"),
+        (104, moved(4), "committed"),
+        (106, moved(4), "planned"),
+        (104, at(4), "committed"),
+        (104, at(9), "committed"),
+        (104, at(2), "skipped"),
+    ],
+    ids=[
+        "not written", "not written over group sync", "written", "written, and gone on at home",
+        "written, and the group committed there", "written, and gone on there", "used there from elsewhere",
+    ],
+)  # fmt: skip
+def test_an_interrupted_move_goes_on(
+    command: Command, before: Command, near: int, there: Committed | None, state: str
+) -> None:
+    """F: whichever of the two ways away it was, what the group committed there since stays."""
+    past = last(before, is_done=False, positions={ORDERS: 104}, places={COPY: 4})
+    it = GroupFacts(near_offsets={ORDERS: at(near)}, far_offsets={COPY: there} if there else {}, last_move=past)
+    found = plan(command, it)
+    assert [row.state.value for row in found.rows] == [state]
+    assert not found.is_refused
+    if state == "planned":
+        assert found.commits() == {"g": {COPY: Committed(near - 100, move_tag("now"))}}
+
+
+def test_what_the_group_did_since_stays_where_it_can_not_be_translated_any_more() -> None:
+    """F: it went on there after an interrupted switchover, and its old position is an obstacle now."""
+    past = last(Command.SWITCHOVER, is_done=False, positions={ORDERS: 150}, places={COPY: 7})
+    it = GroupFacts(near_offsets={ORDERS: at(150)}, far_offsets={COPY: at(60)}, last_move=past)
+    found = plan(Command.SWITCHOVER, it, router=a_router(view=a_view(runs=THINNED)))
+    assert [row.state for row in found.rows] == [RowState.COMMITTED]
+    assert not found.is_refused
+
+
+def test_only_a_group_that_went_away_comes_home() -> None:
+    it = GroupFacts(near_offsets={COPY: synced(4)}, far_offsets={ORDERS: at(104)})
+    text = "the group g has not moved to west: what it has there was written by group sync"
+    assert plan(Command.FAILBACK, it).refusals == (text,)
+    assert states(plan(Command.FAILBACK, it, is_all=True)) == [(COPY, "skipped", "moved_already")]
+    twice = plan(Command.FAILBACK, replace(it, last_move=last(Command.FAILBACK)))
+    assert states(twice) == [(COPY, "skipped", "moved_already")]
+    assert not twice.is_refused
+
+
+def test_a_group_that_lives_on_the_target_does_not_go_there() -> None:
+    """F: the flow back's group sync wrote what it has on the source, and that is older than what it has itself."""
+    it = GroupFacts(near_offsets={PAYMENTS_COPY: synced(4, WEST_EAST)}, far_offsets={PAYMENTS: at(109)})
+    assert plan(Command.SWITCHOVER, it).is_refused
+    assert states(plan(Command.SWITCHOVER, it, is_all=True)) == [(PAYMENTS_COPY, "skipped", "moved_already")]
+    both = replace(it, near_offsets={ORDERS: at(104), **it.near_offsets})
+    found = plan(Command.SWITCHOVER, both)
+    assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "synced")]
+    assert found.commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+
+
+def test_the_way_home_goes_over_what_the_group_had_there() -> None:
+    """But not where it never committed on the target: what it has at home is its own."""
+    it = GroupFacts(
+        near_offsets={COPY: at(9), COPY_1: synced(2)}, far_offsets={ORDERS: at(104), ORDERS_1: at(104)},
+        last_move=last(Command.SWITCHOVER, positions={ORDERS: 104, ORDERS_1: 104}),
+    )  # fmt: skip
+    found = plan(Command.FAILBACK, it)
+    assert states(found) == [(COPY, "planned", ""), (COPY_1, "skipped", "synced")]
+    assert found.commits() == {"g": {ORDERS: Committed(109, move_tag("now"))}}
+    assert found.hand_backs(found.rows) == {"g": {COPY: synced(9)}}
+
+
+def test_a_group_that_did_nothing_on_the_target_keeps_what_it_has_at_home() -> None:
+    """D: after a failover the source came back, and had more than the checkpoints knew."""
+    it = GroupFacts(
+        near_offsets={COPY: moved(4), COPY_1: moved(4)}, far_offsets={ORDERS: at(106), ORDERS_1: at(104)},
+        last_move=last(Command.FAILOVER, positions={ORDERS: 104, ORDERS_1: 104}),
+    )  # fmt: skip
+    found = plan(Command.FAILBACK, it)
+    assert [(row.state.value, row.far_next) for row in found.rows] == [("committed", 106), ("planned", 104)]
+    assert found.hand_backs(found.rows) == {"g": {COPY: synced(4), COPY_1: synced(4)}}
+
+
+@pytest.mark.parametrize(
+    ("near", "home", "state"),
+    [
+        (at(9), at(104), "planned"),
+        (at(9), None, "planned"),
+        (at(9), moved(109), "committed"),
+        (at(12), moved(109), "planned"),
+        (at(9), at(115), "committed"),
+        (synced(9), moved(109), "committed"),
+        (synced(9), at(115), "committed"),
+    ],
+    ids=[
+        "not written", "nothing there", "written", "written, and gone on on the target", "written, and gone on at home",
+        "handed back", "handed back, and gone on at home",
+    ],
+)  # fmt: skip
+def test_an_interrupted_failback_goes_on(near: Committed, home: Committed | None, state: str) -> None:
+    past = last(Command.FAILBACK, is_done=False, positions={ORDERS: 109}, places={COPY: 9})
+    it = GroupFacts(near_offsets={COPY: near}, far_offsets={ORDERS: home} if home else {}, last_move=past)
+    found = plan(Command.FAILBACK, it)
+    assert [row.state.value for row in found.rows] == [state]
+    assert not found.is_refused
+
+
+def test_a_group_of_the_targets_topics_alone_comes_home_by_the_audit() -> None:
+    """Nothing tells it from a group that lives on the target, but that it was moved there."""
+    it = GroupFacts(near_offsets={PAYMENTS: at(104)}, far_offsets={PAYMENTS_COPY: at(2)})
+    assert plan(Command.FAILBACK, it).is_refused
+    assert plan(Command.FAILBACK, replace(it, last_move=last(Command.SWITCHOVER))).planned
+    again = plan(Command.FAILBACK, replace(it, last_move=last(Command.FAILBACK)))
+    assert states(again) == [(PAYMENTS, "skipped", "moved_already")]
+
+
+def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
+    past = last(Command.SWITCHOVER, positions={PAYMENTS_COPY: 4}, places={PAYMENTS: 104})
+    it = GroupFacts(near_offsets={PAYMENTS_COPY: at(4)}, far_offsets={PAYMENTS: at(108)}, last_move=past)
+    assert states(plan(Command.SWITCHOVER, it)) == [(PAYMENTS_COPY, "skipped", "moved_already")]
+    came_home = replace(it, near_offsets={PAYMENTS_COPY: at(9)})
+    assert plan(Command.SWITCHOVER, came_home).commits() == {"g": {PAYMENTS: Committed(109, move_tag("now"))}}
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
+    """Stream processors keep their partition time in it; the tags of moves and of group sync are not the group's."""
+    there = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")})).commits()["g"]
+    assert there == {COPY: at(4, "AQAAAX")}
+    home = plan(Command.FAILBACK, GroupFacts(near_offsets=there)).commits()["g"]
+    assert home == {ORDERS: at(104, "AQAAAX")}
+    for own in (moved(104), at(104)):
+        assert plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: own})).commits() == {
+            "g": {COPY: Committed(4, move_tag("now"))}
+        }
+
+
+def test_a_commit_with_the_groups_metadata_is_recognised() -> None:
+    """It carries no tag, so that the offset has to tell: the one that we would write, or wrote by the audit."""
+    it = GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")}, far_offsets={COPY: at(4, "AQAAAX")})
+    assert states(plan(Command.SWITCHOVER, it)) == [(ORDERS, "committed", "committed before")]
+    past = last(Command.SWITCHOVER, is_done=False, positions={ORDERS: 104}, places={COPY: 4})
+    went_on = replace(it, near_offsets={ORDERS: at(107, "AQAAAY")}, last_move=past)
+    assert plan(Command.SWITCHOVER, went_on).commits() == {"g": {COPY: at(7, "AQAAAY")}}
+
+
+def test_resync_gives_everything_to_group_sync() -> None:
+    near = {ORDERS: at(104, "AQAAAX"), ORDERS_1: at(125)}
+    it = GroupFacts(near_offsets=near, far_offsets={COPY: at(20)}, near=BUSY)
+    found = plan(Command.RESYNC, it, far_ends={COPY_1: (21, 22)})
+    assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(22)}}
+    assert found.rows[0].reason == "was 20"
+    assert found.rows[1].reason.startswith(f"{Reason.NOT_REPLICATED_YET}: ")
+    assert found.rows[1].reason.endswith("; was not committed")
+
+
+# --- risk -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("near", "reread", "ends", "at_risk"),
+    [
+        (104, 16, {ORDERS: 121}, 0),
+        (121, 0, {ORDERS: 121}, 0),
+        (121, 0, {ORDERS: 130}, 9),
+        (121, 0, None, None),
+        (125, 4, {ORDERS: 130}, 9),
+        (125, 4, None, None),
+        (97, 20, None, None),
+        (97, 20, {ORDERS: 130}, 12),
+    ],
+)
+def test_a_failover_says_what_it_costs(
+    near: int, reread: int | None, ends: Mapping[TP, int] | None, at_risk: int | None
+) -> None:
+    row = row_of(Command.FAILOVER, at(near), source_ends=ends)
+    assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
+    it = GroupFacts(near_offsets={ORDERS: at(near), ORDERS_1: at(121)})
+    found = plan(Command.FAILOVER, it, source_ends=None if ends is None else {**ends, ORDERS_1: 121})
+    assert found.may_lose == (at_risk != 0)
+
+
+def test_other_moves_lose_nothing_or_are_refused() -> None:
+    for command in (Command.SWITCHOVER, Command.RESYNC):
+        assert not plan(command, GroupFacts(near_offsets={ORDERS: at(104)})).may_lose
+
+
+def test_a_failover_with_nothing_to_commit_loses_nothing() -> None:
+    past = last(Command.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: moved(4)}, last_move=past)
+    assert not plan(Command.FAILOVER, it).may_lose
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_halted_flow_is_not_waited_for() -> None:
+    halted = "the flow east->west is halted"
+    behind, exact = GroupFacts(near_offsets={ORDERS: at(125)}), GroupFacts(near_offsets={ORDERS: at(104)})
+    assert plan(Command.SWITCHOVER, behind, halted=halted).is_refused
+    assert not plan(Command.SWITCHOVER, exact, halted=halted).is_refused
+    assert not plan(Command.FAILOVER, behind, halted=halted).is_refused
+
+
+@pytest.mark.parametrize("command", list(Command))
+def test_an_unknown_group_is_refused(command: Command) -> None:
+    for it in (None, GroupFacts()):
+        (text,) = plan(command, it).refusals
+        assert "the group g" in text
+    gone = plan(command, GroupFacts(), is_all=True)  # deleted since all were listed
+    assert not gone.is_refused
+    assert not gone.rows
+
+
+def test_a_group_that_can_not_be_read_is_not_touched() -> None:
+    """F: nobody knows what it has there."""
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, problem="READ is missing")
+    for is_all in (False, True):
+        found = plan(Command.FAILOVER, it, is_all=is_all)
+        assert found.refusals == ("READ is missing",)
+        assert not found.planned
+        assert not found.commits()
+
+
+def test_one_obstacle_refuses_the_whole_plan() -> None:
+    """G: half of what was asked for is not done."""
+    found = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(99)}))
+    assert found.is_refused
+    assert not found.commits()
+
+
+def test_each_group_is_judged_by_itself() -> None:
+    groups = {
+        "busy": GroupFacts(near_offsets={ORDERS: at(104)}, far=BUSY),
+        "free": GroupFacts(near_offsets={ORDERS: at(105)}),
+        "moved": GroupFacts(
+            near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(9)},
+            last_move=last(Command.SWITCHOVER, positions={ORDERS: 104}),
+        ),
+    }  # fmt: skip
+    found = plan_move(order(Command.SWITCHOVER, *groups, is_all=True), facts(groups=groups))
+    assert [(row.group, row.state.value) for row in found.rows] == [
+        ("busy", "skipped"), ("free", "planned"), ("moved", "skipped"),
+    ]  # fmt: skip
+    assert found.commits() == {"free": {COPY: Committed(5, move_tag("now"))}}
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_json_of_a_move() -> None:
+    """A contract: other programs read it."""
+    found = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), TP("zz", 1): at(3)}))
+    assert found.as_json("planned") == {
+        "id": "now", "command": "switchover", "flow": EAST_WEST, "state": "planned",
+        "partitions": [
+            {
+                "group": "g", "topic": "orders", "partition": 0, "target_topic": "east.orders", "upstream_next": 104,
+                "downstream_next": 4, "translation": "exact", "reread_records": 0, "at_risk_records": 0,
+                "state": "planned", "reason": "",
+            },
+            {
+                "group": "g", "topic": "zz", "partition": 1, "target_topic": None, "upstream_next": 3,
+                "downstream_next": None, "translation": "unknown", "reread_records": 0, "at_risk_records": 0,
+                "state": "skipped", "reason": "filtered: the flow does not replicate zz",
+            },
+        ],
+    }  # fmt: skip
+
+
+def test_the_json_names_the_flows_source_first_on_the_way_home_too() -> None:
+    it = GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(104)})
+    rows = plan(Command.FAILBACK, it).as_json("done")["partitions"]
+    named = ("topic", "upstream_next", "target_topic", "downstream_next")
+    assert [tuple(row[key] for key in named) for row in rows] == [
+        ("orders", 104, "east.orders", 4), ("west.payments", 4, "payments", 104),
+    ]  # fmt: skip
+
+
+def test_the_states_and_reasons_in_json_are_never_renamed() -> None:
+    assert {it.value for it in RowState} == {"planned", "committed", "skipped", "failed"}
+    assert {it.value for it in Command} == {"switchover", "failover", "failback", "resync"}
+    assert {it.value for it in Reason} == {
+        "never_committed", "filtered", "not_replicated_yet", "expired", "thinned", "untranslatable",
+        "source_group_active", "target_group_active", "moved_already", "synced", "flow_halted", "source_unreachable",
+    }  # fmt: skip
+
+
+# --- any of it --------------------------------------------------------------------------------------------------------
+
+OFFSETS = st.integers(0, 130)
+COMMITS = st.builds(
+    lambda kind, next_offset: kind(next_offset),
+    st.sampled_from([at, moved, synced, lambda it: synced(it, WEST_EAST), lambda it: at(it, "AQAAAX")]),
+    OFFSETS,
+)
+LASTS = st.none() | st.builds(
+    lambda command, is_done, up, down: LastMove("earlier", command, is_done, {ORDERS: up}, {COPY: down}),
+    st.sampled_from([Command.SWITCHOVER, Command.FAILOVER, Command.FAILBACK]), st.booleans(), OFFSETS, OFFSETS,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    command=st.sampled_from(list(Command)), is_all=st.booleans(), past=LASTS, runs=st.sampled_from([RUNS, THINNED, ()]),
+    near=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS, min_size=1),
+    far=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS),
+    members=st.sampled_from([GroupState("EMPTY"), BUSY]),
+)  # fmt: skip
+def test_no_plan_breaks_an_invariant(
+    command: Command, is_all: bool, past: LastMove | None, runs: tuple[Run, ...], near: dict[TP, Committed],
+    far: dict[TP, Committed], members: GroupState,
+) -> None:  # fmt: skip
+    """D, F, G for facts of any kind, also for those that should never come together."""
+    router = a_router(command, a_view(runs=runs))
+    it = GroupFacts(near_offsets=near, far_offsets=far, far=members, last_move=past)
+    found = plan(command, it, is_all=is_all, router=router)
+    assert len(found.rows) == len(near)
+    for row in found.planned:
+        assert row.far is not None
+        assert row.far_next is not None
+        assert not members.is_active  # F
+        route = router.route(row.near)
+        assert route is not None
+        place = route.offset_map
+        if row.translation == "exact":
+            assert not _skips(place, row)  # D
+        if row.found is None or command in (Command.FAILBACK, Command.RESYNC) or row.is_inverse:
+            continue
+        is_own = row.found == at(row.found.next_offset) or row.found.metadata == "AQAAAX"
+        is_placed = past is not None and past.places.get(row.far) == row.found.next_offset
+        assert not is_own or is_placed  # F
+    if found.is_refused:
+        assert not found.commits()  # G
+
+
+def _skips(offset_map: OffsetMap, row: Row) -> bool:
+    """Whether a replicated record that the group has not read lies before the place, as far as the runs tell."""
+    pairs = [(run.upstream_base + at, run.downstream_base + at) for run in offset_map for at in range(run.count)]
+    if row.is_inverse:
+        pairs = [(down, up) for up, down in pairs]
+    return any(near >= row.near_next and far < (row.far_next or 0) for near, far in pairs)
