@@ -102,6 +102,9 @@ def new_move_id() -> str:
 
 def encode(record: AuditRecord, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
     """The value: at most `max_bytes`, with the first rows of a plan that is larger, and as much of the result."""
+    whole = _json(record.as_json())
+    if len(whole) <= max_bytes:
+        return whole
     rows = [_json(row) for row in record.plan]
     bare = replace(record, plan=(), plan_rows_left_out=record.plan_rows_left_out + len(rows))
     room = max_bytes - len(_json(bare.as_json()))
