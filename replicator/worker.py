@@ -6,9 +6,7 @@ What the member's consumer reads of its tasks' partitions is only looked at for 
 nothing, and would not notice that it is fenced.
 
 Kafka's group protocol is the scheduler: nothing here decides who runs what. A task asks, before it fences anybody,
-whether it is still ours (`_Membership.confirm`): a process that was stopped past its session timeout would otherwise
-fence its own successor when it wakes up. The answer comes from the group's coordinator, which refuses a commit of a
-member that it has expelled.
+whether it is still ours (`membership`).
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from replicator.clients import (
@@ -36,6 +34,7 @@ from replicator.duties import Duties
 from replicator.errors import ConfigError, ReplicatorError, RetriableError
 from replicator.halts import halt_record
 from replicator.log import get_logger
+from replicator.membership import Membership
 from replicator.metrics import DutyMetrics, Metrics, TaskMetrics
 from replicator.names import transactional_id
 from replicator.partitions import Starter
@@ -50,78 +49,11 @@ from replicator.wire import WireError
 POLL_S = 0.05
 FOLLOW_LAZILY: Mapping[str, Any] = {"fetch.wait.max.ms": 500, "fetch.min.bytes": 65_536, "queued.min.messages": 1000}
 """The member's consumer reads twice a second, not each commit of its tasks."""
-ASK_AGAIN_S = 1.0
 PROBLEM_FADES_S = 30.0
 """The client repeats what is wrong with the group; what it has not repeated for so long is over."""
-_REFUSED = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._ASSIGNMENT_LOST}
-_FORBIDDEN = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 STALLED_AFTER_S = 30.0
 DUTIES_TASK = 0
 """Whose owner has the flow's duties."""
-
-
-class _Membership:
-    """Asks the coordinator whether a task is ours. Threading: `confirm` by tasks, `serve` by the polling thread."""
-
-    def __init__(self, target: Cluster, topic: str) -> None:
-        self._target = target
-        self._topic = topic
-        self._lock = threading.Lock()
-        self._questions: dict[int, threading.Event] = {}
-        self._asked_s: dict[int, float] = {}
-        self._answers: dict[int, KafkaError | None] = {}
-
-    def confirm(self, task: int, deadline: Deadline, is_stopped: Callable[[], bool]) -> bool:
-        """True: the coordinator accepted a commit of ours for the task's partition. False: refused, or no answer.
-
-        The polling thread, which would bring the answer, may be the one that waits for the task to stop.
-
-        Raises:
-            KafkaOpError: the principal may not commit, so that nobody can ever tell.
-        """
-        answered = threading.Event()
-        with self._lock:
-            self._answers.pop(task, None)
-            self._asked_s.pop(task, None)
-            self._questions[task] = answered
-        while not deadline.expired and not is_stopped() and not answered.wait(min(0.1, deadline.left_s())):
-            pass
-        with self._lock:
-            self._questions.pop(task, None)
-            is_answered = task in self._answers
-            error = self._answers.pop(task, None)
-        if error is not None and error.code() in _FORBIDDEN:
-            raise self._target.error(error, op=f"commit for {self._topic}", right="READ", topic=self._topic)
-        return is_answered and error is None
-
-    def serve(self, consumer: Consumer) -> None:
-        """Pass waiting questions on; the commit itself carries nothing that anybody reads."""
-        now_s = time.monotonic()
-        with self._lock:
-            tasks = [t for t in self._questions if t not in self._answers and self._is_due(t, now_s)]
-            self._asked_s |= dict.fromkeys(tasks, now_s)
-        for task in tasks:
-            try:
-                # offset 0 on purpose: positions live in the syncs records, never in group offsets (invariant B)
-                consumer.commit(offsets=[TopicPartition(self._topic, task, 0)], asynchronous=True)
-            except KafkaException as cause:
-                self._answer(task, cause.args[0])
-
-    def _is_due(self, task: int, now_s: float) -> bool:
-        """Whether the question was not asked yet, or so long ago that its answer is lost."""
-        return now_s - self._asked_s.get(task, -ASK_AGAIN_S) >= ASK_AGAIN_S
-
-    def committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        """The client's `on_commit`."""
-        for partition in partitions:
-            self._answer(partition.partition, error or partition.error)
-
-    def _answer(self, task: int, error: KafkaError | None) -> None:
-        is_final = error is None or error.code() in _REFUSED | _FORBIDDEN
-        with self._lock:
-            if task in self._questions and is_final:
-                self._answers[task] = error
-                self._questions[task].set()
 
 
 class FlowWorker(threading.Thread):
@@ -142,7 +74,7 @@ class FlowWorker(threading.Thread):
         self._stopping = threading.Event()
         self._source = Cluster(flow.source, "source", flow.source_cluster, flow.group)
         self._target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
-        self._membership = _Membership(self._target, flow.syncs_topic)
+        self._membership = Membership(self._target, flow.syncs_topic)
         self._tasks: dict[int, Task] = {}
         self._admins: tuple[AdminClient, AdminClient] | None = None
         self._duties: Duties | None = None
