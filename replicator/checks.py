@@ -86,8 +86,9 @@ def group_conditions(
     late = f", not for {', '.join(sorted(known.late)[:SHOWN])}" if known.late else ""
     is_fresh = age_s is not None and age_s <= limits.checkpoint_age_s and not known.late
     yield Condition("checkpoints fresh", is_fresh, text + late)
-    bad = [row for row in plan.rows if not is_well(row)]
-    shown = "; ".join(f"{row.group} {row.near}: {row.reason or row.translation}" for row in bad[:SHOWN])
+    bad = [f"{group}: {it.problem}" for group, it in facts.groups.items() if it.problem]
+    bad += [f"{row.group} {row.near}: {row.reason or row.translation}" for row in plan.rows if not is_well(row)]
+    shown = "; ".join(bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     total = f"{len(plan.order.groups)} groups, {len(plan.rows)} partitions"
     yield Condition("groups translated", not bad, f"{shown}{more}" if bad else total)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from replicator.topics import Snapshot
 
 NO_WORKER = "no worker"
 NO_POSITION = "no position yet"
+TREND_LOOKS = 6
 STEADY_GROUP_STATES = ("STABLE", "EMPTY", "DEAD", "UNKNOWN")
 
 
@@ -239,3 +241,22 @@ def unreplicated(lags: Iterable[PartitionLag], at_most: int) -> dict[TP, int]:
     """Where the first `at_most` partitions with lag go on, or would begin, to look up what lies there."""
     behind = [(it.tp, it.source_end - it.lag_records) for it in lags if it.source_end and it.lag_records]
     return dict(behind[:at_most])
+
+
+class Trend:
+    """How fast the lag grows or falls, over the last looks: that of a moment goes up and down with each transaction."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=TREND_LOOKS)
+
+    def note(self, now_s: float, records: int) -> None:
+        """The lag now."""
+        self._seen.append((now_s, records))
+
+    @property
+    def per_s(self) -> float:
+        """Records per second; negative while it falls, 0 as long as nobody can tell."""
+        if len(self._seen) < 2:
+            return 0.0
+        (first_s, before), (last_s, now) = self._seen[0], self._seen[-1]
+        return (now - before) / max(last_s - first_s, 1e-9)

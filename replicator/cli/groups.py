@@ -7,16 +7,16 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from replicator.checkpoint_reader import KnownGroups
 from replicator.checks import Condition, Limits, flow_conditions, group_conditions, right_conditions
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
-from replicator.cli.output import busy, count_text, new_table, print_json, print_result, seconds_text
+from replicator.cli.group_views import GroupsView, check_view, explain_view
+from replicator.cli.output import busy, print_json, print_result
 from replicator.config import Flow, Settings
 from replicator.errors import ConfigError, RefusedError, ReplicatorError
 from replicator.failover import Facts, plan_move
@@ -28,6 +28,7 @@ from replicator.move_clusters import MoveClusters
 from replicator.status import flow_status
 
 DEFAULT_TOP = 30
+SHOWN_PROBLEMS = 5
 EXIT_FOUND = 5
 
 
@@ -53,7 +54,8 @@ def groups(
     if output is Output.JSON:
         print_json({"flow": the_flow.name, "partitions": [it.as_json() for it in rows[:top]]})
     else:
-        print_result(*_groups_view(the_flow, seen, rows, top or DEFAULT_TOP, looking.source_problem))
+        view = GroupsView(the_flow.source, the_flow.target, rows, top or DEFAULT_TOP)
+        print_result(*seen.remarks(looking.source_problem), *view.parts())
 
 
 @app.command(name="explain")
@@ -71,7 +73,7 @@ def explain_command(
     if output is Output.JSON:
         print_json(explanation.as_json())
     else:
-        print_result(*_explain_view(explanation))
+        print_result(*explain_view(explanation))
 
 
 @app.command()
@@ -98,7 +100,7 @@ def check(
     if output is Output.JSON:
         print_json({"flow": the_flow.name, "ok": is_well, "conditions": [it.as_json() for it in conditions]})
     else:
-        print_result(*_check_view(the_flow, conditions))
+        print_result(*check_view(the_flow.name, conditions))
     if not is_well:
         raise typer.Exit(EXIT_FOUND)
 
@@ -133,6 +135,19 @@ class _Seen:
 
     def rows(self, *, is_source_up: bool) -> list[GroupRow]:
         return group_rows(self.plan, self.facts, self.known, time.time() * 1000, is_source_up=is_source_up)
+
+    def remarks(self, source_problem: str) -> Iterator[Text]:
+        """What is true of all groups, and groups of which nothing can be said."""
+        yield Text(self.plan.order.flow, style="bold")
+        if source_problem:
+            yield Text(f"by the checkpoints alone: {source_problem}", style="yellow")
+        if self.facts.halted:
+            yield Text(self.facts.halted, style="bold yellow")
+        problems = [(group, it.problem) for group, it in self.facts.groups.items() if it.problem]
+        for group, problem in problems[:SHOWN_PROBLEMS]:
+            yield Text(f"! {group}: {problem}", style="red")
+        if len(problems) > SHOWN_PROBLEMS:
+            yield Text(f"! and {len(problems) - SHOWN_PROBLEMS:,} more groups that can't be read", style="red")
 
 
 class _Looking:
@@ -174,76 +189,3 @@ def _looking(settings: Settings, flow: Flow) -> Iterator[_Looking]:
         clusters.connect(needs_source=False)
         with contextlib.closing(MoveClusters(clusters, settings.hooks, lambda text: None)) as world:
             yield _Looking(clusters, world)
-
-
-# --- views ------------------------------------------------------------------------------------------------------------
-
-
-def _groups_view(flow: Flow, seen: _Seen, rows: list[GroupRow], shown: int, source_problem: str) -> list[Any]:
-    exact = sum(it.row.translation == "exact" for it in rows)
-    title = Text(flow.name, style="bold")
-    title.append(
-        f"   {len(seen.plan.order.groups):,} groups, {len(rows):,} partitions, {exact:,} exact", style="default"
-    )
-    parts: list[Any] = [title]
-    if source_problem:
-        parts.append(Text(f"by the checkpoints alone: {source_problem}", style="yellow"))
-    if seen.facts.halted:
-        parts.append(Text(seen.facts.halted, style="bold red"))
-    if not rows:
-        return [*parts, Text("no group has a position in a topic of the flow")]
-    table = new_table(
-        group=False, topic=False, part=True, **{f"on_{flow.source}": True, f"on_{flow.target}": True},
-        translation=False, known=True, active=False, synced=False, remark=False,
-    )  # fmt: skip
-    for it in rows[:shown]:
-        row = it.row
-        active = [flow.source] if it.active_on_source else []
-        active += [flow.target] if it.active_on_target else []
-        is_bad = row.translation in ("expired", "unknown") and row.is_obstacle
-        table.add_row(
-            row.group,
-            row.near.topic,
-            str(row.near.partition),
-            count_text(row.near_next),
-            count_text(row.far_next),
-            Text(row.translation, style="red" if is_bad else "yellow" if row.translation != "exact" else ""),
-            "-" if it.checkpoint_age_s is None else seconds_text(it.checkpoint_age_s) + " ago",
-            ", ".join(active) or "-",
-            "yes" if it.synced else "no",
-            row.reason,
-        )
-    parts.append(table)
-    if len(rows) > shown:
-        parts.append(Text(f"… and {len(rows) - shown:,} more (--top N, --group REGEX)", style="dim"))
-    return parts
-
-
-def _explain_view(it: Explanation) -> list[Any]:
-    title = Text(f"{it.group} on {it.flow}", style="bold")
-    title.append(f"   {it.exact} of {len(it.rows)} partitions are exact", style="default")
-    parts: list[Any] = [title]
-    for reason, text, advice in it.whole:
-        parts.append(Text(f"! {reason}: {text}", style="yellow"))
-        parts.append(Text(f"  {advice}"))
-    by_reason: dict[str, list[Any]] = {}
-    for row, advice in it.rows:
-        if row.reason:
-            by_reason.setdefault(row.reason.partition(":")[0], []).append((row, advice))
-    for reason, rows in by_reason.items():
-        first, advice = rows[0]
-        more = f" (and {len(rows) - 1} more partitions)" if len(rows) > 1 else ""
-        parts.append(Text(f"{first.near}{more}: {first.reason}", style="yellow"))
-        parts.append(Text(f"  {advice}" if advice else f"  {reason}"))
-    if len(parts) == 1:
-        parts.append(Text("every partition would move exactly", style="green"))
-    return parts
-
-
-def _check_view(flow: Flow, conditions: list[Condition]) -> list[Table | Text]:
-    table = new_table(condition=False, **{"": False}, found=False)
-    for it in conditions:
-        table.add_row(it.name, Text("ok" if it.ok else "FAILS", style="green" if it.ok else "bold red"), it.detail)
-    failing = sum(not it.ok for it in conditions)
-    verdict = f"{failing} conditions fail" if failing else "a failover would work now"
-    return [Text(flow.name, style="bold"), table, Text(verdict, style="bold red" if failing else "green")]
