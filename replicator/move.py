@@ -157,9 +157,13 @@ class Plan:
 
     @property
     def may_lose(self) -> bool:
-        """Whether it is not known to be zero what would be lost: `--accept-data-loss` is needed."""
+        """Whether it is not known to be zero what would be lost: `--accept-data-loss` is needed.
+
+        A failover of all groups of which none is known leaves them all to their consumers' `auto.offset.reset`.
+        """
         is_loss = self.order.command is Command.FAILOVER
-        return is_loss and bool(self.planned) and any(row.at_risk_records != 0 for row in self.rows)
+        is_at_risk = bool(self.planned) and any(row.at_risk_records != 0 for row in self.rows)
+        return is_loss and (is_at_risk or not self.rows)
 
     @property
     def planned(self) -> tuple[Row, ...]:

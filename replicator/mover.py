@@ -201,9 +201,9 @@ class Mover:
         return self._report(outcome)
 
     def _commit(self, plan: Plan) -> Outcome:
-        wanted = plan.commits()
+        planned, wanted = plan.planned, plan.commits()
         refusals, found = self._commit_and_read(plan.order, wanted)
-        rows = tuple(_read_back(row, wanted, refusals, found) if row.is_planned else row for row in plan.rows)
+        rows = tuple(_read_back(row, wanted, refusals, found) if row in planned else row for row in plan.rows)
         plan = replace(plan, rows=rows)
         texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
         failed = sum(row.state is RowState.FAILED for row in rows)
@@ -297,6 +297,8 @@ def waiting_for(plan: Plan) -> tuple[str, ...]:
 
 def _risk_text(plan: Plan) -> str:
     """What a failover may lose, in words."""
+    if not plan.rows:
+        return "no group is known here, so each would begin where its consumers' auto.offset.reset says"
     unknown = sum(row.at_risk_records is None for row in plan.rows)
     known = sum(row.at_risk_records or 0 for row in plan.rows)
     parts = [f"up to {known:,} records are not on the target"] if known else []

@@ -279,8 +279,8 @@ def test_translations_hold_against_the_truth(make_bench: MakeBench, source: Clus
     chaos.grow()
     second = Pump(servers, bench.topic, GROWN, records_per_s=300, first=10_000_000).start()
     chaos.go_on(CHAOS_S / 2)
-    for it in (pump, second, keeper):
-        it.stop()
+    for writer in (pump, second, keeper):
+        writer.stop()
     assert bench.verify().records == pump.acknowledged + second.acknowledged
     bench.await_caught_up(compacted)
 

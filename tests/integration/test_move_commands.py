@@ -283,6 +283,15 @@ def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) ->
     )
 
 
+def test_a_failover_that_knows_no_group_says_so(desk: Desk) -> None:
+    """As when the source failed before the first checkpoint."""
+    content = desk.flow.settings().model_dump(mode="json")["flows"]
+    content[desk.flow.name]["groups"] = ["none"]
+    said = desk.refuses("failover", "--all", "--yes", flows=content)
+    assert "no group is known here" in said
+    assert desk.check()[1].isdisjoint({"not halted"})
+
+
 def test_a_group_used_on_the_target_without_a_move_is_refused(desk: Desk) -> None:
     group = desk.group("squatter", 10, 20)
     commit(desk.flow.target, group, {desk.remote(0): 30})

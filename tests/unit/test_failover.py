@@ -544,6 +544,10 @@ def test_a_failover_with_nothing_to_commit_loses_nothing() -> None:
     assert not plan(Command.FAILOVER, it).may_lose
 
 
+def test_a_failover_of_groups_of_which_none_is_known_may_lose_their_places() -> None:
+    assert plan(Command.FAILOVER, None, is_all=True).may_lose
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

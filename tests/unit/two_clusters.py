@@ -83,8 +83,12 @@ class TwoClusters:
         self.is_east_up = True
         self.produced = 0
         self.processed: dict[str, list[int]] = {}
-        self.writes: list[tuple[str, str, TP, Committed | None, Committed]] = []
+        self.writes: list[tuple[str, str, TP, Committed]] = []
+        """Commits that were taken in the name of groups: cluster, group, partition, what."""
         self.refuses: Callable[[str, str, TP], str] = lambda cluster, group, tp: ""
+        """Why a broker does not take a commit."""
+        self.unreadable: dict[str, str] = {}
+        """Why what a group has can't be read, by group."""
 
     def _flow(self, name: str, topic: str) -> FakeFlow:
         flow = a_flow(name, topic)
@@ -197,7 +201,7 @@ class TwoClusters:
         there = self.group(cluster, group)
         why = "UNKNOWN_MEMBER_ID" if there.members else self.refuses(cluster, group, tp)
         if not why:
-            self.writes.append((cluster, group, tp, there.offsets.get(tp), it))
+            self.writes.append((cluster, group, tp, it))
             there.offsets[tp] = it
         return why
 
@@ -267,7 +271,7 @@ class FakeWorld:
             away = two.groups[far].get(name, FakeGroup())
             groups[name] = GroupFacts(
                 here.state if order.command is not Command.FAILOVER else GroupState(),
-                near_offsets, away.state, dict(away.offsets), "", moves.get(name),
+                near_offsets, away.state, dict(away.offsets), two.unreadable.get(name, ""), moves.get(name),
             )  # fmt: skip
         self._effect()
         ends = {}
