@@ -203,7 +203,7 @@ class FlowSettings(_Model):
     sync_groups: bool = True
     refine_max_records: Annotated[int, Field(ge=0, le=1_000_000_000)] = 1_000_000
     heartbeat_interval_s: Annotated[float, Field(ge=0, le=3600)] = 1
-    data_plane: Literal["auto", "records"] = "auto"
+    data_plane: Literal["auto", "records", "batches"] = "auto"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     transaction_max_bytes: Annotated[int, Field(ge=10_000, le=1_000_000_000)] = 16_777_216
     transaction_max_ms: Annotated[int, Field(ge=1, le=60_000)] = 500

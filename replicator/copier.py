@@ -28,6 +28,8 @@ from replicator.share import PARTITION_BUDGET_S, TOPIC_REFUSED, Share, TaskTools
 from replicator.wire import ControlRecord, encode_control, encode_sync
 
 FETCH_WAIT_S = 0.1
+BACKLOG_WAIT_S = 0.02
+"""How long an open transaction waits for more, where it is known that more is on the source."""
 MOVE_DELAY_S = 0.2
 """How long positions that only passed over markers wait for records to travel with."""
 MAINTENANCE_INTERVAL_S = 1.0
@@ -198,7 +200,7 @@ class Copier:
             is_full = size_bytes >= self._settings.transaction_max_bytes or time.monotonic() >= end_s
             if is_full or not fetched.more or self._leash.finishing.is_set():
                 return
-            fetched = self._plane.fetch(0)
+            fetched = self._plane.fetch(BACKLOG_WAIT_S)
             filled.failures += fetched.failed
 
     def _write(self, runs: Runs, news: list[ControlRecord]) -> None:

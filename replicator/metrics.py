@@ -15,6 +15,7 @@ _TASK = ("flow", "task")
 _DUTY = ("flow", "duty")
 _GROUPS = ("flow", "state")
 TRANSLATIONS = ("exact", "between", "ahead", "expired", "unknown")
+DATA_PLANES = ("records", "batches")
 GROUP_STATES = ("synced", "active", "moved", "refused")
 TASK_STATES = ("starting", "fencing", "restoring", "running", "halted", "backoff", "fenced", "stopped")
 
@@ -59,6 +60,9 @@ class Metrics:
             "replicator_last_commit_age_seconds", "Seconds since the task's last commit", _TASK, registry=r
         )
         self.member = Gauge("replicator_worker_ready", "1 while the worker can work on the flow", ("flow",), registry=r)
+        self._data_plane = Gauge(
+            "replicator_data_plane", "1 for the data plane that carries the flow", ("flow", "plane"), registry=r
+        )
         self.checkpoints = Counter("replicator_checkpoints", "Checkpoints written", ("flow",), registry=r)
         self.group_partitions = Gauge(
             "replicator_group_partitions",
@@ -69,6 +73,11 @@ class Metrics:
         self.groups = Gauge("replicator_groups", "Groups, by what group sync does with them", _GROUPS, registry=r)
         self.duty_age = Gauge("replicator_duty_age_seconds", "Seconds since a duty last succeeded", _DUTY, registry=r)
         self.duty_failures = Counter("replicator_duty_failures", "Failed attempts of a duty", _DUTY, registry=r)
+
+    def data_plane(self, flow: str, plane: str) -> None:
+        """Which of `DATA_PLANES` carries the flow."""
+        for name in DATA_PLANES:
+            self._data_plane.labels(flow, name).set(name == plane)
 
 
 class DutyMetrics:

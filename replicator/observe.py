@@ -31,6 +31,7 @@ from replicator.errors import TP, KafkaOpError, ReplicatorError
 from replicator.halts import halted_text
 from replicator.lag import Facts, Lag, PartitionLag, Workers, partition_lags, unreplicated
 from replicator.log import NO_LOG
+from replicator.planes.choice import choose
 from replicator.syncs import SyncsReader, SyncsState
 from replicator.topics import Catalog, Snapshot, list_offsets, list_topics
 
@@ -83,6 +84,13 @@ class Observer:
             except ReplicatorError as error:
                 failed[alias] = error
         return failed
+
+    def data_plane(self) -> str:
+        """What a worker of this release carries the flow's records with, and why it is not `batches`."""
+        try:
+            return str(choose(self.flow, self._clusters, self._timeout_s))
+        except ReplicatorError as error:
+            return f"{self.flow.settings.data_plane} ({error})"
 
     def close(self) -> None:
         """Let go of the consumers."""

@@ -130,17 +130,12 @@ def flow_status(flow: Flow, timeout_s: float) -> FlowStatus:
             target=_side(flow.target, flow.target_cluster, observer.brokers, failed),
             group=flow.group,
             workers=lag.workers,
-            data_plane=data_plane(flow),
+            data_plane=observer.data_plane() if not failed else flow.settings.data_plane,
             tasks=tasks,
             halted=facts.syncs.halted if facts else {},
             lag=lag,
             problems=tuple(_problems(flow, facts, observer.tasks, lag)) if facts else (),
         )
-
-
-def data_plane(flow: Flow) -> str:
-    """The plane that a worker of this release uses for the flow."""
-    return "records" if flow.settings.data_plane == "auto" else flow.settings.data_plane
 
 
 def _side(

@@ -39,6 +39,8 @@ from replicator.metrics import DutyMetrics, Metrics, TaskMetrics
 from replicator.names import transactional_id
 from replicator.partitions import Starter
 from replicator.planes import Plane, PlaneSettings
+from replicator.planes.batches.plane import BatchesPlane
+from replicator.planes.choice import Choice, choose
 from replicator.planes.records import RecordsPlane
 from replicator.share import TaskContext
 from replicator.syncs import ensure_topic
@@ -79,6 +81,7 @@ class FlowWorker(threading.Thread):
         self._admins: tuple[AdminClient, AdminClient] | None = None
         self._duties: Duties | None = None
         self._context: TaskContext | None = None
+        self._choice = Choice("")
         self._polled_s = time.monotonic()
         self._joined = False
         self._problem = "connecting"
@@ -158,6 +161,9 @@ class FlowWorker(threading.Thread):
         keeper = threading.Thread(target=catalog.keep_fresh, args=(ended, timeout_s), name="topics", daemon=True)
         keeper.start()
         try:
+            self._choice = choose(flow, (self._source, self._target), timeout_s)
+            self._log.info("data_plane_chosen", plane=self._choice.kind, reason=self._choice.reason)
+            self._metrics.data_plane(flow.name, self._choice.kind)
             ensure_topic(admins[1], self._target, flow.syncs_topic, flow.settings.tasks, flow.name, Deadline(timeout_s))
             self._context = self._make_context(catalog, admins)
             self._admins = admins
@@ -222,6 +228,8 @@ class FlowWorker(threading.Thread):
             buffer_bytes=self._settings.worker.buffer_bytes // flow.settings.tasks,
             batch_bytes=batch_bytes,
         )
+        if self._choice.kind == "batches":
+            return BatchesPlane(self._source, self._target, settings)
         return RecordsPlane(self._source, self._target, settings, metrics.zero_timestamps)
 
     def _be_member(self) -> None:

@@ -23,8 +23,8 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, PartitionError
 from replicator.offsets import Placement
 
-BATCH_BYTES = 1_000_000
-"""Below Kafka's default of `max.message.bytes`."""
+BATCH_BYTES = 1_048_588
+"""Kafka's default of `max.message.bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,9 @@ FETCH_SHARE = 4
 RECORD_OVERHEAD_BYTES = 512
 """What librdkafka keeps in memory for a record besides its bytes, roughly; decides how many records may be queued."""
 
+LARGEST_BATCH_BYTES = 1_000_000
+"""A little below Kafka's default of `max.message.bytes`: librdkafka counts without some bytes of the framing."""
+
 _EOF = KafkaError._PARTITION_EOF
 _KEY, _VALUE, _TIMESTAMP, _HEADERS = Message.key, Message.value, Message.timestamp, Message.headers
 
@@ -431,7 +434,7 @@ def producer_properties(settings: PlaneSettings) -> dict[str, Any]:
         "transaction.timeout.ms": int(settings.transaction_timeout_s * 1000),
         "compression.type": settings.compression,
         "linger.ms": LINGER_MS,
-        "batch.size": settings.batch_bytes,
+        "batch.size": min(settings.batch_bytes, LARGEST_BATCH_BYTES),
         "batch.num.messages": 100_000,
         "message.max.bytes": 1_000_000_000,
         "topic.metadata.propagation.max.ms": 10_000,

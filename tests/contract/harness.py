@@ -11,6 +11,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, PartitionError
 from replicator.offsets import Placement
 from replicator.planes import Batch, Fetched, Plane, PlaneSettings
+from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
 from tests.kafka.eventually import eventually
 from tests.kafka.records import Record
@@ -35,7 +36,14 @@ class PlaneKind:
     keeps_zero_timestamp: bool
 
 
-PLANES: Mapping[str, PlaneKind] = {"records": PlaneKind(RecordsPlane, keeps_zero_timestamp=False)}
+def _batches(source: Cluster, target: Cluster, wanted: PlaneSettings, on_zero: OnZero) -> Plane:
+    return BatchesPlane(source, target, wanted)
+
+
+PLANES: Mapping[str, PlaneKind] = {
+    "batches": PlaneKind(_batches, keeps_zero_timestamp=True),
+    "records": PlaneKind(RecordsPlane, keeps_zero_timestamp=False),
+}
 
 
 def settings(transactional_id: str, buffer_bytes: int = BUFFER_BYTES) -> PlaneSettings:

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import KafkaException
 
 from replicator.embedded import Cluster
+from replicator.metrics import DATA_PLANES
 from tests.e2e.compare import Outcome, check_flow, lag
 from tests.e2e.pump import Pump
 from tests.e2e.worker_process import WorkerProcess
@@ -125,15 +126,15 @@ class Bench:
 MakeBench = Callable[..., Bench]
 
 
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes benches: `make_bench(source, target, flow={…}, worker={…})`."""
+@pytest.fixture(params=DATA_PLANES)
+def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBench]:
+    """Makes benches, of each data plane: `make_bench(source, target, flow={…}, worker={…})`."""
     with contextlib.ExitStack() as stack:
 
         def make(
             source: Cluster, target: Cluster, flow: dict[str, Any] | None = None, worker: dict[str, Any] | None = None
         ) -> Bench:
-            bench = Bench(source, target, tmp_path, flow or {}, worker or {})
+            bench = Bench(source, target, tmp_path, {"data_plane": request.param, **(flow or {})}, worker or {})
             stack.callback(bench.close)
             return bench
 

@@ -26,6 +26,8 @@ from collections.abc import Callable
 from typing import Any
 
 from replicator import cli
+from replicator.planes import Plane
+from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
 from replicator.task import Task
 from replicator.worker import FlowWorker
@@ -59,32 +61,40 @@ class _Point:
             self.strike()
 
 
+def _after(owner: Any, name: str, then: Callable[..., None]) -> None:
+    original = getattr(owner, name)
+
+    def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        then(self)
+        return result
+
+    setattr(owner, name, patched)
+
+
 def _patch(point: _Point) -> None:
+    _after(FlowWorker, "_assigned", lambda worker: point.passing("assigned"))
+    _after(Task, "_restore", lambda task: point.passing("restored"))
+    for kind in (RecordsPlane, BatchesPlane):
+        _patch_plane(kind, point)
+
+
+def _patch_plane(kind: type[Plane], point: _Point) -> None:
     commits: dict[int, bool] = {}  # plane → whether its open transaction holds records
 
-    def after(owner: Any, name: str, then: Callable[..., None]) -> None:
-        original = getattr(owner, name)
-
-        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
-            then(self)
-            return result
-
-        setattr(owner, name, patched)
-
-    def began(plane: RecordsPlane) -> None:
+    def began(plane: Plane) -> None:
         commits[id(plane)] = False
 
-    def appended(plane: RecordsPlane) -> None:
+    def appended(plane: Plane) -> None:
         commits[id(plane)] = True
         point.passing("appended")
 
-    def flushed(plane: RecordsPlane) -> None:
+    def flushed(plane: Plane) -> None:
         point.passing("flushed" if commits[id(plane)] else "floors_written")
 
-    commit = RecordsPlane.commit
+    commit = kind.commit
 
-    def patched_commit(plane: RecordsPlane, *args: Any) -> None:
+    def patched_commit(plane: Plane, *args: Any) -> None:
         has_records = commits[id(plane)]
         if has_records:
             point.passing("before_commit")
@@ -93,13 +103,11 @@ def _patch(point: _Point) -> None:
         commit(plane, *args)
         point.passing("committed" if has_records else "floors_committed")
 
-    after(FlowWorker, "_assigned", lambda worker: point.passing("assigned"))
-    after(RecordsPlane, "begin", began)
-    after(RecordsPlane, "append", appended)
-    after(RecordsPlane, "flush", flushed)
-    after(RecordsPlane, "open", lambda plane: point.passing("opened"))
-    after(Task, "_restore", lambda task: point.passing("restored"))
-    setattr(RecordsPlane, "commit", patched_commit)  # noqa: B010
+    _after(kind, "begin", began)
+    _after(kind, "append", appended)
+    _after(kind, "flush", flushed)
+    _after(kind, "open", lambda plane: point.passing("opened"))
+    setattr(kind, "commit", patched_commit)  # noqa: B010
 
 
 if __name__ == "__main__":

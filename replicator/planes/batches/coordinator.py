@@ -1,0 +1,266 @@
+"""The transaction coordinator's side of a plane: a producer id with its epoch, partitions added, transactions ended.
+
+Requests go to the coordinator of the transactional id, wherever it moves. An answer that never came is asked for
+again: each of these requests may be repeated.
+
+An abort always takes a new epoch afterwards (KIP-360), so that sequences begin anew and no request that is still on its
+way can be taken into a later transaction.
+
+Source: KIP-98, KIP-360, KIP-588; clients `TransactionManager`; core `TransactionCoordinator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka.protocol.metadata import FindCoordinatorRequest
+from kafka.protocol.producer import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+
+from replicator.clients import Cluster, KafkaError
+from replicator.deadline import Deadline, backoff_s
+from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
+from replicator.planes import PlaneSettings
+from replicator.planes.batches.brokers import Brokers
+from replicator.planes.batches.connection import Lost
+from replicator.planes.batches.reactor import Reactor, Timer
+
+REQUEST_TIMEOUT_S = 10.0
+TRANSACTION_KEY = 1
+FIND_COORDINATOR_VERSION = 3
+INIT_VERSION = 4
+OLD_INIT_VERSION = 3
+"""Knows no PRODUCER_FENCED yet."""
+ADD_VERSION = 3
+"""Newer ones are for brokers."""
+END_VERSION = 3
+"""From 5 on, each commit raises the epoch (KIP-890): a protocol of its own, of which the old one is no part."""
+UNKNOWN_TOPIC_PATIENCE_S = 5.0
+"""How long a coordinator may not know a topic that was just created."""
+_MOVED = frozenset({KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR})
+_BUSY = frozenset({KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.CONCURRENT_TRANSACTIONS})
+_NOT_TRIED = KafkaError.OPERATION_NOT_ATTEMPTED
+_NO_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+Refusals = Mapping[TP, int]
+"""Error codes of partitions, named as on the target, that can't be in a transaction."""
+
+
+class Coordinator:
+    """Speaks for one transactional id. Threading: the plane's thread.
+
+    Attributes:
+        producer_id, epoch: what batches are stamped with; -1 before `initialise`.
+    """
+
+    def __init__(self, reactor: Reactor, brokers: Brokers, cluster: Cluster, settings: PlaneSettings) -> None:
+        self.producer_id = -1
+        self.epoch = -1
+        self._reactor = reactor
+        self._brokers = brokers
+        self._cluster = cluster
+        self._id = settings.transactional_id
+        self._timeout_ms = int(settings.transaction_timeout_s * 1000)
+        self._node: int | None = None
+
+    def initialise(self, deadline: Deadline) -> None:
+        """Fence every earlier owner of the id, and end its open transaction.
+
+        Raises:
+            RetriableError, FatalError: as `replicator.planes.Plane.open`.
+        """
+        self._take_id(-1, -1, "initialise transactions", deadline)
+
+    def take_new_epoch(self, deadline: Deadline) -> None:
+        """After an abort: a higher epoch, if nobody fenced us.
+
+        Raises:
+            FencedError: a newer owner exists.
+            KafkaOpError: no answer in time, or refused.
+        """
+        self._take_id(self.producer_id, self.epoch, "abort transaction", deadline)
+
+    def _take_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
+        def ask() -> Any:
+            return InitProducerIdRequest(
+                transactional_id=self._id, transaction_timeout_ms=self._timeout_ms, producer_id=producer_id,
+                producer_epoch=epoch, enable2_pc=False, keep_prepared_txn=False,
+            )  # fmt: skip
+
+        answer = self._ask(op, ask, INIT_VERSION, deadline)
+        self.producer_id, self.epoch = answer.producer_id, answer.producer_epoch
+
+    def end(self, deadline: Deadline, *, commit: bool) -> None:
+        """Commit or abort the transaction, which holds a partition at least.
+
+        Raises:
+            FencedError: a newer owner exists.
+            FatalError: of a commit whose answer did not come in time: nobody knows what became of it.
+            KafkaOpError: refused.
+        """
+        op = "commit transaction" if commit else "abort transaction"
+
+        def ask() -> Any:
+            return EndTxnRequest(
+                transactional_id=self._id, producer_id=self.producer_id, producer_epoch=self.epoch, committed=commit
+            )
+
+        try:
+            self._ask(op, ask, END_VERSION, deadline)
+        except FatalError as error:
+            is_over = not commit and error.code == "INVALID_TXN_STATE"  # no partition was taken in
+            if not is_over:
+                raise
+        except RetriableError as error:
+            if not commit or not deadline.expired:
+                raise
+            text = f"no answer within {deadline.seconds:g} s; the next owner finds out what became of it"
+            raise FatalError(text, op=op, hint=error.hint, code=error.code) from error
+
+    def add(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
+        """Take partitions of the target into the transaction; asks until there is an answer.
+
+        Args:
+            on_done: told which of them were refused, and why; not called once a new epoch was taken.
+        """
+        _Adding(self, tuple(tps), on_done).ask()
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def _ask(self, op: str, make: Callable[[], Any], version: int, deadline: Deadline) -> Any:
+        """The coordinator's answer without an error.
+
+        Raises:
+            RetriableError: none within `deadline`.
+            KafkaOpError: it refused.
+        """
+        waits = backoff_s(0.002, 0.1)
+        while True:
+            last: KafkaOpError
+            try:
+                node = self._find(op, deadline)
+                message, wanted = make(), self._version(node, make, version)
+                answer = self._brokers.call(node, message, wanted, Deadline(deadline.slice_s(REQUEST_TIMEOUT_S)))
+            except RetriableError as error:
+                self._node = None
+                last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)
+            else:
+                if answer.error_code == 0:
+                    return answer
+                last = self._error(answer.error_code, op)
+                if not self._may_try_again(answer.error_code):
+                    raise last
+            if deadline.expired:
+                raise RetriableError(str(last), op=last.op, hint=last.hint, code=last.code) from last
+            self._pause(next(waits), deadline)
+
+    def _version(self, node: int, make: Callable[[], Any], version: int) -> int:
+        known = self._brokers.version(node, make().API_KEY)
+        return version if known is None else min(version, known[1])
+
+    def _may_try_again(self, code: int) -> bool:
+        if code in _MOVED:
+            self._node = None
+        return code in _MOVED or code in _BUSY
+
+    def _find(self, op: str, deadline: Deadline) -> int:
+        """The coordinator's node."""
+        waits = backoff_s(0.02, 0.5)
+        while self._node is None:
+            question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
+            budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
+            answer = self._brokers.call(None, question, FIND_COORDINATOR_VERSION, budget)
+            if answer.error_code == 0:
+                self._node = int(answer.node_id)
+                break
+            if not self._may_try_again(answer.error_code):
+                raise self._error(answer.error_code, op)
+            if deadline.expired:
+                raise RetriableError("there is no transaction coordinator", op="find it", code="COORDINATOR")
+            self._brokers.refresh()
+            self._pause(next(waits), deadline)
+        return self._node
+
+    def _error(self, code: int, op: str) -> KafkaOpError:
+        return self._cluster.error(KafkaError(code), op=op, right="WRITE and DESCRIBE")
+
+    def _pause(self, seconds: float, deadline: Deadline) -> None:
+        """Wait; what arrives meanwhile is taken."""
+        self._reactor.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
+
+    # --- for _Adding --------------------------------------------------------------------------------------------------
+
+    def cast_add(self, tps: Sequence[TP], on_done: Callable[[Any], None]) -> None:
+        """Ask once; `on_done` gets the answer, `Lost`, or None while the coordinator is not known."""
+        if self._node is None:
+            self._cast_find(on_done)
+            return
+        topics: dict[str, list[int]] = {}
+        for tp in tps:
+            topics.setdefault(tp.topic, []).append(tp.partition)
+        kind = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
+        message = AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id=self._id,
+            v3_and_below_producer_id=self.producer_id,
+            v3_and_below_producer_epoch=self.epoch,
+            v3_and_below_topics=[kind(name=name, partitions=numbers) for name, numbers in topics.items()],
+        )
+        self._brokers.cast(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
+
+    def _cast_find(self, on_done: Callable[[Any], None]) -> None:
+        def found(answer: Any) -> None:
+            if not isinstance(answer, Lost) and answer.error_code == 0:
+                self._node = int(answer.node_id)
+            on_done(answer if isinstance(answer, Lost) else None)
+
+        question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
+        self._brokers.cast(None, question, FIND_COORDINATOR_VERSION, found, timeout_s=REQUEST_TIMEOUT_S)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        return self._reactor.later(seconds, call)
+
+    def moved(self) -> None:
+        """The coordinator is somewhere else."""
+        self._node = None
+
+
+class _Adding:
+    """One question to add partitions, repeated until it is answered."""
+
+    def __init__(self, coordinator: Coordinator, tps: Sequence[TP], on_done: Callable[[Refusals], None]) -> None:
+        self._coordinator = coordinator
+        self._tps = tps
+        self._on_done = on_done
+        self._epoch = coordinator.epoch
+        self._waits = backoff_s(0.002, 0.1)
+        self._patience = Deadline(UNKNOWN_TOPIC_PATIENCE_S)
+
+    def ask(self) -> None:
+        if self._coordinator.epoch == self._epoch:  # else that transaction is over
+            self._coordinator.cast_add(self._tps, self._answered)
+
+    def _answered(self, answer: Any) -> None:
+        if self._coordinator.epoch != self._epoch:
+            return
+        if answer is None or isinstance(answer, Lost):
+            if answer is not None:
+                self._coordinator.moved()
+            self._again()
+            return
+        codes = {
+            TP(topic.name, it.partition_index): int(it.partition_error_code)
+            for topic in answer.results_by_topic_v3_and_below
+            for it in topic.results_by_partition
+        }
+        found = set(codes.values()) - {0, _NOT_TRIED}
+        if found & _MOVED:
+            self._coordinator.moved()
+        is_young = found == {_NO_TOPIC} and not self._patience.expired
+        if found & (_MOVED | _BUSY) or is_young:
+            self._again()
+            return
+        refused = {tp: codes.get(tp, int(KafkaError.UNKNOWN)) for tp in self._tps}
+        self._on_done({tp: code for tp, code in refused.items() if code not in (0, _NOT_TRIED)})
+
+    def _again(self) -> None:
+        self._coordinator.later(next(self._waits), self.ask)

@@ -1,0 +1,516 @@
+"""Fetches the assigned partitions from the brokers that lead them: one request on its way per broker, always.
+
+While a transaction is flushed or committed, the next answer arrives; what was fetched and is not yet on the target is
+bounded (`Budget`): a slow target slows the fetch. Requests are incremental (KIP-227): only partitions whose position
+moved are named, so that a thousand idle partitions cost nothing.
+
+A partition belongs to one *session*, that of the broker where it is read: its leader, or the replica nearby that the
+leader names (KIP-392). It has no session while its leader is not known, or after an error that passes.
+
+An answer counts for a partition only if it was asked for at the partition's present position: what was asked for before
+`assign` or `remove` is dropped.
+
+Source: KIP-227, KIP-320, KIP-392; clients `Fetcher`, `FetchSessionHandler`, `CompletedFetch`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from replicator.clients import Cluster, KafkaError
+from replicator.deadline import Deadline, backoff_s
+from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
+from replicator.planes.batches.brokers import Brokers
+from replicator.planes.batches.connection import Lost, Request
+from replicator.planes.batches.fetch_wire import FetchPosition, PartitionData, decode_fetch, encode_fetch
+from replicator.planes.batches.reactor import Reactor
+from replicator.planes.batches.record_batch import RawBatch, walk
+from replicator.planes.batches.wire import WireError
+
+FETCH = 1
+VERSION = 12
+MAX_WAIT_MS = 100
+REQUEST_TIMEOUT_S = 30.0
+LARGEST_FETCH_BYTES = 4_194_304
+GONE_AFTER_S = 5.0
+"""How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
+NEARBY_S = 300.0
+"""How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`)."""
+_SESSION_ERRORS = frozenset({KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH})
+
+
+class Budget:
+    """How many bytes of fetched records may be held.
+
+    Args:
+        limit_bytes: no request is sent while more than this, less one answer, is held.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+
+class Held:
+    """The memory of one answer; given back to the budget when the last of its batches is let go."""
+
+    __slots__ = ("_budget", "_size_bytes")
+
+    def __init__(self, budget: Budget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+        budget.held_bytes += size_bytes
+
+    def grow(self, size_bytes: int) -> None:
+        self._size_bytes += size_bytes
+        self._budget.held_bytes += size_bytes
+
+    def __del__(self) -> None:
+        self._budget.held_bytes -= self._size_bytes
+
+
+class Pack:
+    """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
+
+    __slots__ = ("first_offset", "held", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "tp")
+
+    def __init__(self, tp: TP, raw: list[RawBatch], held: Held) -> None:
+        last = raw[-1]
+        self.tp = tp
+        self.raw = raw
+        self.first_offset = raw[0].first_offset
+        self.next_offset = last.next_offset
+        self.max_timestamp_ms = last.max_timestamp_ms
+        self.records = sum([it.records for it in raw])
+        self.size_bytes = sum([it.size_bytes for it in raw])
+        self.held: Held | None = held
+
+    def let_go(self) -> tuple[list[RawBatch], Held | None]:
+        """Hand over the record batches and their memory."""
+        raw, held = self.raw, self.held
+        self.raw, self.held = [], None
+        return raw, held
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What came of one partition.
+
+    Args:
+        next_offset: the position after it; further than `pack`'s end where no record for us follows.
+        is_behind: more is on the source already.
+    """
+
+    tp: TP
+    pack: Pack | None = None
+    next_offset: int = -1
+    failure: PartitionError | None = None
+    is_behind: bool = False
+
+
+class _Partition:
+    """One assigned partition. `node` is the session's it is in, or should be."""
+
+    __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
+                 "not_before_s", "position", "waits")  # fmt: skip
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.last_epoch = -1
+        self.leader_epoch = -1
+        self.end = -1
+        self.node: int | None = None
+        self.near = -1
+        self.near_until_s = 0.0
+        self.not_before_s = 0.0
+        self.gone_at_s = 0.0
+        self.failed = False
+        self.waits = backoff_s(0.05, 1.0)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What one broker knows of our fetching, and what changed since.
+
+    Args:
+        epoch: of the next request; 0 begins a session.
+        asked: position and leader epoch that the broker has of each partition.
+        changed: partitions to name in the next request.
+    """
+
+    id: int = 0
+    epoch: int = 0
+    asked: dict[TP, tuple[int, int]] = field(default_factory=dict)
+    changed: set[TP] = field(default_factory=set)
+    forgotten: set[TP] = field(default_factory=set)
+    members: set[TP] = field(default_factory=set)
+    is_asking: bool = False
+    not_before_s: float = 0.0
+
+    def reset(self) -> None:
+        self.id = self.epoch = 0
+        self.asked.clear()
+        self.forgotten.clear()
+        self.changed = set(self.members)
+
+
+class Fetcher:
+    """See the module. Threading: the plane's thread.
+
+    Args:
+        buffer_bytes: of the task; half of it is for what was fetched.
+        max_batch_bytes: larger batches are split.
+    """
+
+    def __init__(
+        self, reactor: Reactor, brokers: Brokers, source: Cluster, buffer_bytes: int, max_batch_bytes: int
+    ) -> None:
+        self._reactor = reactor
+        self._brokers = brokers
+        self._source = source
+        self._max_batch_bytes = max_batch_bytes
+        self._fetch_bytes = max(1_048_576, min(LARGEST_FETCH_BYTES, buffer_bytes // 8))
+        self._budget = Budget(buffer_bytes // 2)
+        self._partitions: dict[TP, _Partition] = {}
+        self._homeless: set[TP] = set()
+        """Without a session."""
+        self._near: set[TP] = set()
+        """Read from a replica nearby."""
+        self._sessions: dict[int, _Session] = {}
+        self._arrived: deque[Arrived] = deque()
+        self._failure: KafkaOpError | None = None
+        self._rack = str(source.settings.client.get("client.rack", ""))
+
+    # --- which partitions ---------------------------------------------------------------------------------------------
+
+    def assign(self, positions: Mapping[TP, int]) -> None:
+        """Exactly these, from these positions; what was fetched earlier is dropped."""
+        self._arrived.clear()
+        for tp in [tp for tp in self._partitions if tp not in positions]:
+            self._drop(tp)
+        for tp, position in positions.items():
+            known = self._partitions.get(tp)
+            if known is None or known.failed:
+                self._take(tp, position)
+            elif known.position != position:
+                known.position = position
+                known.last_epoch = -1
+                self._change(tp, known)
+
+    def add(self, positions: Mapping[TP, int]) -> None:
+        """These too."""
+        self.remove(positions)
+        for tp, position in positions.items():
+            self._take(tp, position)
+
+    def remove(self, tps: Iterable[TP]) -> None:
+        """These no more; nothing of them that arrived already comes either."""
+        gone = set(tps)
+        self._arrived = deque(it for it in self._arrived if it.tp not in gone)
+        for tp in gone:
+            self._drop(tp)
+
+    def _take(self, tp: TP, position: int) -> None:
+        self._drop(tp)
+        self._partitions[tp] = _Partition(position)
+        self._homeless.add(tp)
+        self._brokers.want((tp.topic,))
+
+    def _drop(self, tp: TP) -> None:
+        partition = self._partitions.pop(tp, None)
+        self._homeless.discard(tp)
+        self._near.discard(tp)
+        if partition is not None:
+            self._leave(tp, partition)
+
+    def _leave(self, tp: TP, partition: _Partition) -> None:
+        """Out of its session."""
+        session = self._sessions.get(partition.node) if partition.node is not None else None
+        partition.node = None
+        if session is not None:
+            session.members.discard(tp)
+            session.changed.discard(tp)
+            if tp in session.asked:
+                session.forgotten.add(tp)
+
+    def _change(self, tp: TP, partition: _Partition) -> None:
+        session = self._sessions.get(partition.node) if partition.node is not None else None
+        if session is not None:
+            session.changed.add(tp)
+
+    def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """The high watermarks as last seen."""
+        found = {tp: self._partitions[tp].end for tp in tps if tp in self._partitions}
+        return {tp: end for tp, end in found.items() if end >= 0}
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Send what can be asked now."""
+        now_s = time.monotonic()
+        self._come_home(now_s)
+        self._settle(now_s)
+        for node, session in list(self._sessions.items()):
+            if not session.members and not session.forgotten and not session.is_asking:
+                del self._sessions[node]
+            elif not session.is_asking and session.members and session.not_before_s <= now_s:
+                self._ask(node, session)
+
+    def _come_home(self, now_s: float) -> None:
+        """Back to the leader, from replicas nearby whose time is over."""
+        for tp in [tp for tp in self._near if self._partitions[tp].near_until_s <= now_s]:
+            partition = self._partitions[tp]
+            self._near.discard(tp)
+            partition.near = -1
+            self._make_homeless(tp, partition)
+
+    def _settle(self, now_s: float) -> None:
+        """Give partitions without a session one."""
+        for tp in list(self._homeless):
+            partition = self._partitions[tp]
+            if partition.failed or partition.not_before_s > now_s:
+                continue
+            leader = self._brokers.leader(*tp)
+            if leader is None:
+                self._has_no_leader(tp, partition, now_s)
+                continue
+            partition.node = partition.near if partition.near >= 0 else leader.node
+            partition.leader_epoch = leader.epoch
+            session = self._sessions.setdefault(partition.node, _Session())
+            session.members.add(tp)
+            session.changed.add(tp)
+            session.forgotten.discard(tp)
+            self._homeless.discard(tp)
+
+    def _has_no_leader(self, tp: TP, partition: _Partition, now_s: float) -> None:
+        """Wait for it; what the cluster says it does not have, for a while, has failed."""
+        code = self._brokers.topic_error(tp.topic)
+        known = self._brokers.partitions(tp.topic)
+        is_gone = code == KafkaError.UNKNOWN_TOPIC_OR_PART or (known is not None and tp.partition >= known)
+        if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._fail(tp, partition, code)
+        elif not is_gone:
+            partition.gone_at_s = 0.0
+        elif not partition.gone_at_s:
+            partition.gone_at_s = now_s
+        elif now_s - partition.gone_at_s > GONE_AFTER_S:
+            self._fail(tp, partition, KafkaError.UNKNOWN_TOPIC_OR_PART)
+        self._brokers.refresh()
+
+    def _ask(self, node: int, session: _Session) -> None:
+        if self._budget.held_bytes and self._budget.held_bytes + self._fetch_bytes > self._budget.limit_bytes:
+            return
+        connection = self._brokers.connection(node)
+        if connection is None:
+            return
+        body = self._request(session)
+        session.is_asking = True
+
+        def done(answer: memoryview | Lost) -> None:
+            session.is_asking = False
+            self._answered(node, session, answer)
+
+        connection.send(Request(FETCH, VERSION, body, done, REQUEST_TIMEOUT_S))
+
+    def _request(self, session: _Session) -> list[bytes]:
+        topics: dict[str, list[FetchPosition]] = {}
+        named = session.changed if session.epoch else set(session.members)
+        for tp in named:
+            it = self._partitions[tp]
+            topics.setdefault(tp.topic, []).append(
+                FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
+            )
+            session.asked[tp] = it.position, it.leader_epoch
+        forgotten: dict[str, list[int]] = {}
+        for tp in session.forgotten:
+            forgotten.setdefault(tp.topic, []).append(tp.partition)
+            session.asked.pop(tp, None)
+        session.changed = set()
+        session.forgotten = set()
+        return encode_fetch(
+            max_wait_ms=MAX_WAIT_MS, min_bytes=1, max_bytes=self._fetch_bytes, partition_max_bytes=self._fetch_bytes,
+            session_id=session.id, session_epoch=session.epoch, topics=topics, forgotten=forgotten, rack=self._rack,
+        )  # fmt: skip
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _answered(self, node: int, session: _Session, answer: memoryview | Lost) -> None:
+        if isinstance(answer, Lost):
+            self._lose(session)
+            return
+        try:
+            response = decode_fetch(answer)
+        except WireError as error:
+            self._distrust(node, f"its answer to Fetch can't be read: {error}")
+            self._lose(session)
+            return
+        if response.throttle_ms:
+            session.not_before_s = time.monotonic() + response.throttle_ms / 1000
+        if response.error:
+            session.reset()
+            if response.error not in _SESSION_ERRORS:
+                self._refused(response.error, session)
+            return
+        session.id = response.session_id
+        session.epoch = session.epoch + 1 if response.session_id else 0
+        session.epoch = 1 if session.epoch > 0x7FFF_FFFF else session.epoch
+        held = Held(self._budget, len(answer) if response.partitions else 0)
+        for data in response.partitions:
+            tp = TP(data.topic, data.partition)
+            partition = self._partitions.get(tp)
+            asked = session.asked.get(tp)
+            if partition is None or partition.node != node or partition.failed or asked is None:
+                continue
+            if asked[0] == partition.position:
+                self._take_data(tp, partition, data, held)
+            else:
+                session.changed.add(tp)
+
+    def _lose(self, session: _Session) -> None:
+        """The connection is gone: the broker's partitions look for their leaders again."""
+        members = list(session.members)
+        session.members.clear()
+        session.reset()
+        for tp in members:
+            partition = self._partitions[tp]
+            partition.node = None
+            partition.near = -1
+            self._near.discard(tp)
+            self._homeless.add(tp)
+        self._brokers.refresh()
+
+    def _distrust(self, node: int, why: str) -> None:
+        connection = self._brokers.connection(node)
+        if connection is not None:
+            connection.close(why)
+
+    def _refused(self, code: int, session: _Session) -> None:
+        """The broker refuses the whole request."""
+        error = self._source.error(KafkaError(code), op="fetch")
+        if isinstance(error, FatalError):
+            self._failure = error
+        session.not_before_s = time.monotonic() + 0.5
+        self._brokers.refresh()
+
+    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData, held: Held) -> None:
+        if data.error:
+            self._partition_error(tp, partition, data)
+            return
+        partition.gone_at_s = 0.0
+        partition.waits = backoff_s(0.05, 1.0)
+        if data.high_watermark >= 0:
+            partition.end = data.high_watermark
+        if data.diverging is not None:
+            self._diverged(tp, partition, data.diverging)
+            return
+        if data.preferred_replica >= 0 and data.preferred_replica != partition.node:
+            self._read_nearby(tp, partition, data.preferred_replica)
+            return
+        if len(data.records):
+            self._take_records(tp, partition, data, held)
+
+    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData, held: Held) -> None:
+        walked = walk(data.records, partition.position, data.aborted, max_batch_bytes=self._max_batch_bytes)
+        if walked.next_offset > partition.position:
+            partition.position = walked.next_offset
+            partition.last_epoch = walked.last_epoch
+            pack = Pack(tp, walked.batches, held) if walked.batches else None
+            if walked.opened and pack is not None:
+                held.grow(pack.size_bytes)
+            is_behind = walked.next_offset < data.last_stable_offset
+            self._arrived.append(Arrived(tp, pack, walked.next_offset, is_behind=is_behind))
+            self._change(tp, partition)
+        if walked.bad is not None:
+            text = f"{walked.bad} at offset {partition.position}"
+            hint = "the log of the source is damaged there, or its batch is of a kind that this program does not know"
+            reason = StopReason.BAD_RECORD
+            self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
+
+    def _diverged(self, tp: TP, partition: _Partition, diverging: tuple[int, int]) -> None:
+        """KIP-595: the log went on differently since we read it."""
+        epoch, end = diverging
+        text = f"the source's log was cut at {end} (leader epoch {epoch}), but it was read up to {partition.position}"
+        hint = "an unclean election lost records on the source that are on the target"
+        reason = StopReason.SOURCE_LOG_SHORTER
+        self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
+
+    def _read_nearby(self, tp: TP, partition: _Partition, replica: int) -> None:
+        partition.near = replica
+        partition.near_until_s = time.monotonic() + NEARBY_S
+        self._near.add(tp)
+        self._make_homeless(tp, partition)
+
+    def _partition_error(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
+        now_s = time.monotonic()
+        code = data.error
+        if data.leader is not None:
+            self._brokers.hint_leader(*tp, *data.leader)
+        if partition.near >= 0:  # the leader knows better
+            partition.near = -1
+            self._near.discard(tp)
+        elif code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            partition.gone_at_s = partition.gone_at_s or now_s
+            if now_s - partition.gone_at_s > GONE_AFTER_S:
+                self._fail(tp, partition, code)
+                return
+        elif code == KafkaError.OFFSET_OUT_OF_RANGE or self._is_final(tp, code):
+            self._fail(tp, partition, code)
+            return
+        partition.not_before_s = now_s + next(partition.waits)
+        self._make_homeless(tp, partition)
+        self._brokers.refresh()
+
+    def _is_final(self, tp: TP, code: int) -> bool:
+        error = self._source.error(KafkaError(code), op="fetch", tp=tp)
+        if isinstance(error, FatalError):
+            self._failure = error
+        return isinstance(error, PartitionError)
+
+    def _make_homeless(self, tp: TP, partition: _Partition) -> None:
+        self._leave(tp, partition)
+        self._homeless.add(tp)
+
+    def _fail(self, tp: TP, partition: _Partition, code: int) -> None:
+        error = self._source.error(KafkaError(code), op="fetch", tp=tp, topic=tp.topic)
+        assert isinstance(error, PartitionError), f"{code} is a matter of one partition"
+        self._stop(tp, partition, error)
+
+    def _stop(self, tp: TP, partition: _Partition, error: PartitionError) -> None:
+        """It delivers nothing more until it is assigned again."""
+        partition.failed = True
+        self._leave(tp, partition)
+        self._homeless.discard(tp)
+        self._near.discard(tp)
+        self._arrived.append(Arrived(tp, failure=error))
+
+    # --- what arrived -------------------------------------------------------------------------------------------------
+
+    def wait(self, wait_s: float) -> None:
+        """Until something arrived, at most so long.
+
+        Raises:
+            KafkaOpError: fetching can't go on as a whole.
+        """
+        deadline = Deadline(wait_s)
+        self.push()
+        self._reactor.pump(0)
+        while not self._has_news() and not deadline.expired:
+            self.push()
+            is_settled = not self._homeless and all(it.is_asking for it in self._sessions.values())
+            self._reactor.run_until(self._has_news, Deadline(deadline.slice_s(0.1 if is_settled else 0.02)))
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _has_news(self) -> bool:
+        return bool(self._arrived) or self._failure is not None
+
+    def take(self) -> list[Arrived]:
+        """All that arrived; the next requests go out."""
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        self.push()
+        return arrived

@@ -1,0 +1,193 @@
+"""The `batches` plane: record batches of the source pass through unopened, in transactions of our own.
+
+    fetcher ──packs──> plane ──batches──> producer ──places──> plane
+       └──────────── reactor: every connection, one thread ───────┘
+
+See `replicator.planes.Plane` for the contract, and the package for what passes unopened and what does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from replicator.clients import Cluster, client_id
+from replicator.deadline import Deadline
+from replicator.errors import TP, AbortTransactionError, KafkaOpError
+from replicator.offsets import Placement
+from replicator.planes import Batch, Fetched, PlaneSettings
+from replicator.planes.batches.brokers import Brokers
+from replicator.planes.batches.coordinator import Coordinator
+from replicator.planes.batches.fetcher import Fetcher, Held, Pack
+from replicator.planes.batches.producer import Producer
+from replicator.planes.batches.reactor import Reactor
+from replicator.planes.batches.record_batch import RawBatch
+from replicator.planes.batches.reencode import build_batch
+
+PUSH_BYTES = 262_144
+"""Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
+OWN_BATCH_BYTES = 524_288
+WRITE_TIMEOUT_S = 30.0
+
+
+class _Landing:
+    """Notes where batches of one pack landed, and holds its memory until they have."""
+
+    __slots__ = ("_held", "_placements")
+
+    def __init__(self, placements: list[Placement], held: Held | None) -> None:
+        self._placements = placements
+        self._held = held
+
+    def __call__(self, batch: RawBatch, base_offset: int) -> None:
+        self._placements.append(
+            Placement(batch.first_offset, batch.next_offset, batch.records, batch.gaps, base_offset)
+        )
+
+
+class BatchesPlane:
+    """See `replicator.planes.Plane`.
+
+    Args:
+        source, target: the clusters.
+        settings: the task's share of them.
+    """
+
+    def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
+        self._target = target
+        self._reactor = Reactor()
+        source_brokers = Brokers(self._reactor, source, client_id())
+        target_brokers = Brokers(self._reactor, target, client_id())
+        self._fetcher = Fetcher(
+            self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
+        )
+        self._coordinator = Coordinator(self._reactor, target_brokers, target, settings)
+        self._producer = Producer(
+            self._reactor, target_brokers, target, self._coordinator, settings.transactional_id
+        )
+        self._unplaced_limit_bytes = settings.buffer_bytes // 4
+        self._placements: dict[TP, list[Placement]] = {}
+        self._own: dict[TP, list[tuple[bytes, bytes | None]]] = {}
+        self._own_bytes = 0
+        self._own_partitions: set[TP] = set()
+        self._unpushed_bytes = 0
+
+    def open(self, deadline: Deadline) -> None:
+        self._coordinator.initialise(deadline)
+
+    # --- source -------------------------------------------------------------------------------------------------------
+
+    def assign(self, positions: Mapping[TP, int]) -> None:
+        self._fetcher.assign(positions)
+        self._fetcher.push()
+
+    def add(self, positions: Mapping[TP, int]) -> None:
+        self._fetcher.add(positions)
+        self._fetcher.push()
+
+    def remove(self, tps: Iterable[TP]) -> None:
+        self._fetcher.remove(tps)
+
+    def fetch(self, wait_s: float) -> Fetched:
+        self._fetcher.wait(wait_s)
+        self._producer.push()
+        fetched = Fetched()
+        for it in self._fetcher.take():
+            if it.failure is not None:
+                fetched.failed.append(it.failure)
+                continue
+            end = it.next_offset
+            if it.pack is not None:
+                fetched.batches.append(it.pack)
+            if it.pack is None or end > it.pack.next_offset or not it.is_behind:
+                fetched.passed[it.tp] = end
+            fetched.more |= it.is_behind
+        return fetched
+
+    def source_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        return self._fetcher.ends(tps)
+
+    # --- transaction --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._placements = {}
+        self._unpushed_bytes = 0
+
+    def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
+        assert isinstance(batch, Pack)
+        self._producer.check()
+        raw, held = batch.let_go()
+        target = TP(target_topic, batch.tp.partition)
+        landing = _Landing(self._placements.setdefault(batch.tp, []), held)
+        for it in raw:
+            self._producer.append(target, batch.tp, it, landing)
+        self._unpushed_bytes += batch.size_bytes
+        if self._unpushed_bytes < PUSH_BYTES:
+            return
+        self._producer.push()
+        self._reactor.pump(0)
+        if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= self._unplaced_limit_bytes, deadline):
+            raise self._late(f"the target took nothing for {deadline.seconds:g} s", "append")
+        self._producer.check()
+
+    def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
+        self._place_all(deadline)
+        placements, self._placements = self._placements, {}
+        return placements
+
+    def _place_all(self, deadline: Deadline) -> None:
+        self._send_own()
+        if not self._producer.run_until(lambda: not self._producer.unplaced_bytes, deadline):
+            text = f"{self._producer.unplaced_bytes:,} bytes not acknowledged within {deadline.seconds:g} s"
+            raise self._late(text, "flush")
+
+    def write(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
+        target = TP(topic, partition)
+        self._own.setdefault(target, []).append((key, value))
+        self._own_bytes += len(key) + len(value or b"") + 16
+        if self._own_bytes >= OWN_BATCH_BYTES:
+            self._send_own()
+            deadline = Deadline(WRITE_TIMEOUT_S)
+            limit = self._unplaced_limit_bytes
+            if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= limit, deadline):
+                raise self._late(f"the target took nothing for {deadline.seconds:g} s", f"write to {topic}")
+
+    def _send_own(self) -> None:
+        """Queue what `write` gathered, as one batch per partition."""
+        now_ms = int(time.time() * 1000)
+        for target, records in self._own.items():
+            data = build_batch(records, now_ms)
+            batch = RawBatch(0, len(records), len(records), (), now_ms, -1, data)
+            self._producer.append(target, None, batch, None)
+            self._own_partitions.add(target)
+        self._own.clear()
+        self._own_bytes = 0
+
+    def commit(self, deadline: Deadline) -> None:
+        self._place_all(deadline)
+        if self._producer.has_begun:
+            self._coordinator.end(deadline, commit=True)
+        self._producer.ended()
+        self._producer.accompany(self._own_partitions)
+        self._own_partitions = set()
+
+    def abort(self, deadline: Deadline) -> None:
+        self._own.clear()
+        self._own_bytes = 0
+        self._own_partitions = set()
+        self._placements = {}
+        if self._producer.is_untouched:
+            return
+        self._producer.stop()
+        # what is on its way could otherwise reach its broker after the abort, and begin a transaction without an end
+        self._reactor.run_until(lambda: self._producer.is_at_rest, deadline)
+        if self._producer.has_begun:
+            self._coordinator.end(deadline, commit=False)
+        self._coordinator.take_new_epoch(deadline)
+        self._producer.begin_again()
+
+    def close(self) -> None:
+        self._reactor.close()
+
+    def _late(self, text: str, op: str) -> KafkaOpError:
+        return AbortTransactionError(text, op=op, hint=self._target.recent_error())

@@ -1,0 +1,410 @@
+"""Sends batches into the open transaction: to the leaders of their partitions, in order, each exactly once.
+
+Every batch gets its sequence numbers when it is appended, and keeps them however often it is sent. A *lane* is one
+partition of the target. When a request fails in a way that may pass, its lanes wait until everything of theirs that is
+on its way was answered, and send again from the oldest batch that is not acknowledged; the broker tells a repeated
+batch by its sequence, and answers with the place of the first one.
+
+    queued ──send──> unanswered ──answer──> placed
+       ^                 │
+       └── a leader moved, a connection was lost: all of the lane, in order
+
+The first error that will not pass stops the transaction: nothing more is sent, and everything raises it until
+`begin_again`. Batches that the broker takes after such an error would otherwise be committed.
+
+Source: KIP-98 (sequences), KIP-360; clients `Sender`, `TransactionManager`; core `ProducerStateManager`, which remembers
+the last five batches of a producer and partition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from replicator.clients import Cluster, KafkaError
+from replicator.deadline import Deadline, backoff_s
+from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpError, RetriableError
+from replicator.planes.batches.brokers import Brokers
+from replicator.planes.batches.connection import Connection, Lost, Request
+from replicator.planes.batches.coordinator import Coordinator, Refusals
+from replicator.planes.batches.produce_wire import PartitionResult, decode_produce, encode_produce
+from replicator.planes.batches.reactor import Reactor
+from replicator.planes.batches.record_batch import RawBatch, stamp
+from replicator.planes.batches.wire import WireError
+
+PRODUCE = 0
+VERSIONS = (9, 10)
+IN_FLIGHT = 5
+"""Requests a broker has unanswered; with more, it could not tell repeated batches any more."""
+REQUEST_BYTES = 4_194_304
+REQUEST_TIMEOUT_S = 30.0
+GONE_AFTER_S = 5.0
+"""How long a partition may be unknown to the brokers that should lead it: that of a topic just created is."""
+MAX_SEQUENCE = 0x7FFF_FFFF
+
+Placed = Callable[[RawBatch, int], None]
+"""Told the batch and the offset where its first record landed."""
+
+
+class _Item:
+    """One batch on its way."""
+
+    __slots__ = ("batch", "is_answered", "is_placed", "on_placed")
+
+    def __init__(self, batch: RawBatch, on_placed: Placed | None) -> None:
+        self.batch = batch
+        self.on_placed = on_placed
+        self.is_answered = True
+        """Not on its way: queued, or answered."""
+        self.is_placed = False
+
+
+class _Lane:
+    """One partition of the target.
+
+    Attributes:
+        source: the partition whose records these are, for errors; None: our own.
+        items: not yet placed, in order; the first `sent` of them have been sent.
+        is_added: whether it is part of the open transaction.
+        is_broken: has to send again, once nothing of it is on its way.
+    """
+
+    def __init__(self, target: TP, source: TP | None) -> None:
+        self.target = target
+        self.source = source
+        self.items: deque[_Item] = deque()
+        self.sent = 0
+        self.sequence = 0
+        self.is_added = False
+        self.is_broken = False
+        self.not_before_s = 0.0
+        self.waits = backoff_s(0.02, 1.0)
+        self.gone_at_s = 0.0
+
+    def take(self, count: int) -> int:
+        """The base sequence of the next batch of so many records."""
+        base = self.sequence
+        left = MAX_SEQUENCE - base
+        self.sequence = base + count if count <= left else count - left - 1
+        return base
+
+    def mend(self) -> None:
+        """Send again from the oldest batch, if nothing is on its way any more."""
+        if self.is_broken and all(item.is_answered for item in self.items):
+            self.is_broken = False
+            self.items = deque(item for item in self.items if not item.is_placed)
+            self.sent = 0
+
+    @property
+    def is_sendable(self) -> bool:
+        return self.is_added and not self.is_broken and self.sent < len(self.items)
+
+
+class Producer:
+    """See the module. Threading: the plane's thread.
+
+    Args:
+        source, target: for errors.
+    """
+
+    def __init__(
+        self, reactor: Reactor, brokers: Brokers, target: Cluster, coordinator: Coordinator, transactional_id: str
+    ) -> None:
+        self._reactor = reactor
+        self._brokers = brokers
+        self._target = target
+        self._coordinator = coordinator
+        self._id = transactional_id
+        self._lanes: dict[TP, _Lane] = {}
+        self._busy: dict[TP, _Lane] = {}
+        """Lanes with batches that are not placed."""
+        self._in_flight: dict[int, int] = {}
+        self._not_before_s: dict[int, float] = {}
+        self._adding: list[_Lane] = []
+        self._added_lanes: list[_Lane] = []
+        self._companions: tuple[TP, ...] = ()
+        self._is_stopped = False
+        self.is_untouched = True
+        """Nothing was appended since the last transaction ended."""
+        self.failure: KafkaOpError | None = None
+        self.unplaced_bytes = 0
+
+    # --- the transaction ----------------------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the coordinator may know of the open transaction."""
+        return bool(self._adding or self._added_lanes)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is on its way."""
+        return not self._adding and not any(self._in_flight.values())
+
+    def stop(self) -> None:
+        """Send nothing more of this transaction: it is about to be aborted."""
+        self._is_stopped = True
+
+    def ended(self) -> None:
+        """The transaction was committed: the next one begins without partitions; sequences go on."""
+        for lane in self._added_lanes:
+            lane.is_added = False
+        self._added_lanes = []
+        self.is_untouched = True
+
+    def begin_again(self) -> None:
+        """The transaction was aborted, and a new epoch taken: forget everything, sequences too."""
+        self._lanes.clear()
+        self._busy.clear()
+        self._adding = []
+        self._added_lanes = []
+        self._is_stopped = False
+        self.is_untouched = True
+        self.failure = None
+        self.unplaced_bytes = 0
+
+    def accompany(self, partitions: Iterable[TP]) -> None:
+        """Partitions for our own records that every transaction will write to: added with the first others of it."""
+        self._companions = tuple(partitions)
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def append(self, target: TP, source: TP | None, batch: RawBatch, on_placed: Placed | None) -> None:
+        """Queue one batch; `push` sends.
+
+        Args:
+            source: whose records these are; None: our own.
+            on_placed: called when it is acknowledged.
+        """
+        lane = self._lane(target, source)
+        self.is_untouched = False
+        coordinator = self._coordinator
+        stamp(batch.data, coordinator.producer_id, coordinator.epoch, lane.take(batch.records))
+        lane.items.append(_Item(batch, on_placed))
+        self._busy[target] = lane
+        self.unplaced_bytes += batch.size_bytes
+
+    def _lane(self, target: TP, source: TP | None) -> _Lane:
+        lane = self._lanes.get(target)
+        if lane is None:
+            lane = self._lanes[target] = _Lane(target, source)
+        return lane
+
+    def check(self) -> None:
+        """Raise what has gone wrong in the transaction, if anything has."""
+        if self.failure is not None:
+            raise self.failure
+
+    def push(self) -> None:
+        """Send what can be sent now. Called again and again while anything is not placed."""
+        if self._is_stopped or self.failure is not None or not self._busy:
+            return
+        self._add()
+        by_node: dict[int, list[_Lane]] = {}
+        now_s = time.monotonic()
+        for lane in self._busy.values():
+            if lane.is_sendable and lane.not_before_s <= now_s:
+                leader = self._brokers.leader(lane.target.topic, lane.target.partition)
+                if leader is None:
+                    self._has_no_leader(lane, now_s)
+                else:
+                    by_node.setdefault(leader.node, []).append(lane)
+        for node, lanes in by_node.items():
+            self._send(node, lanes, now_s)
+
+    def _add(self) -> None:
+        """Take new partitions into the transaction: one question at a time."""
+        if self._adding:
+            return
+        lanes = [lane for lane in self._busy.values() if not lane.is_added]
+        if not lanes:
+            return
+        lanes += [it for it in (self._lane(tp, None) for tp in self._companions) if not it.is_added and it not in lanes]
+        self._adding = lanes
+        self._brokers.want({lane.target.topic for lane in lanes})
+        self._coordinator.add([lane.target for lane in lanes], self._added)
+
+    def _added(self, refusals: Refusals) -> None:
+        lanes, self._adding = self._adding, []
+        for lane in lanes:
+            code = refusals.get(lane.target)
+            if code is None:
+                lane.is_added = not refusals
+                self._added_lanes.append(lane)
+            else:
+                self._fail(code, lane, "", op=f"write to {lane.target.topic}")
+        self.push()
+
+    def _has_no_leader(self, lane: _Lane, now_s: float) -> None:
+        """Wait for it; give up when the cluster says that there is no such partition, for a while."""
+        topic, partition = lane.target
+        code = self._brokers.topic_error(topic)
+        known = self._brokers.partitions(topic)
+        is_gone = code == KafkaError.UNKNOWN_TOPIC_OR_PART or (known is not None and partition >= known)
+        if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            self._fail(code, lane, "", op=f"produce to {topic}")
+        elif not is_gone:
+            lane.gone_at_s = 0.0
+        elif not lane.gone_at_s:
+            lane.gone_at_s = now_s
+        elif now_s - lane.gone_at_s > GONE_AFTER_S:
+            has_topic = code != KafkaError.UNKNOWN_TOPIC_OR_PART
+            gone = KafkaError._UNKNOWN_PARTITION if has_topic else KafkaError.UNKNOWN_TOPIC_OR_PART
+            self._fail(gone, lane, "", op=f"produce to {topic}")
+        self._brokers.refresh()
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _send(self, node: int, lanes: list[_Lane], now_s: float) -> None:
+        connection = self._brokers.connection(node)
+        if connection is None or self._not_before_s.get(node, 0.0) > now_s:
+            return
+        while lanes and self._in_flight.get(node, 0) < IN_FLIGHT:
+            sent: list[tuple[_Lane, _Item]] = []
+            size = 0
+            for lane in lanes:
+                item = lane.items[lane.sent]
+                if sent and size + item.batch.size_bytes > REQUEST_BYTES:
+                    break
+                size += item.batch.size_bytes
+                lane.sent += 1
+                item.is_answered = False
+                sent.append((lane, item))
+            self._request(node, connection, sent)
+            lanes = [lane for lane in lanes if lane.is_sendable]
+
+    def _request(self, node: int, connection: Connection, sent: list[tuple[_Lane, _Item]]) -> None:
+        topics: dict[str, list[tuple[int, tuple[memoryview | bytearray]]]] = {}
+        for lane, item in sent:
+            topics.setdefault(lane.target.topic, []).append((lane.target.partition, (item.batch.data,)))
+        known = self._brokers.version(node, PRODUCE)
+        version = VERSIONS[0] if known is None else min(VERSIONS[1], known[1])
+        self._in_flight[node] = self._in_flight.get(node, 0) + 1
+
+        def done(answer: memoryview | Lost) -> None:
+            self._in_flight[node] -= 1
+            self._answered(node, sent, answer)
+
+        body = encode_produce(self._id, int(REQUEST_TIMEOUT_S * 1000), topics)
+        connection.send(Request(PRODUCE, version, body, done, REQUEST_TIMEOUT_S + 5.0))
+
+    def _answered(self, node: int, sent: list[tuple[_Lane, _Item]], answer: memoryview | Lost) -> None:
+        results: dict[TP, PartitionResult] = {}
+        if not isinstance(answer, Lost):
+            try:
+                response = decode_produce(answer)
+            except WireError as error:
+                self._brokers_answer_is_bad(node, error)
+            else:
+                results = {TP(it.topic, it.partition): it for it in response.partitions}
+                if response.throttle_ms:
+                    self._not_before_s[node] = time.monotonic() + response.throttle_ms / 1000
+        if len(results) != len(sent):
+            self._brokers.refresh()
+        for lane, item in sent:
+            item.is_answered = True
+            if self._lanes.get(lane.target) is lane:  # else it is of a transaction that was aborted meanwhile
+                self._settle(lane, item, results.get(lane.target))
+        self.push()
+
+    def _brokers_answer_is_bad(self, node: int, error: WireError) -> None:
+        """An answer that can't be understood is as good as none: asked again, over another connection."""
+        connection = self._brokers.connection(node)
+        if connection is not None:
+            connection.close(f"its answer to Produce can't be read: {error}")
+
+    def _settle(self, lane: _Lane, item: _Item, result: PartitionResult | None) -> None:
+        if result is not None and result.error == 0:
+            self._place(lane, item, result)
+        elif result is None or self._may_pass(lane, result):
+            lane.is_broken = True
+            lane.not_before_s = time.monotonic() + next(lane.waits)
+        else:
+            code, text = _culprit(result)
+            self._fail(code, lane, text, op=f"produce to {lane.target.topic}")
+        lane.mend()
+
+    def _place(self, lane: _Lane, item: _Item, result: PartitionResult) -> None:
+        item.is_placed = True
+        lane.gone_at_s = 0.0
+        if not lane.is_broken:
+            lane.waits = backoff_s(0.02, 1.0)
+        while lane.items and lane.items[0].is_placed:
+            lane.items.popleft()
+            lane.sent -= 1
+        if not lane.items:
+            self._busy.pop(lane.target, None)
+        self.unplaced_bytes -= item.batch.size_bytes
+        if item.on_placed is not None:
+            item.on_placed(item.batch, result.base_offset)
+
+    def _may_pass(self, lane: _Lane, result: PartitionResult) -> bool:
+        """Whether to send again: the leader moved, replicas are missing, or an earlier batch of the lane failed so."""
+        if result.leader is not None:
+            self._brokers.hint_leader(*lane.target, *result.leader)
+        if result.error == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER:
+            return lane.is_broken
+        if result.error == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            now_s = time.monotonic()
+            lane.gone_at_s = lane.gone_at_s or now_s
+            self._brokers.refresh()
+            return now_s - lane.gone_at_s <= GONE_AFTER_S
+        error = self._target.error(KafkaError(result.error), op="produce", tp=lane.source or lane.target)
+        if not isinstance(error, RetriableError) or result.error in _REFUSED:
+            return False
+        self._brokers.refresh()
+        return True
+
+    def _fail(self, code: int, lane: _Lane, text: str, *, op: str) -> None:
+        """Note the transaction's first error; one of a fenced producer counts for more than any other."""
+        topic = lane.target.topic
+        cause = KafkaError(code, text) if text else KafkaError(code)
+        error = self._target.error(cause, op=op, tp=lane.source, topic=topic)
+        if code in _BROKEN_SEQUENCE or (lane.source is None and isinstance(error, RetriableError)):
+            error = AbortTransactionError(str(error), op=op, hint=error.hint, code=error.code)
+        if self.failure is None or (isinstance(error, FencedError) and not isinstance(self.failure, FencedError)):
+            self.failure = error
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def run_until(self, is_done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Send and receive until `is_done`, an error, or the deadline; whether it is done.
+
+        Raises:
+            KafkaOpError: the transaction's error.
+        """
+        while not is_done():
+            self.check()
+            if deadline.expired:
+                return False
+            self.push()
+            if self.failure is None:
+                self._reactor.run_until(lambda: is_done() or self.failure is not None, Deadline(self._slice_s(deadline)))
+        self.check()
+        return True
+
+    def _slice_s(self, deadline: Deadline) -> float:
+        """Until a lane that waits may send again; `push` has to be called for that."""
+        return deadline.slice_s(0.02)
+
+
+_BROKEN_SEQUENCE = frozenset(
+    {
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.DUPLICATE_SEQUENCE_NUMBER,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.INVALID_TXN_STATE,
+    }
+)
+"""Mended by aborting, and the new epoch that comes with it (KIP-360)."""
+_REFUSED = frozenset({KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED})
+"""May pass, but not soon: the task says so and begins again."""
+
+
+def _culprit(result: PartitionResult) -> tuple[int, str]:
+    """The error's code, and the broker's words about the record that it refused."""
+    words = [text for _, text in result.record_errors if text]
+    text = words[0] if words else result.message or ""
+    return result.error, text
