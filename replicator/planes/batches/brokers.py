@@ -1,0 +1,370 @@
+"""The brokers of one cluster, as one task sees them: connections, leaders, and requests that go to any of them.
+
+Each broker has two channels, TCP connections of their own: *bulk* for what is large or waits at the broker, *control*
+for the small requests that must not stand behind it. A broker is known by its address among the bootstrap servers
+first, under a number below 0, then by what Metadata says of it.
+
+Source: KIP-899 (back to the bootstrap servers when no known broker answers); clients `NetworkClient`, `Metadata`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.clients import Cluster
+from replicator.deadline import Deadline
+from replicator.error_codes import BY_WEIGHT, hint
+from replicator.errors import RetriableError
+from replicator.planes.batches import messages, metadata
+from replicator.planes.batches.connection import MAX_RESPONSE_BYTES, Connection, Lost, Request
+from replicator.planes.batches.dialing import Endpoint
+from replicator.planes.batches.links import Dialler, Link
+from replicator.planes.batches.metadata import Leader, View
+from replicator.planes.batches.reactor import Reactor, Timer
+from replicator.planes.batches.refresher import Refresher
+from replicator.planes.batches.security import ConnectError, Security
+
+BULK = "bulk"
+CONTROL = "control"
+STAGGER_S = 1.0
+"""A broker that has not answered by then is not waited for: the next one is tried beside it."""
+LOOK_AGAIN_S = 0.05
+ERROR_MEMORY_S = 30.0
+SHORTEST_TIMEOUT_S = 2.0
+"""A caller that waits for less leaves the request in flight, instead of ending the connection for all."""
+
+
+@dataclass(slots=True)
+class _Cast:
+    """A request that waits for a connection."""
+
+    node: int | None
+    send: Callable[[Connection, float], None]
+    fail: Callable[[Lost], None]
+    give_up_s: float
+    timeout_s: float
+
+
+class Brokers:
+    """See the module. Threading: the reactor's thread.
+
+    Args:
+        client_id: what brokers log and count quotas by.
+    """
+
+    def __init__(self, reactor: Reactor, cluster: Cluster, client_id: str) -> None:
+        self._reactor = reactor
+        self._cluster = cluster
+        self._dialler = Dialler(reactor, Security(cluster.settings.security), client_id)
+        servers = cluster.settings.bootstrap_servers.split(",")
+        self._bootstrap = {-1 - index: Endpoint.of(server) for index, server in enumerate(servers)}
+        self._links: dict[tuple[int, str], Link] = {}
+        self._view = View()
+        self._refresher = Refresher(reactor, self._view, self._ask_metadata, self._take_metadata)
+        self._waiting: list[_Cast] = []
+        self._timer: Timer | None = None
+        self._errors: dict[int, tuple[float, ConnectError]] = {}
+        rack = cluster.settings.client.get("client.rack")
+        self.rack: str = "" if rack is None else str(rack)
+        """`client.rack`: brokers there are preferred as replicas to fetch from (KIP-392)."""
+        reactor.on_close(self.close)
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def connection(self, node: int, channel: str = BULK) -> Connection | None:
+        """A connection that is ready; without one it is made in the background, as soon as the backoff allows.
+
+        Ask before each request: an old connection is replaced between two of them.
+        """
+        link = self._link(node, channel)
+        if link is None:
+            self.refresh()
+            return None
+        return link.ready()
+
+    def version(self, node: int, api_key: int) -> tuple[int, int] | None:
+        """The lowest and the highest version that the broker speaks; None: not reached yet, or it speaks none."""
+        for channel in (CONTROL, BULK):
+            link = self._links.get((node, channel))
+            if link is not None and link.versions:
+                return link.versions.get(api_key)
+        return None
+
+    def close(self) -> None:
+        """Close every connection; requests in flight get `Lost`."""
+        for link in self._links.values():
+            link.close("we are closing")
+        self._links.clear()
+        self._waiting.clear()
+
+    def _link(self, node: int, channel: str) -> Link | None:
+        link = self._links.get((node, channel))
+        if link is None:
+            endpoint = self._view.nodes.get(node) or self._bootstrap.get(node)
+            if endpoint is None:
+                return None
+            limit = MAX_RESPONSE_BYTES if channel == BULK else messages.MAX_BYTES
+            link = self._links[node, channel] = Link(self._dialler, self, node, endpoint, limit)
+        return link
+
+    def _any(self) -> Connection | None:
+        """A control connection to any broker; without one, another broker is tried every `STAGGER_S`."""
+        links = [link for (_, channel), link in self._links.items() if channel == CONTROL]
+        ready = [it for it in (link.ready() for link in links if link.is_up) if it is not None]
+        if ready:
+            least = min(it.in_flight for it in ready)
+            known = [it for it in ready if it.node >= 0 and it.in_flight == least]
+            return random.choice(known or ready)
+        now_s = time.monotonic()
+        if not any(link.is_dialling and now_s - link.dialled_s < STAGGER_S for link in links):
+            self._try_another(now_s)
+        return None
+
+    def _try_another(self, now_s: float) -> None:
+        """Dial the broker that was not tried for longest: known ones first, then the bootstrap servers."""
+        nodes = [*self._view.nodes, *self._bootstrap]
+        random.shuffle(nodes)
+        candidates = [link for link in (self._link(node, CONTROL) for node in nodes) if link is not None]
+        due = [it for it in candidates if not it.is_dialling and it.next_try_s <= now_s]
+        if due:
+            min(due, key=lambda it: (it.dialled_s, it.node < 0)).dial()
+
+    # --- links.Owner --------------------------------------------------------------------------------------------------
+
+    def link_is_up(self, link: Link) -> None:
+        self._errors.pop(link.node, None)
+        self._serve()
+
+    def link_is_down(self, link: Link, why: str) -> None:
+        self._errors[link.node] = (time.monotonic(), ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
+        self.refresh()
+
+    def link_failed(self, link: Link, error: ConnectError) -> None:
+        self._errors[link.node] = (time.monotonic(), error)
+        led = self._view.led_by(link.node)
+        if led:
+            self._refresher.refresh(led)
+        self._serve()
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def cast(
+        self, node: int | None, message: Any, version: int, on_done: Callable[[Any], None], timeout_s: float = 30.0
+    ) -> None:
+        """Send a small request over the control channel, as soon as there is a connection.
+
+        Args:
+            node: None: any broker.
+            message: a request of kafka-python.
+            on_done: gets the decoded answer or `Lost`, once, from `Reactor.pump`.
+            timeout_s: seconds for connecting and answering together.
+        """
+        self._cast(node, lambda _: (message, version), on_done, timeout_s)
+
+    def call(self, node: int | None, message: Any, version: int, deadline: Deadline, op: str = "") -> Any:
+        """As `cast`, and run the reactor until the answer came.
+
+        Args:
+            op: what is being done, for the error; else the request's name.
+
+        Raises:
+            RetriableError: no answer before the deadline.
+        """
+        answers: list[Any] = []
+        self.cast(node, message, version, answers.append, max(SHORTEST_TIMEOUT_S, deadline.left_s()))
+        self._reactor.run_until(lambda: bool(answers), deadline)
+        op = op or messages.name(message)
+        if not answers:
+            raise self.error(op, Lost(f"no answer within {deadline.seconds:g} s", "_TIMED_OUT"))
+        if isinstance(answers[0], Lost):
+            raise self.error(op, answers[0]) from answers[0]
+        return answers[0]
+
+    def _cast(
+        self, node: int | None, make: Callable[[int], tuple[Any, int]], on_done: Callable[[Any], None], timeout_s: float
+    ) -> None:
+        def send(connection: Connection, left_s: float) -> None:
+            message, version = make(connection.node)
+            connection.send(_request(connection, message, version, on_done, left_s))
+
+        give_up_s = time.monotonic() + timeout_s
+        waiting = _Cast(node, send, on_done, give_up_s, timeout_s)
+        if not self._try(waiting, timeout_s):
+            self._waiting.append(waiting)
+            self._look_again()
+
+    def _try(self, cast: _Cast, left_s: float) -> bool:
+        connection = self._any() if cast.node is None else self.connection(cast.node, CONTROL)
+        if connection is None:
+            return False
+        cast.send(connection, left_s)
+        return True
+
+    def _serve(self) -> None:
+        """Send what waits for a connection, in order, and give up what waited for too long."""
+        now_s = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        for cast in waiting:
+            if cast.give_up_s <= now_s:
+                self._reactor.soon(_Failed(cast.fail, self._no_connection(cast)))
+            elif not self._try(cast, cast.give_up_s - now_s):
+                self._waiting.append(cast)
+        if self._waiting:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if self._timer is None or not self._timer.is_pending:
+            self._timer = self._reactor.later(LOOK_AGAIN_S, self._serve)
+
+    def _no_connection(self, cast: _Cast) -> Lost:
+        whom = "any broker" if cast.node is None else f"broker {cast.node}"
+        why = self.recent_error()
+        tail = f": {why}" if why else ""
+        return Lost(f"no connection to {whom} within {cast.timeout_s:g} s{tail}", why.code if why else "_TIMED_OUT")
+
+    # --- metadata -----------------------------------------------------------------------------------------------------
+
+    def want(self, topics: Iterable[str]) -> None:
+        """Know the leaders of these topics too."""
+        self._refresher.want(topics)
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Ask no more for these."""
+        self._refresher.forget(topics)
+
+    def refresh(self, topic: str | None = None) -> None:
+        """Ask for metadata soon, of one topic or of all: at once, then 0.1 to 1 s apart."""
+        self._refresher.refresh(None if topic is None else [topic])
+
+    def leader(self, topic: str, partition: int) -> Leader | None:
+        """The partition's leader; None: unknown now, and being asked for."""
+        leader = self._view.leader(topic, partition)
+        if leader is None or leader.node not in self._view.nodes:
+            if topic in self._view.topics:
+                self._refresher.refresh([topic])
+            return None
+        return leader
+
+    def hint_leader(self, topic: str, partition: int, node: int, epoch: int) -> None:
+        """Take the leader that another answer named (KIP-951), if it is newer and its broker is known."""
+        leader = Leader(node, epoch)
+        if not self._view.hint(topic, partition, leader) and self._view.leader(topic, partition) != leader:
+            self._refresher.refresh([topic])
+
+    def topic_error(self, topic: str) -> int:
+        """The error code of the last answer; 0: none; -1: there was no answer yet."""
+        known = self._view.topics.get(topic)
+        return metadata.NEVER_ASKED if known is None else known.error
+
+    def topic_id(self, topic: str) -> bytes:
+        """16 bytes; zeros: unknown, or the brokers have none."""
+        known = self._view.topics.get(topic)
+        return metadata.NO_ID if known is None else known.topic_id
+
+    def partitions(self, topic: str) -> int | None:
+        """How many the topic has; None: unknown."""
+        known = self._view.topics.get(topic)
+        return None if known is None else known.partitions
+
+    @property
+    def nodes(self) -> list[int]:
+        """The brokers that Metadata told of."""
+        return list(self._view.nodes)
+
+    def _ask_metadata(self, make: Callable[[int], Any], on_done: Callable[[Any], None], timeout_s: float) -> None:
+        def for_node(node: int) -> tuple[Any, int]:
+            known = self.version(node, metadata.METADATA) or (metadata.LOWEST_VERSION, metadata.LOWEST_VERSION)
+            version = max(metadata.LOWEST_VERSION, min(known[1], metadata.HIGHEST_VERSION))
+            return make(version), version
+
+        self._cast(None, for_node, on_done, timeout_s)
+
+    def _take_metadata(self, answer: Any) -> None:
+        if self._view.is_of_another_cluster(answer):
+            self._errors[0] = (time.monotonic(), self._another_cluster(answer))
+            return
+        moved = self._view.take(answer)
+        for (node, _), link in list(self._links.items()):
+            if node in moved.elsewhere:
+                link.move(self._view.nodes[node])
+            elif node in moved.gone:
+                self._drop(node)
+        self._adopt()
+        self._serve()
+
+    def _another_cluster(self, answer: Any) -> ConnectError:
+        text = f"the brokers belong to cluster {answer.cluster_id} now, and to {self._view.cluster_id} before"
+        return ConnectError(text, "_TRANSPORT")
+
+    def _drop(self, node: int) -> None:
+        for channel in (BULK, CONTROL):
+            link = self._links.pop((node, channel), None)
+            if link is not None:
+                link.close("the broker left the cluster")
+        self._errors.pop(node, None)
+
+    def _adopt(self) -> None:
+        """A connection to a bootstrap server serves the broker that turned out to be behind it."""
+        numbers = {endpoint: node for node, endpoint in self._view.nodes.items()}
+        for known, channel in [it for it in self._links if it[0] < 0]:
+            link = self._links[known, channel]
+            node = numbers.get(link.endpoint)
+            if node is not None and (node, channel) not in self._links:
+                self._links[node, channel] = self._links.pop((known, channel))
+                link.adopt(node)
+
+    # --- errors -------------------------------------------------------------------------------------------------------
+
+    def recent_error(self) -> ConnectError | None:
+        """Why brokers can't be reached, if that was so lately; what explains it best, if there are several."""
+        now_s = time.monotonic()
+        heard = [error for at_s, error in self._errors.values() if now_s - at_s < ERROR_MEMORY_S]
+        weights = dict(zip(BY_WEIGHT, itertools.count(), strict=False))
+        return min(heard, key=lambda it: weights.get(it.code, len(weights)), default=None)
+
+    def error(self, op: str, cause: Lost | str = "") -> RetriableError:
+        """The error of a request that got no answer, with what the operator can do about it."""
+        recent = self.recent_error()
+        code = recent.code if recent else getattr(cause, "code", "_TRANSPORT")
+        alias = self._cluster.alias
+        why = cause or recent or "it took too long"
+        text = f"no answer from {alias} ({self._cluster.settings.bootstrap_servers}): {why}"
+        if recent is not None and str(recent) not in text:
+            text += f"; {recent}"
+        values = {"alias": alias, "group": self._cluster.group, "principal": self._cluster.principal}
+        values |= {"topic": "the topic", "right": "DESCRIBE", "group_right": "READ"}
+        advice = hint(code, values) or hint("_TRANSPORT", values)
+        return RetriableError(text, op=f"{op} on {alias}", hint=advice, code=code)
+
+
+@dataclass(slots=True)
+class _Failed:
+    fail: Callable[[Lost], None]
+    lost: Lost
+
+    def __call__(self) -> None:
+        self.fail(self.lost)
+
+
+def _request(
+    connection: Connection, message: Any, version: int, on_done: Callable[[Any], None], timeout_s: float
+) -> Request:
+    def received(body: memoryview | Lost) -> None:
+        if isinstance(body, Lost):
+            on_done(body)
+            return
+        try:
+            answer = messages.decode(message, version, body)
+        except messages.NotUnderstoodError as error:
+            lost = Lost(f"{connection.address} does not speak Kafka's protocol: {error}")
+            connection.close(str(error))
+            answer = lost
+        on_done(answer)
+
+    is_flexible = messages.is_flexible(message, version)
+    return Request(message.API_KEY, version, [messages.encode(message, version)], received, timeout_s, is_flexible)

@@ -1,0 +1,395 @@
+"""One established connection to a broker: requests go out in order, answers come back in order, nothing blocks.
+
+An answer is received straight into a bytearray of its own, which lives as long as somebody holds a view of it. A peer
+is not trusted: a size, a correlation id or a header that makes no sense ends the connection, and every request in
+flight gets `Lost`, in order.
+
+Source: KIP-482 for the flexible headers; clients `NetworkClient`, `NetworkReceive`.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from replicator.planes.batches.reactor import Reactor
+
+MAX_RESPONSE_BYTES = 1 << 30
+ALLOCATED_AT_ONCE_BYTES = 64 << 20
+"""An answer that is said to be larger gets its memory as its bytes arrive."""
+FIRST_PIECE_BYTES = 1 << 20
+MAX_IOV = 1024
+"""Linux: UIO_MAXIOV."""
+JOINED_BYTES = 16 << 10
+"""TLS: smaller parts are joined; one record holds as much."""
+READ_PER_ROUND_BYTES = 8 << 20
+"""Then the other connections get their turn."""
+API_VERSIONS = 18
+_HEAD = struct.Struct(">ii")
+_REQUEST = struct.Struct(">ihhih")
+
+Part = bytes | bytearray | memoryview
+
+
+class Lost(Exception):
+    """The connection ended, or the answer could not be understood; whether the broker did it, nobody knows.
+
+    Args:
+        code: why, as librdkafka names it.
+    """
+
+    def __init__(self, message: str, code: str = "_TRANSPORT") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Request:
+    """A request without its header.
+
+    Args:
+        body: its bytes, which stay unchanged until the answer came.
+        on_done: gets the answer's body, a writable view that nobody else has, or `Lost`; called from `Reactor.pump`.
+        timeout_s: seconds after which the connection is given up, with all that is in flight on it.
+        is_flexible: the version has flexible headers: request header v2, response header v1.
+    """
+
+    api_key: int
+    version: int
+    body: Sequence[Part]
+    on_done: Callable[[memoryview | Lost], None]
+    timeout_s: float = 30.0
+    is_flexible: bool = True
+
+
+@dataclass(slots=True)
+class _InFlight:
+    request: Request
+    correlation_id: int
+    give_up_s: float
+
+
+class Connection:
+    """See the module.
+
+    Args:
+        sock: connected and, where needed, through its TLS handshake and authenticated; taken over.
+        address: ``host:port``, for error texts.
+        on_closed: told once, after the requests in flight were.
+        max_response_bytes: an answer that is said to be larger ends the connection.
+
+    Threading: the reactor's thread.
+    """
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, *, address: str, node: int, client_id: str,
+        on_closed: Callable[[Connection, str], None] | None = None, max_response_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:  # fmt: skip
+        self.address = address
+        self.node = node
+        self.answers = 0
+        """How many came so far."""
+        self._reactor = reactor
+        self._socket = sock
+        self._client_id = client_id.encode()
+        self._on_closed = on_closed
+        self._waiting: deque[_InFlight] = deque()
+        self._correlation_id = 0
+        self._outgoing: deque[memoryview] = deque()
+        self._incoming = _Incoming(max_response_bytes)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._read_wants_write = self._write_wants_read = False
+        self._mask = selectors.EVENT_READ
+        self._is_closed = False
+        sock.setblocking(False)
+        reactor.watch(self, self._mask)
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer, those included that are not sent yet."""
+        return len(self._waiting)
+
+    def __repr__(self) -> str:
+        return f"Connection({self.address}, node {self.node}, {self.in_flight} in flight)"
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, request: Request) -> None:
+        """Send, as far as the socket takes it now; the rest follows. On a closed connection `on_done` gets `Lost`."""
+        if self._is_closed:
+            self._finish(request, Lost(f"the connection to {self.address} is closed"))
+            return
+        self._correlation_id = (self._correlation_id + 1) & 0x7FFFFFFF
+        give_up_s = time.monotonic() + request.timeout_s
+        self._waiting.append(_InFlight(request, self._correlation_id, give_up_s))
+        is_idle = not self._outgoing
+        parts = [self._header(request), *request.body]
+        self._outgoing.extend(_joined(parts) if self._is_tls else (memoryview(it) for it in parts if len(it)))
+        if is_idle:
+            self._guarded(self._write)
+
+    def close(self, why: str, code: str = "_TRANSPORT") -> None:
+        """End it; what is in flight gets `Lost`, in order."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._reactor.unwatch(self)
+        self._socket.close()
+        self._outgoing.clear()
+        self._incoming.drop()
+        while self._waiting:
+            request = self._waiting.popleft().request
+            self._finish(request, Lost(f"the connection to {self.address} ended: {why}", code))
+        if self._on_closed is not None:
+            self._reactor.soon(_Told(self._on_closed, self, why))
+
+    # --- called by the reactor ----------------------------------------------------------------------------------------
+
+    def on_ready(self, mask: int) -> None:
+        can_read = bool(mask & selectors.EVENT_READ) or self._read_wants_write
+        can_write = bool(mask & selectors.EVENT_WRITE) or self._write_wants_read
+        if can_read:
+            self._guarded(self._read)
+        if can_write and not self._is_closed:
+            self._guarded(self._write)
+
+    def on_sweep(self, now_s: float) -> None:
+        for waiting in self._waiting:
+            if waiting.give_up_s <= now_s:
+                self.close(f"no answer within {waiting.request.timeout_s:g} s", "_TIMED_OUT")
+                return
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do a step; whatever goes wrong with the socket or the peer ends the connection."""
+        try:
+            step()
+            if not self._is_closed:
+                self._watch_what_is_needed()
+        except _NonsenseError as error:
+            self.close(f"the peer does not speak Kafka's protocol: {error}")
+        except ssl.SSLError as error:
+            self.close(f"TLS: {error.reason or error}", "_SSL")
+        except OSError as error:
+            self.close(error.strerror or str(error))
+        except MemoryError:
+            self.close("there is no memory for its answer")
+
+    def _watch_what_is_needed(self) -> None:
+        wants_write = self._read_wants_write or (bool(self._outgoing) and not self._write_wants_read)
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants_write else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.change(self, mask)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def _header(self, request: Request) -> bytes:
+        """Size and request header v1 or v2: both have a client id with a 2-byte length."""
+        tail = b"\0" if request.is_flexible else b""
+        size = 10 + len(self._client_id) + len(tail) + sum(len(part) for part in request.body)
+        fixed = (size, request.api_key, request.version, self._correlation_id, len(self._client_id))
+        return _REQUEST.pack(*fixed) + self._client_id + tail
+
+    def _write(self) -> None:
+        self._write_wants_read = False
+        try:
+            while self._outgoing:
+                offered, taken = self._write_some()
+                self._drop_written(taken)
+                if taken < offered and not self._is_tls:
+                    return  # the kernel's buffer is full: it says so when there is room
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            return
+        except ssl.SSLWantReadError:
+            self._write_wants_read = True
+
+    def _write_some(self) -> tuple[int, int]:
+        """Bytes offered, bytes taken. TLS: after a refusal, OpenSSL wants the same bytes again, and gets them."""
+        if self._is_tls:
+            return len(self._outgoing[0]), self._socket.send(self._outgoing[0])
+        views = list(islice(self._outgoing, MAX_IOV))
+        return sum(map(len, views)), self._socket.sendmsg(views)
+
+    def _drop_written(self, taken: int) -> None:
+        outgoing = self._outgoing
+        while taken:
+            first = outgoing[0]
+            if taken < len(first):
+                outgoing[0] = first[taken:]
+                return
+            taken -= len(first)
+            outgoing.popleft()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        self._read_wants_write = False
+        try:
+            budget = READ_PER_ROUND_BYTES
+            while budget > 0:
+                with self._incoming.room() as room:
+                    wanted = len(room)
+                    count = self._socket.recv_into(room, wanted)
+                if not count:
+                    raise ConnectionResetError(0, "closed by the peer")
+                budget -= count
+                self._received(count)
+                if self._is_closed or (count < wanted and not self._is_tls):
+                    return  # it is empty
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            return
+        if self._is_tls and self._socket.pending():  # type: ignore[attr-defined]
+            self._reactor.soon(lambda: self.on_ready(selectors.EVENT_READ) if not self._is_closed else None)
+
+    def _received(self, count: int) -> None:
+        body = self._incoming.add(count, self._expect)
+        if body is None:
+            return
+        request = self._waiting[0].request
+        result = body[_header_end(request, body) :]
+        self._waiting.popleft()
+        self.answers += 1
+        self._finish(request, result)
+
+    def _expect(self, correlation_id: int) -> None:
+        """Refuse an answer to anything but the oldest request, before memory is given to it."""
+        if not self._waiting:
+            raise _NonsenseError("an answer that nobody asked for")
+        wanted = self._waiting[0].correlation_id
+        if correlation_id != wanted:
+            raise _NonsenseError(f"an answer to request {correlation_id} instead of {wanted}")
+
+    def _finish(self, request: Request, result: memoryview | Lost) -> None:
+        self._reactor.soon(lambda: request.on_done(result))
+
+
+class _NonsenseError(Exception):
+    """What the peer sent is no answer."""
+
+
+@dataclass(slots=True)
+class _Told:
+    call: Callable[[Connection, str], None]
+    connection: Connection
+    why: str
+
+    def __call__(self) -> None:
+        self.call(self.connection, self.why)
+
+
+class _Incoming:
+    """The answer that is being received: size and correlation id first, then its body into memory of its own."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._head = bytearray(_HEAD.size)
+        self._body: bytearray | None = None
+        self._have = 0
+        self._size = 0
+
+    def drop(self) -> None:
+        self._body = None
+
+    def room(self) -> memoryview:
+        """Where the next bytes go; to be released before `add`."""
+        target = self._head if self._body is None else self._body
+        return memoryview(target)[self._have :]
+
+    def add(self, count: int, expect: Callable[[int], None]) -> memoryview | None:
+        """Count bytes that arrived; the whole body when it is complete.
+
+        Args:
+            expect: refuses a correlation id.
+
+        Raises:
+            _NonsenseError: the size or the correlation id is none.
+        """
+        self._have += count
+        if self._body is None:
+            if self._have >= 4:
+                self._check_size()
+            if self._have < _HEAD.size:
+                return None
+            expect(_HEAD.unpack(self._head)[1])
+            self._have = 0
+            self._body = bytearray(self._size if self._size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
+        body = self._body
+        if self._have == self._size:
+            self._body, self._have = None, 0
+            return memoryview(body)
+        if self._have == len(body):
+            body.extend(bytes(min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))))
+        return None
+
+    def _check_size(self) -> None:
+        size = int.from_bytes(self._head[:4], "big", signed=True)
+        if not 4 <= size <= self._max_bytes:
+            raise _NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
+        self._size = size - 4
+
+
+def _joined(parts: Sequence[Part]) -> list[memoryview]:
+    """The same bytes with runs of small parts joined; large parts as they are."""
+    joined: list[memoryview] = []
+    small = bytearray()
+    for part in parts:
+        if len(part) < JOINED_BYTES:
+            small += part
+        else:
+            if small:
+                joined.append(memoryview(small))
+                small = bytearray()
+            joined.append(memoryview(part))
+    if small:
+        joined.append(memoryview(small))
+    return joined
+
+
+def _header_end(request: Request, body: memoryview) -> int:
+    """Where the answer's own bytes begin, after the tagged fields of response header v1.
+
+    ApiVersions has none in any version: its reader doesn't know yet what the broker speaks.
+    """
+    if not request.is_flexible or request.api_key == API_VERSIONS:
+        return 0
+    count, at = _uvarint(body, 0)
+    for _ in range(count):
+        _, at = _uvarint(body, at)
+        size, at = _uvarint(body, at)
+        at += size
+    if at > len(body):
+        raise _NonsenseError("a header that is longer than its answer")
+    return at
+
+
+def _uvarint(body: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 35:
+        if at >= len(body):
+            raise _NonsenseError("a header that is longer than its answer")
+        byte = body[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise _NonsenseError("a number of more than 5 bytes")
