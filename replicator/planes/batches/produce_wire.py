@@ -1,0 +1,124 @@
+"""Produce, versions 9 and 10: requests are alike; from 10 on a response names the new leader (KIP-951).
+
+Later versions are not for us: from 12 on a broker adds partitions to the transaction by itself (KIP-890).
+
+Pure. Source: ProduceRequest.json, ProduceResponse.json.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from replicator.planes.batches.wire import Reader, compact_string, uvarint
+
+API_KEY: Final = 0
+VERSIONS: Final = (9, 10)
+
+Buffers = Sequence[bytes | bytearray | memoryview]
+"""The parts of one record batch; each of one byte per item."""
+
+_ALL_REPLICAS = -1
+_REQUEST = Struct(">hi")  # acks, timeout
+_PARTITION = Struct(">ihqqqB")  # partition, error, base offset, append time, log start, first byte of errors' length
+_PARTITION_BYTES = _PARTITION.size + 2
+_RECORD_ERROR_BYTES = 6
+_LEADER_TAG = 0
+_LEADER = Struct(">ii")
+
+
+@dataclass(slots=True)
+class PartitionResult:
+    """What became of one batch.
+
+    Args:
+        error: Kafka's error code, 0 for none.
+        base_offset: of the first record on the target, or -1.
+        log_append_time: in ms, when the target topic uses LogAppendTime, else -1.
+        record_errors: (index in the batch, text) of the records that were refused.
+        leader: (broker id, epoch), when the broker that answered is not the leader any more.
+    """
+
+    topic: str
+    partition: int
+    error: int
+    base_offset: int
+    log_append_time: int
+    log_start_offset: int
+    record_errors: list[tuple[int, str | None]]
+    message: str | None
+    leader: tuple[int, int] | None
+
+
+@dataclass(slots=True)
+class ProduceResponse:
+    partitions: list[PartitionResult]
+    throttle_ms: int
+
+
+def encode_produce(
+    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffers]]]
+) -> list[bytes | bytearray | memoryview]:
+    """The body of a request, as buffers to send one after the other; batches are not copied.
+
+    Args:
+        timeout_ms: how long the broker waits for all replicas.
+        topics: for each partition the parts of *one* batch; a request must not hold two for the same partition.
+    """
+    buffers: list[bytes | bytearray | memoryview] = []
+    pending = compact_string(transactional_id) + _REQUEST.pack(_ALL_REPLICAS, timeout_ms) + uvarint(len(topics) + 1)
+    for topic, partitions in topics.items():
+        pending += compact_string(topic) + uvarint(len(partitions) + 1)
+        for partition, parts in partitions:
+            size = sum(map(len, parts))
+            buffers.append(pending + partition.to_bytes(4, "big") + uvarint(size + 1))
+            buffers += parts
+            pending = b"\0"  # no tags
+        pending += b"\0"
+    buffers.append(pending + b"\0")
+    return buffers
+
+
+def decode_produce(body: memoryview) -> ProduceResponse:
+    """The body of a response, after the response header.
+
+    Raises:
+        WireError: it can't be decoded.
+    """
+    reader = Reader(body)
+    partitions: list[PartitionResult] = []
+    for _ in range(reader.array_length()):
+        topic = sys.intern(reader.string())
+        for _ in range(reader.array_length(_PARTITION_BYTES)):
+            partitions.append(_partition(reader, topic))
+        reader.skip_tags()
+    throttle_ms = reader.int32()
+    reader.skip_tags()
+    return ProduceResponse(partitions, throttle_ms)
+
+
+def _partition(reader: Reader, topic: str) -> PartitionResult:
+    partition, error, base_offset, append_time, log_start, length = reader.unpack(_PARTITION)
+    record_errors: list[tuple[int, str | None]] = []
+    if length > 1:
+        reader.at -= 1
+        record_errors = _record_errors(reader)
+    message = reader.nullable_string()
+    leader = None
+    for tag, content in reader.tags():
+        if tag == _LEADER_TAG:
+            broker_id, epoch = content.unpack(_LEADER)
+            leader = broker_id, epoch
+    return PartitionResult(topic, partition, error, base_offset, append_time, log_start, record_errors, message, leader)
+
+
+def _record_errors(reader: Reader) -> list[tuple[int, str | None]]:
+    errors = []
+    for _ in range(reader.array_length(_RECORD_ERROR_BYTES)):
+        index = reader.int32()
+        errors.append((index, reader.nullable_string()))
+        reader.skip_tags()
+    return errors
