@@ -1,4 +1,4 @@
-"""Writes record batches byte by byte, for what librdkafka will not write: a timestamp of 0.
+"""Writes and reads record batches byte by byte: what librdkafka will not write, and what it does not show.
 
 Source: Kafka's protocol guide, "Record Batch" and Produce v3; clients `DefaultRecordBatch`.
 """
@@ -9,7 +9,7 @@ import socket
 import struct
 
 TIMEOUT_S = 20.0
-PRODUCE = 0
+PRODUCE, FETCH = 0, 1
 _CASTAGNOLI = 0x82F63B78
 
 
@@ -22,14 +22,47 @@ def produce_raw(bootstrap_servers: str, topic: str, partition: int, records: lis
     batch = _batch(records)
     body = struct.pack(">hhi", -1, -1, int(TIMEOUT_S * 1000)) + struct.pack(">i", 1) + _string(topic)
     body += struct.pack(">iii", 1, partition, len(batch)) + batch
-    request = struct.pack(">hhi", PRODUCE, 3, 1) + _string("tests-raw") + body
-    host, port = bootstrap_servers.split(",", 1)[0].rsplit(":", 1)
-    with socket.create_connection((host, int(port)), TIMEOUT_S) as connection:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answer = _read(connection, struct.unpack(">i", _read(connection, 4))[0])
+    answer = _ask(bootstrap_servers, struct.pack(">hhi", PRODUCE, 3, 1) + _string("tests-raw") + body)
     at = 4 + 4 + 2 + len(topic.encode()) + 4 + 4  # correlation id, topics, name, partitions, partition
     (code,) = struct.unpack_from(">h", answer, at)
     assert code == 0, f"Produce for {topic}[{partition}] was answered with error {code}"
+
+
+def fetch_raw(bootstrap_servers: str, topic: str, partition: int = 0) -> list[bytes]:
+    """Every record batch of a partition that the first broker leads, markers of transactions left out.
+
+    Raises:
+        AssertionError: the broker refused it.
+    """
+    batches: list[bytes] = []
+    offset = 0
+    while True:
+        body = struct.pack(">iiiib", -1, 100, 0, 1 << 26, 0) + struct.pack(">i", 1) + _string(topic)
+        body += struct.pack(">iiqi", 1, partition, offset, 1 << 26)
+        answer = _ask(bootstrap_servers, struct.pack(">hhi", FETCH, 4, 1) + _string("tests-raw") + body)
+        at = 4 + 4 + 4 + 2 + len(topic.encode()) + 4  # correlation id, throttle, topics, name, partitions
+        _, code, _, _, aborted = struct.unpack_from(">ihqqi", answer, at)
+        assert code == 0, f"Fetch of {topic}[{partition}] was answered with error {code}"
+        at += 26 + 16 * max(0, aborted)
+        (size,) = struct.unpack_from(">i", answer, at)
+        records = answer[at + 4 : at + 4 + size]
+        if not records:
+            return batches
+        while records:
+            base, length = struct.unpack_from(">qi", records)
+            batch, records = records[: 12 + length], records[12 + length :]
+            (attributes,) = struct.unpack_from(">h", batch, 21)
+            (last_delta,) = struct.unpack_from(">i", batch, 23)
+            offset = base + last_delta + 1
+            if not attributes & 0x20:
+                batches.append(batch)
+
+
+def _ask(bootstrap_servers: str, request: bytes) -> bytes:
+    host, port = bootstrap_servers.split(",", 1)[0].rsplit(":", 1)
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        return _read(connection, struct.unpack(">i", _read(connection, 4))[0])
 
 
 def _batch(records: list[tuple[int, bytes]]) -> bytes:

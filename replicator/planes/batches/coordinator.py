@@ -140,7 +140,8 @@ class Coordinator:
             try:
                 node = self._find(op, deadline)
                 message, wanted = make(), self._version(node, make, version)
-                answer = self._brokers.call(node, message, wanted, Deadline(deadline.slice_s(REQUEST_TIMEOUT_S)))
+                budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
+                answer = self._brokers.call(node, message, wanted, budget, op)
             except RetriableError as error:
                 self._node = None
                 last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)

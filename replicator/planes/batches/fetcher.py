@@ -1,8 +1,8 @@
 """Fetches the assigned partitions from the brokers that lead them: one request on its way per broker, always.
 
-While a transaction is flushed or committed, the next answer arrives; what was fetched and is not yet on the target is
-bounded (`Budget`): a slow target slows the fetch. Requests are incremental (KIP-227): only partitions whose position
-moved are named, so that a thousand idle partitions cost nothing.
+While a transaction is flushed or committed, the next answer arrives. What arrived and was not taken yet is bounded: a
+slow target slows the fetch. Requests are incremental (KIP-227): only partitions whose position moved are named, so that
+a thousand idle partitions cost nothing.
 
 A partition belongs to one *session*, that of the broker where it is read: its leader, or the replica nearby that the
 leader names (KIP-392). It has no session while its leader is not known, or after an error that passes.
@@ -22,19 +22,21 @@ from dataclasses import dataclass, field
 
 from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline, backoff_s
+from replicator.error_codes import REFUSALS
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
 from replicator.planes.batches.fetch_wire import FetchPosition, PartitionData, decode_fetch, encode_fetch
 from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.record_batch import RawBatch, walk
+from replicator.planes.batches.raw_batch import RawBatch
+from replicator.planes.batches.record_batch import walk
 from replicator.planes.batches.wire import WireError
 
 FETCH = 1
 VERSION = 12
 MAX_WAIT_MS = 100
 REQUEST_TIMEOUT_S = 30.0
-LARGEST_FETCH_BYTES = 4_194_304
+SMALLEST_FETCH_BYTES, LARGEST_FETCH_BYTES = 1_048_576, 4_194_304
 GONE_AFTER_S = 5.0
 """How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
 NEARBY_S = 300.0
@@ -42,42 +44,12 @@ NEARBY_S = 300.0
 _SESSION_ERRORS = frozenset({KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH})
 
 
-class Budget:
-    """How many bytes of fetched records may be held.
-
-    Args:
-        limit_bytes: no request is sent while more than this, less one answer, is held.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-
-
-class Held:
-    """The memory of one answer; given back to the budget when the last of its batches is let go."""
-
-    __slots__ = ("_budget", "_size_bytes")
-
-    def __init__(self, budget: Budget, size_bytes: int) -> None:
-        self._budget = budget
-        self._size_bytes = size_bytes
-        budget.held_bytes += size_bytes
-
-    def grow(self, size_bytes: int) -> None:
-        self._size_bytes += size_bytes
-        self._budget.held_bytes += size_bytes
-
-    def __del__(self) -> None:
-        self._budget.held_bytes -= self._size_bytes
-
-
 class Pack:
     """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
 
-    __slots__ = ("first_offset", "held", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "tp")
+    __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "tp")
 
-    def __init__(self, tp: TP, raw: list[RawBatch], held: Held) -> None:
+    def __init__(self, tp: TP, raw: list[RawBatch]) -> None:
         last = raw[-1]
         self.tp = tp
         self.raw = raw
@@ -86,13 +58,11 @@ class Pack:
         self.max_timestamp_ms = last.max_timestamp_ms
         self.records = sum([it.records for it in raw])
         self.size_bytes = sum([it.size_bytes for it in raw])
-        self.held: Held | None = held
 
-    def let_go(self) -> tuple[list[RawBatch], Held | None]:
-        """Hand over the record batches and their memory."""
-        raw, held = self.raw, self.held
-        self.raw, self.held = [], None
-        return raw, held
+    def let_go(self) -> list[RawBatch]:
+        """Hand over the record batches; whoever still holds the pack holds no records any more."""
+        raw, self.raw = self.raw, []
+        return raw
 
 
 @dataclass(slots=True)
@@ -161,7 +131,7 @@ class Fetcher:
     """See the module. Threading: the plane's thread.
 
     Args:
-        buffer_bytes: of the task; half of it is for what was fetched.
+        buffer_bytes: of the task; a quarter of it is for what arrived.
         max_batch_bytes: larger batches are split.
     """
 
@@ -172,8 +142,8 @@ class Fetcher:
         self._brokers = brokers
         self._source = source
         self._max_batch_bytes = max_batch_bytes
-        self._fetch_bytes = max(1_048_576, min(LARGEST_FETCH_BYTES, buffer_bytes // 8))
-        self._budget = Budget(buffer_bytes // 2)
+        self._limit_bytes = buffer_bytes // 4
+        self._arrived_bytes = 0
         self._partitions: dict[TP, _Partition] = {}
         self._homeless: set[TP] = set()
         """Without a session."""
@@ -188,7 +158,7 @@ class Fetcher:
 
     def assign(self, positions: Mapping[TP, int]) -> None:
         """Exactly these, from these positions; what was fetched earlier is dropped."""
-        self._arrived.clear()
+        self._clear()
         for tp in [tp for tp in self._partitions if tp not in positions]:
             self._drop(tp)
         for tp, position in positions.items():
@@ -210,6 +180,7 @@ class Fetcher:
         """These no more; nothing of them that arrived already comes either."""
         gone = set(tps)
         self._arrived = deque(it for it in self._arrived if it.tp not in gone)
+        self._arrived_bytes = sum(it.pack.size_bytes for it in self._arrived if it.pack is not None)
         for tp in gone:
             self._drop(tp)
 
@@ -301,12 +272,13 @@ class Fetcher:
         self._brokers.refresh()
 
     def _ask(self, node: int, session: _Session) -> None:
-        if self._budget.held_bytes and self._budget.held_bytes + self._fetch_bytes > self._budget.limit_bytes:
+        fetch_bytes = max(SMALLEST_FETCH_BYTES, min(LARGEST_FETCH_BYTES, self._limit_bytes // len(self._sessions)))
+        if self._arrived_bytes and self._arrived_bytes + fetch_bytes > self._limit_bytes:
             return
         connection = self._brokers.connection(node)
         if connection is None:
             return
-        body = self._request(session)
+        body = self._request(session, fetch_bytes)
         session.is_asking = True
 
         def done(answer: memoryview | Lost) -> None:
@@ -315,7 +287,7 @@ class Fetcher:
 
         connection.send(Request(FETCH, VERSION, body, done, REQUEST_TIMEOUT_S))
 
-    def _request(self, session: _Session) -> list[bytes]:
+    def _request(self, session: _Session, fetch_bytes: int) -> list[bytes]:
         topics: dict[str, list[FetchPosition]] = {}
         named = session.changed if session.epoch else set(session.members)
         for tp in named:
@@ -331,7 +303,7 @@ class Fetcher:
         session.changed = set()
         session.forgotten = set()
         return encode_fetch(
-            max_wait_ms=MAX_WAIT_MS, min_bytes=1, max_bytes=self._fetch_bytes, partition_max_bytes=self._fetch_bytes,
+            max_wait_ms=MAX_WAIT_MS, min_bytes=1, max_bytes=fetch_bytes, partition_max_bytes=fetch_bytes,
             session_id=session.id, session_epoch=session.epoch, topics=topics, forgotten=forgotten, rack=self._rack,
         )  # fmt: skip
 
@@ -357,7 +329,6 @@ class Fetcher:
         session.id = response.session_id
         session.epoch = session.epoch + 1 if response.session_id else 0
         session.epoch = 1 if session.epoch > 0x7FFF_FFFF else session.epoch
-        held = Held(self._budget, len(answer) if response.partitions else 0)
         for data in response.partitions:
             tp = TP(data.topic, data.partition)
             partition = self._partitions.get(tp)
@@ -365,7 +336,7 @@ class Fetcher:
             if partition is None or partition.node != node or partition.failed or asked is None:
                 continue
             if asked[0] == partition.position:
-                self._take_data(tp, partition, data, held)
+                self._take_data(tp, partition, data)
             else:
                 session.changed.add(tp)
 
@@ -395,7 +366,7 @@ class Fetcher:
         session.not_before_s = time.monotonic() + 0.5
         self._brokers.refresh()
 
-    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData, held: Held) -> None:
+    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
         if data.error:
             self._partition_error(tp, partition, data)
             return
@@ -410,16 +381,15 @@ class Fetcher:
             self._read_nearby(tp, partition, data.preferred_replica)
             return
         if len(data.records):
-            self._take_records(tp, partition, data, held)
+            self._take_records(tp, partition, data)
 
-    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData, held: Held) -> None:
+    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
         walked = walk(data.records, partition.position, data.aborted, max_batch_bytes=self._max_batch_bytes)
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
             partition.last_epoch = walked.last_epoch
-            pack = Pack(tp, walked.batches, held) if walked.batches else None
-            if walked.opened and pack is not None:
-                held.grow(pack.size_bytes)
+            pack = Pack(tp, walked.batches) if walked.batches else None
+            self._arrived_bytes += pack.size_bytes if pack is not None else 0
             is_behind = walked.next_offset < data.last_stable_offset
             self._arrived.append(Arrived(tp, pack, walked.next_offset, is_behind=is_behind))
             self._change(tp, partition)
@@ -504,6 +474,18 @@ class Fetcher:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
+        """A cluster that refuses our password or certificate has to be seen: nothing comes from there by waiting."""
+        is_reached = any(session.is_asking for session in self._sessions.values())
+        error = None if is_reached or not self._partitions else self._brokers.recent_error()
+        if error is not None and error.code in REFUSALS:
+            raise self._brokers.error("fetch")
+
+    def _clear(self) -> None:
+        self._arrived.clear()
+        self._arrived_bytes = 0
 
     def _has_news(self) -> bool:
         return bool(self._arrived) or self._failure is not None
@@ -511,6 +493,6 @@ class Fetcher:
     def take(self) -> list[Arrived]:
         """All that arrived; the next requests go out."""
         arrived = list(self._arrived)
-        self._arrived.clear()
+        self._clear()
         self.push()
         return arrived

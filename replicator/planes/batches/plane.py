@@ -18,10 +18,10 @@ from replicator.offsets import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.coordinator import Coordinator
-from replicator.planes.batches.fetcher import Fetcher, Held, Pack
+from replicator.planes.batches.fetcher import Fetcher, Pack
 from replicator.planes.batches.producer import Producer
 from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.record_batch import RawBatch
+from replicator.planes.batches.raw_batch import RawBatch
 from replicator.planes.batches.reencode import build_batch
 
 PUSH_BYTES = 262_144
@@ -31,13 +31,12 @@ WRITE_TIMEOUT_S = 30.0
 
 
 class _Landing:
-    """Notes where batches of one pack landed, and holds its memory until they have."""
+    """Notes where the batches of one partition landed."""
 
-    __slots__ = ("_held", "_placements")
+    __slots__ = ("_placements",)
 
-    def __init__(self, placements: list[Placement], held: Held | None) -> None:
+    def __init__(self, placements: list[Placement]) -> None:
         self._placements = placements
-        self._held = held
 
     def __call__(self, batch: RawBatch, base_offset: int) -> None:
         self._placements.append(
@@ -54,10 +53,9 @@ class BatchesPlane:
     """
 
     def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
-        self._target = target
         self._reactor = Reactor()
         source_brokers = Brokers(self._reactor, source, client_id())
-        target_brokers = Brokers(self._reactor, target, client_id())
+        self._target_brokers = target_brokers = Brokers(self._reactor, target, client_id())
         self._fetcher = Fetcher(
             self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )
@@ -116,10 +114,9 @@ class BatchesPlane:
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
         assert isinstance(batch, Pack)
         self._producer.check()
-        raw, held = batch.let_go()
         target = TP(target_topic, batch.tp.partition)
-        landing = _Landing(self._placements.setdefault(batch.tp, []), held)
-        for it in raw:
+        landing = _Landing(self._placements.setdefault(batch.tp, []))
+        for it in batch.let_go():
             self._producer.append(target, batch.tp, it, landing)
         self._unpushed_bytes += batch.size_bytes
         if self._unpushed_bytes < PUSH_BYTES:
@@ -190,4 +187,5 @@ class BatchesPlane:
         self._reactor.close()
 
     def _late(self, text: str, op: str) -> KafkaOpError:
-        return AbortTransactionError(text, op=op, hint=self._target.recent_error())
+        recent = self._target_brokers.recent_error()
+        return AbortTransactionError(text, op=op, hint=str(recent) if recent else "")

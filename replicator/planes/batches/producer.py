@@ -12,8 +12,8 @@ batch by its sequence, and answers with the place of the first one.
 The first error that will not pass stops the transaction: nothing more is sent, and everything raises it until
 `begin_again`. Batches that the broker takes after such an error would otherwise be committed.
 
-Source: KIP-98 (sequences), KIP-360; clients `Sender`, `TransactionManager`; core `ProducerStateManager`, which remembers
-the last five batches of a producer and partition.
+Source: KIP-98 (sequences), KIP-360; clients `Sender`, `TransactionManager`; core `ProducerStateManager`, which
+remembers the last five batches of a producer and partition.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.coordinator import Coordinator, Refusals
 from replicator.planes.batches.produce_wire import PartitionResult, decode_produce, encode_produce
 from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.record_batch import RawBatch, stamp
+from replicator.planes.batches.raw_batch import RawBatch, stamp
 from replicator.planes.batches.wire import WireError
 
 PRODUCE = 0
@@ -42,6 +42,7 @@ REQUEST_TIMEOUT_S = 30.0
 GONE_AFTER_S = 5.0
 """How long a partition may be unknown to the brokers that should lead it: that of a topic just created is."""
 MAX_SEQUENCE = 0x7FFF_FFFF
+PUSH_EVERY_S = 0.02
 
 Placed = Callable[[RawBatch, int], None]
 """Told the batch and the offset where its first record landed."""
@@ -379,14 +380,11 @@ class Producer:
             if deadline.expired:
                 return False
             self.push()
-            if self.failure is None:
-                self._reactor.run_until(lambda: is_done() or self.failure is not None, Deadline(self._slice_s(deadline)))
+            # not longer: lanes that wait for a leader, or for their turn, are sent by `push`
+            budget = Deadline(deadline.slice_s(PUSH_EVERY_S))
+            self._reactor.run_until(lambda: is_done() or self.failure is not None, budget)
         self.check()
         return True
-
-    def _slice_s(self, deadline: Deadline) -> float:
-        """Until a lane that waits may send again; `push` has to be called for that."""
-        return deadline.slice_s(0.02)
 
 
 _BROKEN_SEQUENCE = frozenset(
