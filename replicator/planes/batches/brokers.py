@@ -68,7 +68,7 @@ class Brokers:
         self._refresher = Refresher(reactor, self._view, self._ask_metadata, self._take_metadata)
         self._waiting: list[_Cast] = []
         self._timer: Timer | None = None
-        self._errors: dict[int, tuple[float, ConnectError]] = {}
+        self._errors: dict[Endpoint | None, tuple[float, ConnectError]] = {}
         rack = cluster.settings.client.get("client.rack")
         self.rack: str = "" if rack is None else str(rack)
         """`client.rack`: brokers there are preferred as replicas to fetch from (KIP-392)."""
@@ -100,6 +100,8 @@ class Brokers:
         for link in self._links.values():
             link.close("we are closing")
         self._links.clear()
+        for cast in self._waiting:
+            self._reactor.soon(_Failed(cast.fail, Lost("we are closing")))
         self._waiting.clear()
 
     def _link(self, node: int, channel: str) -> Link | None:
@@ -137,15 +139,16 @@ class Brokers:
     # --- links.Owner --------------------------------------------------------------------------------------------------
 
     def link_is_up(self, link: Link) -> None:
-        self._errors.pop(link.node, None)
+        self._errors.pop(link.endpoint, None)
         self._serve()
 
-    def link_is_down(self, link: Link, why: str) -> None:
-        self._errors[link.node] = (time.monotonic(), ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
+    def link_is_down(self, link: Link, why: str, *, was_idle: bool) -> None:
+        if not was_idle:
+            self._errors[link.endpoint] = (time.monotonic(), ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
         self.refresh()
 
     def link_failed(self, link: Link, error: ConnectError) -> None:
-        self._errors[link.node] = (time.monotonic(), error)
+        self._errors[link.endpoint] = (time.monotonic(), error)
         led = self._view.led_by(link.node)
         if led:
             self._refresher.refresh(led)
@@ -245,8 +248,7 @@ class Brokers:
         """The partition's leader; None: unknown now, and being asked for."""
         leader = self._view.leader(topic, partition)
         if leader is None or leader.node not in self._view.nodes:
-            if topic in self._view.topics:
-                self._refresher.refresh([topic])
+            self._refresher.miss(topic)
             return None
         return leader
 
@@ -286,27 +288,27 @@ class Brokers:
 
     def _take_metadata(self, answer: Any) -> None:
         if self._view.is_of_another_cluster(answer):
-            self._errors[0] = (time.monotonic(), self._another_cluster(answer))
+            text = f"the brokers belong to cluster {answer.cluster_id} now, and to {self._view.cluster_id} before"
+            self._errors[None] = (time.monotonic(), ConnectError(text, "_TRANSPORT"))
+            self.refresh()
             return
+        self._errors.pop(None, None)
         moved = self._view.take(answer)
         for (node, _), link in list(self._links.items()):
             if node in moved.elsewhere:
+                self._errors.pop(link.endpoint, None)
                 link.move(self._view.nodes[node])
             elif node in moved.gone:
                 self._drop(node)
         self._adopt()
         self._serve()
 
-    def _another_cluster(self, answer: Any) -> ConnectError:
-        text = f"the brokers belong to cluster {answer.cluster_id} now, and to {self._view.cluster_id} before"
-        return ConnectError(text, "_TRANSPORT")
-
     def _drop(self, node: int) -> None:
         for channel in (BULK, CONTROL):
             link = self._links.pop((node, channel), None)
             if link is not None:
                 link.close("the broker left the cluster")
-        self._errors.pop(node, None)
+                self._errors.pop(link.endpoint, None)
 
     def _adopt(self) -> None:
         """A connection to a bootstrap server serves the broker that turned out to be behind it."""

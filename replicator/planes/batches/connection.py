@@ -96,6 +96,8 @@ class Connection:
         self.node = node
         self.answers = 0
         """How many came so far."""
+        self.ended_idle = False
+        """It ended while nothing was in flight, as brokers do after `connections.max.idle.ms`: no reason to worry."""
         self._reactor = reactor
         self._socket = sock
         self._client_id = client_id.encode()
@@ -153,6 +155,7 @@ class Connection:
         self._socket.close()
         self._outgoing.clear()
         self._incoming.drop()
+        self.ended_idle = not self._waiting and self.answers > 0
         while self._waiting:
             request = self._waiting.popleft().request
             self._finish(request, Lost(f"the connection to {self.address} ended: {why}", code))

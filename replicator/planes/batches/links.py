@@ -29,7 +29,7 @@ class Owner(Protocol):
     """Whom a link tells. Threading: the reactor's thread, within `Reactor.pump`."""
 
     def link_is_up(self, link: Link) -> None: ...
-    def link_is_down(self, link: Link, why: str) -> None:
+    def link_is_down(self, link: Link, why: str, *, was_idle: bool) -> None:
         """Its connection ended; the requests in flight were told before."""
 
     def link_failed(self, link: Link, error: ConnectError) -> None:
@@ -173,7 +173,7 @@ class Link:
         else:  # it is taken, and thrown away again: no reason to hurry
             self._back_off()
         self._swap()
-        self._owner.link_is_down(self, why)
+        self._owner.link_is_down(self, why, was_idle=connection.ended_idle)
 
     def _back_off(self) -> None:
         wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 16))

@@ -38,7 +38,7 @@ class Refresher:
         self._on_answer = on_answer
         self._is_all_stale = False
         self._stale: set[str] = set()
-        self._is_asking = False
+        self._asking: frozenset[str] | None = None
         self._timer: Timer | None = None
         self._asked_s = -QUIET_S
         self._pause_s = FIRST_PAUSE_S
@@ -63,9 +63,18 @@ class Refresher:
             self._stale.update(topics)
         self._schedule()
 
+    def miss(self, topic: str) -> None:
+        """A leader is not known: ask soon, unless an answer is on its way."""
+        if topic in self._view.topics and not (self._asking and topic in self._asking):
+            self.refresh([topic])
+
+    @property
+    def is_asking(self) -> bool:
+        return self._asking is not None
+
     def _schedule(self) -> None:
         is_wanted = self._is_all_stale or self._stale
-        if not is_wanted or self._is_asking:
+        if not is_wanted or self.is_asking:
             return
         now_s = time.monotonic()
         if now_s - self._asked_s >= QUIET_S:
@@ -83,10 +92,10 @@ class Refresher:
         topics = sorted(self._view.topics if self._is_all_stale else self._stale & self._view.topics.keys())
         self._is_all_stale = False
         self._stale.clear()
-        self._is_asking = True
+        self._asking = frozenset(topics)
 
         def answered(answer: Any) -> None:
-            self._is_asking = False
+            self._asking = None
             if isinstance(answer, Lost):
                 self.refresh(topics or None)
                 return

@@ -30,9 +30,7 @@ Exchange = Callable[[Any, int], Any]
 Versions = Mapping[int, tuple[int, int]]
 """What a broker speaks: API key → lowest and highest version."""
 
-_SILENT = logging.getLogger("kafka")
-_SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False
+logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
 
 class ConnectError(Exception):
