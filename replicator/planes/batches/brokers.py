@@ -68,6 +68,7 @@ class Brokers:
         self._refresher = Refresher(reactor, self._view, self._ask_metadata, self._take_metadata)
         self._waiting: list[_Cast] = []
         self._timer: Timer | None = None
+        self._doubted_s = 0.0
         self._errors: dict[Endpoint | None, tuple[float, ConnectError]] = {}
         rack = cluster.settings.client.get("client.rack")
         self.rack: str = "" if rack is None else str(rack)
@@ -85,7 +86,17 @@ class Brokers:
         if link is None:
             self.refresh()
             return None
-        return link.ready()
+        connection = link.ready()
+        if connection is None:
+            self._doubt(link)
+        return connection
+
+    def _doubt(self, link: Link) -> None:
+        """Whether a broker that does not answer still leads anything: asked every second while it is dialled."""
+        now_s = time.monotonic()
+        if link.is_dialling and now_s - max(link.dialled_s, self._doubted_s) >= STAGGER_S:
+            self._doubted_s = now_s
+            self._refresher.refresh(self._view.led_by(link.node))
 
     def version(self, node: int, api_key: int) -> tuple[int, int] | None:
         """The lowest and the highest version that the broker speaks; None: not reached yet, or it speaks none."""

@@ -129,8 +129,8 @@ class _Handshake:
             self._socket.close()
 
     def _begin_tls(self, context: ssl.SSLContext) -> None:
-        self._socket.settimeout(self._left_s())
         try:
+            self._socket.settimeout(self._left_s())
             self._socket = context.wrap_socket(self._socket, server_hostname=self._endpoint.host)
         except (OSError, ValueError) as error:
             raise _translated(error, "the TLS handshake failed") from error
@@ -156,8 +156,8 @@ class _Handshake:
             raise _translated(error, f"{what} got no answer") from error
 
     def _send(self, data: bytes) -> None:
-        self._socket.settimeout(self._left_s())
         try:
+            self._socket.settimeout(self._left_s())
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             with contextlib.suppress(ConnectionError, TimeoutError):

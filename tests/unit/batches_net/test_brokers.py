@@ -396,6 +396,22 @@ def test_a_lost_connection_asks_for_metadata(world: World) -> None:
     assert isinstance(results[0], Lost)
 
 
+def test_a_leader_that_hangs_is_asked_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting to it takes ten seconds to fail: long before, another broker tells who leads now."""
+    monkeypatch.setattr("replicator.planes.batches.brokers.STAGGER_S", 0.05)
+    hung = FakeBroker(hang)
+    world.start(1)
+    world.nodes[2] = hung.endpoint
+    world.topics["t"] = {0: (2, 0)}
+    brokers = world.brokers(1)
+    brokers.want(["t"])
+    world.until(lambda: brokers.leader("t", 0))
+    assert brokers.connection(2) is None
+    world.topics["t"] = {0: (1, 1)}
+    world.until(lambda: brokers.connection(2) or brokers.leader("t", 0) == Leader(1, 1))
+    hung.stop()
+
+
 # --- renewal ----------------------------------------------------------------------------------------------------------
 
 
@@ -405,19 +421,16 @@ def test_a_connection_is_replaced_before_its_login_is_too_old(world: World) -> N
     world.start(1)
     brokers = world.brokers(1, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
     brokers.refresh()
-    seen: set[int] = set()
     results: list[memoryview | Lost] = []
-    connection = world.connected(brokers, 1)
-    began_s = {id(connection): time.monotonic()}
-    while len(seen) < 4:
+    began_s = {world.connected(brokers, 1): time.monotonic()}
+    while len(began_s) < 4:
         asked_s = time.monotonic()
         found = brokers.connection(1)
         if found is None:
             world.reactor.pump(0.01)
             continue
-        began_s.setdefault(id(found), time.monotonic())
-        assert asked_s - began_s[id(found)] < 0.4, "used longer than its login is good for"
-        seen.add(id(found))
+        began_s.setdefault(found, time.monotonic())
+        assert asked_s - began_s[found] < 0.4, "used longer than its login is good for"
         results.clear()
         ask(found, results)
         world.until(lambda: results)
