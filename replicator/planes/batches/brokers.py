@@ -18,7 +18,7 @@ from typing import Any
 
 from replicator.clients import Cluster
 from replicator.deadline import Deadline
-from replicator.error_codes import BY_WEIGHT, hint
+from replicator.error_codes import BY_WEIGHT
 from replicator.errors import RetriableError
 from replicator.planes.batches import messages, metadata
 from replicator.planes.batches.connection import MAX_RESPONSE_BYTES, Connection, Lost, Request
@@ -28,6 +28,7 @@ from replicator.planes.batches.metadata import Leader, View
 from replicator.planes.batches.reactor import Reactor, Timer
 from replicator.planes.batches.refresher import Refresher
 from replicator.planes.batches.security import ConnectError, Security
+from replicator.planes.batches.unreachable import unreachable
 
 BULK = "bulk"
 CONTROL = "control"
@@ -344,15 +345,10 @@ class Brokers:
         """The error of a request that got no answer, with what the operator can do about it."""
         recent = self.recent_error()
         code = recent.code if recent else getattr(cause, "code", "_TRANSPORT")
-        alias = self._cluster.alias
-        why = cause or recent or "it took too long"
-        text = f"no answer from {alias} ({self._cluster.settings.bootstrap_servers}): {why}"
-        if recent is not None and str(recent) not in text:
-            text += f"; {recent}"
-        values = {"alias": alias, "group": self._cluster.group, "principal": self._cluster.principal}
-        values |= {"topic": "the topic", "right": "DESCRIBE", "group_right": "READ"}
-        advice = hint(code, values) or hint("_TRANSPORT", values)
-        return RetriableError(text, op=f"{op} on {alias}", hint=advice, code=code)
+        why = str(cause or recent or "it took too long")
+        if recent is not None and str(recent) not in why:
+            why += f"; {recent}"
+        return unreachable(self._cluster, op, why, code)
 
 
 @dataclass(slots=True)
