@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types unit contract integration e2e build clean
-.PHONY: bench-failover bench-memory bench-throughput
+.PHONY: bench bench-full
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,14 +36,11 @@ types: $(STAMP)
 unit contract integration e2e: $(STAMP)
 	$(BIN)/python -m pytest tests/$@ $(ARGS)
 
-bench-throughput: setup ## our throughput, CPU and memory next to MirrorMaker 2's (ARGS="--full --rounds 3" as published)
-	$(BIN)/python -m bench throughput $(ARGS)
+bench: setup ## measured next to MirrorMaker 2, in short: some minutes (one part: python -m bench --help)
+	$(BIN)/python -m bench all $(ARGS)
 
-bench-failover: setup ## what moving groups costs, next to MirrorMaker 2 (ARGS="--full --rounds 2" as published)
-	$(BIN)/python -m bench failover $(ARGS)
-
-bench-memory: setup ## memory stays bounded: many partitions, large records, a target that stalls
-	$(BIN)/python -m bench memory $(ARGS)
+bench-full: setup ## the same as it is published: hours, on a machine that does nothing else
+	$(BIN)/python -m bench all --full $(ARGS)
 
 build: $(STAMP) ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

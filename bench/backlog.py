@@ -23,6 +23,7 @@ from replicator.errors import ReplicatorError
 
 ADMIN_TIMEOUT_S = 60.0
 KEY = struct.Struct(">q")
+BATCH_BYTES = 200_000
 POOL_BYTES = 1 << 20
 TAIL_OFFSETS = 8
 """Where the last record of a partition is looked for: before its end there may be transaction markers."""
@@ -55,12 +56,15 @@ class Backlog:
 
     def create(self, bootstrap_servers: str) -> None:
         """Create the topic."""
-        admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+        admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
         topic = NewTopic(self.topic, num_partitions=self.partitions, replication_factor=1)
         admin.create_topics([topic])[self.topic].result(ADMIN_TIMEOUT_S)
 
-    def fill(self, bootstrap_servers: str, batch_bytes: int = 200_000) -> None:
+    def fill(self, bootstrap_servers: str, batch_records: int | None = None) -> None:
         """Write all records, in lz4 batches.
+
+        Args:
+            batch_records: the most records in one batch; None: as many as `BATCH_BYTES` holds.
 
         Raises:
             BenchError: the broker did not take them in time.
@@ -71,8 +75,8 @@ class Backlog:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 100,
-                "batch.size": batch_bytes,
-                "batch.num.messages": 100_000,
+                "batch.size": BATCH_BYTES,
+                "batch.num.messages": batch_records or 100_000,
                 "queue.buffering.max.kbytes": 131_072,
                 "queue.buffering.max.messages": 1_000_000,
                 "sticky.partitioning.linger.ms": 0,
@@ -205,7 +209,7 @@ def clean_up(bootstrap_servers: str, keep: Iterable[str]) -> None:
     Raises:
         BenchError: they did not go.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     kept = {*keep, *OWN_TOPICS}
     deadline = Deadline(ADMIN_TIMEOUT_S)
     while doomed := [name for name in admin.list_topics(timeout=10).topics if name not in kept]:

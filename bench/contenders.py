@@ -1,9 +1,12 @@
 """The contenders, each a process of its own, started from a configuration file written for the run.
 
-`ours`            `python -m replicator run` with its defaults; `ours-N` with `--processes N`
-`ours@DIR`        the same out of another source tree: what a change is worth
+`ours-batches`    `python -m replicator run` with its defaults, on the plane that passes record batches through unopened
+`ours-records`    the same on the other plane; `ours`: on the one that it chooses itself
+`ours…-N`         with `--processes N`
+`ours…@DIR`       out of another source tree: what a change is worth
 `mm2-stock-eos`   MirrorMaker 2, dedicated, exactly once, everything else as it comes
 `mm2-tuned-eos`   the same, tuned for throughput as its users do it
+`replayer`        no replicator: sends batches that are in its memory already, as fast as the target takes them
 
 MirrorMaker 2 runs with the JVM flags of Kafka's own start script.
 """
@@ -13,15 +16,22 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.backlog import BenchError
+from replicator.deadline import Deadline
 from replicator.embedded import Kafka, OwnedProcess, Reaper
 from replicator.embedded.ports import free_ports
 
 SOURCE, TARGET = "source", "target"
-OURS = re.compile(r"ours(?:-(?P<processes>\d+))?(?:@(?P<tree>.+))?")
+REPLAYER = "replayer"
+OURS = re.compile(r"ours(?:-(?P<plane>batches|records))?(?:-(?P<processes>\d+))?(?:@(?P<tree>.+))?")
+KNOWN = "ours-batches, ours-records, ours, each also …-N and …@DIR, mm2-stock-eos, mm2-tuned-eos, replayer"
+REPLAYER_IS_READY = "the replayer is ready"
+PREPARE_TIMEOUT_S = 120.0
+LOOK_S = 0.02
 MM2_HEAP_MB = 2048
 MM2_JVM = (
     "-Xms256M",
@@ -113,9 +123,14 @@ class Launcher:
         folder = self._reaper.directory / f"run-{self._started}"
         folder.mkdir()
         environment = {}
-        if (match := OURS.fullmatch(name)) is not None:
+        if name == REPLAYER:
+            remote = f"{SOURCE}.{task.topics}"
+            arguments = [task.source_servers, task.target_servers, task.topics, str(task.partitions), remote]
+            command = [sys.executable, "-m", "bench.replayer", *arguments]
+            environment = our_environment("ours")
+        elif (match := OURS.fullmatch(name)) is not None:
             config = folder / "replicator.yaml"
-            config.write_text(our_config(task))
+            config.write_text(our_config(task, match["plane"]))
             processes = ["--processes", match["processes"]] if match["processes"] else []
             command = [sys.executable, "-m", "replicator", "-c", str(config), "run", *processes]
             environment = our_environment(name)
@@ -126,7 +141,19 @@ class Launcher:
             main_class = "org.apache.kafka.connect.mirror.MirrorMaker"
             arguments = [str(config), "--clusters", TARGET]
             command = self._kafka.command(main_class, arguments, heap_mb=MM2_HEAP_MB, jvm_args=MM2_JVM)
-        return self._reaper.spawn(command, log=folder / "output.log", env=environment)
+        process = self._reaper.spawn(command, log=folder / "output.log", env=environment)
+        if name == REPLAYER:
+            _await_prepared(process)
+        return process
+
+
+def _await_prepared(process: OwnedProcess) -> None:
+    """Until the replayer has everything in its memory: that is not a part of what it measures."""
+    deadline = Deadline(PREPARE_TIMEOUT_S)
+    while REPLAYER_IS_READY not in process.log_tail():
+        if deadline.expired or process.poll() is not None:
+            raise BenchError(f"the replayer could not prepare itself:\n{process.log_tail()}")
+        time.sleep(LOOK_S)
 
 
 def check_name(name: str) -> None:
@@ -134,8 +161,8 @@ def check_name(name: str) -> None:
     match = OURS.fullmatch(name)
     if match is not None and match["tree"] and not (Path(match["tree"]) / "replicator").is_dir():
         raise BenchError(f"no replicator in {match['tree']}")
-    if not (OURS.fullmatch(name) or name in {"mm2-stock-eos", "mm2-tuned-eos"}):
-        raise BenchError(f"no contender {name!r}: ours, ours-N, ours@DIR, mm2-stock-eos, mm2-tuned-eos")
+    if not (OURS.fullmatch(name) or name in {"mm2-stock-eos", "mm2-tuned-eos", REPLAYER}):
+        raise BenchError(f"no contender {name!r}: {KNOWN}")
 
 
 def our_environment(name: str) -> dict[str, str]:
@@ -145,14 +172,15 @@ def our_environment(name: str) -> dict[str, str]:
     return {"PYTHONPATH": tree or str(Path(__file__).parents[1]), "PYTHONSAFEPATH": "1"}
 
 
-def our_config(task: Task) -> str:
-    """Our configuration file: the clusters, the topics, and the defaults."""
+def our_config(task: Task, plane: str | None) -> str:
+    """Our configuration file: the clusters, the topics, the plane, unless it is to choose, and the defaults."""
+    data_plane = f", data_plane: {plane}" if plane else ""
     lines = [
         "clusters:",
         f"  {SOURCE}: {{bootstrap_servers: '{task.source_servers}'}}",
         f"  {TARGET}: {{bootstrap_servers: '{task.target_servers}'}}",
         "flows:",
-        f"  {SOURCE}->{TARGET}: {{topics: ['{task.topics}'], data_plane: records}}",
+        f"  {SOURCE}->{TARGET}: {{topics: ['{task.topics}']{data_plane}}}",
         "http: {port: 0}",
     ]
     if task.worker:

@@ -13,36 +13,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import proc
 from bench.accounts import Commit, account_of_group, delays_s, percentile
-from bench.backlog import Backlog, BenchError, Watch, clean_up
-from bench.contenders import SOURCE, TARGET, Launcher, Task, check_name, our_config
-from bench.load import Groups, Load
+from bench.backlog import Backlog
+from bench.contenders import SOURCE, TARGET, our_config
+from bench.live import Live
+from bench.load import Groups
 from bench.moves import OurCommands, SyncedOffsets, Way
 from bench.positions import Arrival, Kind, PositionWatch, arrive, read_offsets
-from bench.throughput import Say, spec
+from bench.stage import Meter, Say, Stage, Usage, open_stage
 from replicator import clients
 from replicator.config import ClusterSettings
-from replicator.deadline import Deadline
-from replicator.embedded import Cluster, Reaper, ensure_kafka, open_clusters
+from replicator.embedded import Cluster
 
-TOPIC, REMOTE = "bench-moves", f"{SOURCE}.bench-moves"
+TOPIC = "bench-moves"
 CHECKPOINTS = f"{SOURCE}.checkpoints.internal"
 PARTITIONS = 4
 SIZE_BYTES = 100
 RECORDS_PER_S = 10_000
 LAGS = (0, 1_000, 10_000, 100_000)
 CONNECT_TIMEOUT_S = 30.0
-CAUGHT_UP_S = 5.0
-"""How far behind the load, in seconds of it, a contender may be when the measurement begins."""
-READY_TIMEOUT_S = 150.0
 ARRIVE_TIMEOUT_S = 60.0
-LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,45 +120,21 @@ def measure(options: Options, say: Say) -> list[Run]:
     Raises:
         BenchError, ClusterError: something did not start, ended early, or took too long.
     """
-    for name in options.contenders:
-        check_name(name)
-    kafka = ensure_kafka() if any(name.startswith("mm2") for name in options.contenders) else None
     runs: list[Run] = []
-    with open_clusters([spec(SOURCE), spec(TARGET)]) as clusters, Reaper() as reaper:
-        bench = _Bench(clusters[SOURCE], clusters[TARGET], reaper, Launcher(reaper, kafka))
-        for number in range(1, options.rounds + 1):
+    with open_stage(options.contenders) as stage:
+        numbers = itertools.count(1)
+        for round_number in range(1, options.rounds + 1):
             for name in options.contenders:
-                run = bench.run(name, number, options)
+                stage.clear()
+                try:
+                    with contextlib.ExitStack() as stack:
+                        run = _Episode(stage, stack, f"{next(numbers)}", name).run(round_number, options)
+                finally:
+                    stage.source.start()
                 runs.append(run)
                 reread = ", ".join(f"{it.planned_reread:,} and {it.failover_reread:,}" for it in run.groups)
-                say(f"{name:14} round {number}: read again after a planned move and a failover, by lag: {reread}")
+                say(f"{name:14} round {round_number}: read again after a planned move and a failover, by lag: {reread}")
     return runs
-
-
-class _Bench:
-    """One pair of clusters."""
-
-    def __init__(self, source: Cluster, target: Cluster, reaper: Reaper, launcher: Launcher) -> None:
-        self.source = source
-        self.target = target
-        self.reaper = reaper
-        self.launcher = launcher
-        self._numbers = itertools.count(1)
-
-    def run(self, name: str, round_number: int, options: Options) -> Run:
-        """One contender; the source is up again afterwards."""
-        servers = self.source.bootstrap_servers
-        for cluster in (self.target, self.source):
-            clean_up(cluster.bootstrap_servers, ())
-        backlog = Backlog(TOPIC, PARTITIONS, (max(LAGS) + RECORDS_PER_S) // PARTITIONS, SIZE_BYTES)
-        backlog.create(servers)
-        backlog.fill(servers)
-        try:
-            with contextlib.ExitStack() as stack:
-                episode = _Episode(self, stack, f"{next(self._numbers)}", name, backlog)
-                return episode.run(round_number, options)
-        finally:
-            self.source.start()
 
 
 class _Episode:
@@ -174,75 +144,64 @@ class _Episode:
         number: makes the groups' names unique on these clusters.
     """
 
-    def __init__(self, bench: _Bench, stack: contextlib.ExitStack, number: str, name: str, backlog: Backlog) -> None:
-        self._bench = bench
+    def __init__(self, stage: Stage, stack: contextlib.ExitStack, number: str, name: str) -> None:
+        self._stage = stage
         self._name = name
         self._planned = {lag: f"planned-{number}-lag-{lag}" for lag in LAGS}
         self._failover = {lag: f"failover-{number}-lag-{lag}" for lag in LAGS}
-        source, admin = _client(SOURCE, bench.source)
-        self._load = Load(bench.source.bootstrap_servers, backlog, RECORDS_PER_S)
-        stack.callback(self._load.stop)
+        source, admin = _client(SOURCE, stage.source)
+        backlog = Backlog(TOPIC, PARTITIONS, (max(LAGS) + RECORDS_PER_S) // PARTITIONS, SIZE_BYTES)
+        self._live = Live(stage, stack, name, backlog, RECORDS_PER_S)
+        self._load = self._live.load
         lags = {group: lag for names in (self._planned, self._failover) for lag, group in names.items()}
         self._groups = Groups(source, admin, TOPIC, self._load, lags)
         stack.callback(self._groups.stop)
-        self._load.start()
         self._groups.start()
-        servers = bench.target.bootstrap_servers
-        self._task = Task(bench.source.bootstrap_servers, servers, TOPIC, PARTITIONS)
-        self._process = bench.launcher.launch(name, self._task)
-        stack.callback(self._process.stop, 15)
-        self._positions = PositionWatch(servers, CHECKPOINTS, list(lags), REMOTE, PARTITIONS)
+        servers = stage.target.bootstrap_servers
+        self._positions = PositionWatch(servers, CHECKPOINTS, list(lags), self._live.remote, PARTITIONS)
         stack.callback(self._positions.close)
         self._positions.start()
+        self._live.checks += [self._groups.check, self._positions.check]
         self._way = self._new_way(number)
-        self._target_watch = Watch(servers, {REMOTE: backlog})
-        stack.callback(self._target_watch.close)
 
     def _new_way(self, number: str) -> Way:
         if self._name.startswith("ours"):
-            config = self._bench.reaper.directory / f"moves-{number}.yaml"
-            config.write_text(our_config(self._task))
+            config = self._stage.reaper.directory / f"moves-{number}.yaml"
+            config.write_text(our_config(self._stage.task(TOPIC, PARTITIONS), None))
             return OurCommands(self._name, config)
-        target, admin = _client(TARGET, self._bench.target)
-        return SyncedOffsets(target, admin, REMOTE, self._positions, "tuned" in self._name, self._check)
+        target, admin = _client(TARGET, self._stage.target)
+        is_tuned = "tuned" in self._name
+        return SyncedOffsets(target, admin, self._live.remote, self._positions, is_tuned, self._live.check)
 
     def run(self, round_number: int, options: Options) -> Run:
         """Wait until it works, time commits, move half of the groups, kill the source, move the others."""
-        self._await_ready()
-        self._pass(options.warm_up_s)
-        window = _Window(self._load, self._known_pids())
-        self._pass(options.window_s)
+        self._live.await_caught_up(self._without_checkpoints)
+        self._live.let_pass(options.warm_up_s)
+        window = _Window(self._live, Meter(self._stage, self._live.processes))
+        self._live.let_pass(options.window_s)
         window.close()
         planned_s, planned = self._move_planned()
         failover_s, failover = self._move_from_dead_source()
-        self._process.stop(15)
-        offsets = read_offsets(self._bench.target.bootstrap_servers, REMOTE, PARTITIONS)
+        for process in self._live.processes:
+            process.stop(15)
+        offsets = read_offsets(self._stage.target.bootstrap_servers, self._live.remote, PARTITIONS)
         return Run(
             contender=self._name,
             round=round_number,
-            records_per_s=round(window.records_per_s),
+            records_per_s=round(window.records / window.usage.seconds),
             planned_s=planned_s,
             failover_s=failover_s,
             unreplicated_records=self._load.records - sum(map(len, offsets)),
-            other_cpu=window.other_cpu,
+            other_cpu=window.usage.other_cpu,
             groups=[self._cost(lag, offsets, planned, failover, window) for lag in LAGS],
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _await_ready(self) -> None:
-        """Until the contender has caught up with the load, and every group has a checkpoint for every partition."""
-        deadline = Deadline(READY_TIMEOUT_S)
+    def _without_checkpoints(self) -> list[str]:
+        """Groups that lack the checkpoint of a partition."""
         groups = [*self._planned.values(), *self._failover.values()]
-        while True:
-            missing = [it for it in groups if len(self._positions.newest("checkpoint", it)) < PARTITIONS]
-            behind = self._load.records - sum(self._target_watch.ends().values())
-            if not missing and behind < RECORDS_PER_S * CAUGHT_UP_S:
-                return
-            if deadline.expired:
-                text = f"{self._name} is not ready: {behind:,} records behind, no checkpoints of {missing}"
-                raise BenchError(f"{text}; its log ends with\n{self._process.log_tail()}")
-            self._pass(LOOK_S)
+        return [it for it in groups if len(self._positions.newest("checkpoint", it)) < PARTITIONS]
 
     def _move_planned(self) -> tuple[float | None, Mapping[str, Arrival]]:
         groups = list(self._planned.values())
@@ -253,7 +212,7 @@ class _Episode:
     def _move_from_dead_source(self) -> tuple[float | None, Mapping[str, Arrival]]:
         groups = list(self._failover.values())
         with self._groups.at_rest():
-            self._bench.source.kill_broker(1)
+            self._stage.source.kill_broker(1)
         took_s = self._way.failover(groups)
         arrivals = self._arrive(groups, took_s)
         self._load.stop()
@@ -261,25 +220,8 @@ class _Episode:
 
     def _arrive(self, groups: Sequence[str], took_s: float | None) -> Mapping[str, Arrival]:
         began_s = time.monotonic() - (took_s or 0.0)
-        return arrive(self._bench.target.bootstrap_servers, groups, REMOTE, PARTITIONS, began_s, ARRIVE_TIMEOUT_S)
-
-    def _pass(self, seconds: float) -> None:
-        """Let time pass, as long as all goes well."""
-        deadline = Deadline(seconds)
-        while not deadline.expired:
-            self._check()
-            time.sleep(deadline.slice_s(LOOK_S))
-
-    def _check(self) -> None:
-        for it in (self._load, self._groups, self._positions):
-            it.check()
-        status = self._process.poll()
-        if status is not None:
-            raise BenchError(f"{self._name} ended with status {status}; its log ends with\n{self._process.log_tail()}")
-
-    def _known_pids(self) -> list[int]:
-        brokers = [cluster.broker_pid(1) for cluster in (self._bench.source, self._bench.target)]
-        return [*proc.tree(self._process.pid), *brokers, os.getpid()]
+        servers = self._stage.target.bootstrap_servers
+        return arrive(servers, groups, self._live.remote, PARTITIONS, began_s, ARRIVE_TIMEOUT_S)
 
     # --- figures ------------------------------------------------------------------------------------------------------
 
@@ -310,31 +252,23 @@ class _Episode:
 
 
 class _Window:
-    """The time in which commits are timed, from here to `close`."""
+    """The time in which commits are timed, from here to `close`; what happened in it is known then."""
 
-    def __init__(self, load: Load, pids: Sequence[int]) -> None:
-        self._load = load
-        self._pids = pids
-        self._records = load.records
-        self._other_s = self._now_other_s()
+    def __init__(self, live: Live, meter: Meter) -> None:
+        self._load = live.load
+        self._meter = meter
         self._began_s = self._ended_s = time.monotonic()
-        self.records_per_s = 0.0
-        self.other_cpu = 0.0
+        self.records = -self._load.records
+        self.usage = Usage(0.0, 0.0, 0.0)
 
     def close(self) -> None:
-        """What happened in it is known from now on."""
         self._ended_s = time.monotonic()
-        seconds = self._ended_s - self._began_s
-        self.records_per_s = (self._load.records - self._records) / seconds
-        other_s = max(0.0, self._now_other_s() - self._other_s)
-        self.other_cpu = round(other_s / (seconds * (os.cpu_count() or 1)), 3)
+        self.usage = self._meter.read()
+        self.records += self._load.records
 
     def holds(self, commit: Commit) -> bool:
         """Whether the commit was made in it."""
         return self._began_s <= commit.at_s < self._ended_s
-
-    def _now_other_s(self) -> float:
-        return proc.machine_busy_s() - proc.cpu_s(self._pids)
 
 
 def _client(alias: str, cluster: Cluster) -> tuple[clients.Cluster, clients.AdminClient]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from bench.text import about, markdown, spread
+from bench.text import Row, about, grouped, idleness, markdown, spread
 
 REFERENCE = "mm2-tuned-eos"
 COSTS = (
@@ -40,8 +39,6 @@ FRESHNESS = ("offset_p50_s", "offset_p99_s", "checkpoint_p50_s", "checkpoint_p99
 REREAD = ("planned_reread", "failover_reread")
 NEVER = "never"
 
-Row = dict[str, Any]
-
 
 def _spread(values: Iterable[float | None], digits: int, lacking: str) -> str:
     """Median and range; `lacking` when a value is missing."""
@@ -50,14 +47,8 @@ def _spread(values: Iterable[float | None], digits: int, lacking: str) -> str:
     return spread(known, digits) if len(known) == len(found) else lacking
 
 
-def _by_contender(runs: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for run in runs:
-        found.setdefault(run["contender"], []).append(run)
-    return found
-
-
-def _by_lag(runs: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
+def by_lag(runs: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
+    """The groups' rows, by their lag and the contender."""
     found: dict[tuple[int, str], list[Row]] = {}
     for run in runs:
         for group in run["groups"]:
@@ -75,14 +66,14 @@ def cost_rows(runs: Sequence[Row]) -> list[list[str]]:
             f"{sum(group['planned_skipped'] + group['failover_skipped'] for group in groups):,}",
             *(_spread((group[key] for group in groups), 2, NEVER) for key in FRESHNESS),
         ]
-        for (lag, name), groups in _by_lag(runs).items()
+        for (lag, name), groups in by_lag(runs).items()
     ]
 
 
 def time_rows(runs: Sequence[Row]) -> list[list[str]]:
     """One row per contender, as in `TIMES`; of first records that of the group that waited longest."""
     table = []
-    for name, some in _by_contender(runs).items():
+    for (name,), some in grouped(runs, "contender").items():
         table.append(
             [
                 name,
@@ -106,7 +97,7 @@ def _slowest(run: Row, key: str) -> float | None:
 
 def ratio_rows(runs: Sequence[Row], reference: str = REFERENCE) -> list[list[str]]:
     """The medians of every other contender as multiples of the reference's, by lag; empty without the reference."""
-    groups = _by_lag(runs)
+    groups = by_lag(runs)
     table = []
     for (lag, name), group in groups.items():
         base = groups.get((lag, reference))
@@ -123,7 +114,7 @@ def _ratio(group: Sequence[Row], base: Sequence[Row], key: str) -> str:
     return f"{statistics.median(own) / statistics.median(other):.3f} ×"
 
 
-def table(document: dict[str, Any]) -> RenderableType:
+def table(document: Row) -> RenderableType:
     """For the terminal."""
     runs = document["result"]
     costs = _table(SHORT_COSTS, title=f"Moves of groups under load, medians (range), {document['at']}")
@@ -158,7 +149,7 @@ Every record has a number, so *read again* and *skipped* compare what the group 
 where it goes on, over all partitions. *Group offset* and *checkpoint* are how fresh they are: the time from a commit
 on the source until a group that starts at the target's offset would read nothing again that the commit covers.
 
-* `ours`: `replicator switchover` and `replicator failover --accept-data-loss`, as processes of their own; their start
+* `ours…`: `replicator switchover` and `replicator failover --accept-data-loss`, as processes of their own; their start
   is in the times.
 * `mm2-tuned-eos`: no command moves groups. After a planned stop of the consumers the operator waits until the offsets
   that it writes to the target change no more; the time ends at the last change, as if one could know that it was the
@@ -170,7 +161,7 @@ on the source until a group that starts at the target's offset would read nothin
 """
 
 
-def section(document: dict[str, Any]) -> list[str]:
+def section(document: Row, plots: str) -> list[str]:
     """The part of docs/benchmarks.md."""
     runs = document["result"]
     parts = [EXPLANATION, markdown(COSTS, cost_rows(runs)), markdown(TIMES, time_rows(runs))]
@@ -178,7 +169,6 @@ def section(document: dict[str, Any]) -> list[str]:
         parts.append("Medians, as multiples of the tuned MirrorMaker 2:\n")
         headings = [*COSTS[:4], *COSTS[5:]]
         parts.append(markdown(headings, [[*row[:4], *row[5:]] for row in compared]))
-    parts.append(
-        f"{about(document)}Other work ran on the machine at the same time: the ratios count, not the seconds.\n"
-    )
+    parts.append(plots)
+    parts.append(about(document) + idleness(document))
     return parts

@@ -27,7 +27,7 @@ COMMIT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
 
 
-class _Worker:
+class Worker:
     """A thread that does something again and again until `stop`, and keeps what ended it for `check`."""
 
     def __init__(self, name: str, every_s: float, step: Callable[[], None]) -> None:
@@ -66,9 +66,10 @@ class Load:
 
     Args:
         records_per_s: of all partitions together.
+        tick_s: how often records are written, all that are due.
     """
 
-    def __init__(self, bootstrap_servers: str, backlog: Backlog, records_per_s: int) -> None:
+    def __init__(self, bootstrap_servers: str, backlog: Backlog, records_per_s: int, tick_s: float = TICK_S) -> None:
         self._topic = backlog.topic
         self._rate = records_per_s / backlog.partitions
         self._first = backlog.per_partition
@@ -87,7 +88,7 @@ class Load:
             }
         )
         self._began_s = time.monotonic()
-        self._worker = _Worker("the load", TICK_S, self._write)
+        self._worker = Worker("the load", tick_s, self._write)
 
     def start(self) -> Self:
         """Begin."""
@@ -109,6 +110,16 @@ class Load:
         self._worker.stop()
         self._producer.poll(0)
         self._producer.purge()
+
+    def finish(self) -> None:
+        """Stop; every record that was written is on the source now.
+
+        Raises:
+            BenchError: the source does not take them.
+        """
+        self._worker.stop()
+        if self._producer.flush(STOP_TIMEOUT_S):
+            raise BenchError(f"the source did not take the load within {STOP_TIMEOUT_S:g} s")
 
     def _write(self) -> None:
         due = self._first + int((time.monotonic() - self._began_s) * self._rate)
@@ -146,7 +157,7 @@ class Groups:
         self._load = load
         self._lags = dict(lags)
         self._lock = threading.Lock()
-        self._worker = _Worker("the groups", COMMIT_EVERY_S, self._commit)
+        self._worker = Worker("the groups", COMMIT_EVERY_S, self._commit)
 
     def start(self) -> Self:
         """Commit once, and go on."""

@@ -9,6 +9,7 @@ and uncompressed for a moment, and because the allocator gives memory back late.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 
 from bench import proc
 from bench.backlog import Backlog, BenchError, Watch
-from bench.contenders import SOURCE, TARGET, Launcher, Task
-from bench.throughput import Say, spec
+from bench.contenders import SOURCE
+from bench.stage import Say, open_stage
 from replicator.config import WorkerSettings
 from replicator.deadline import Deadline
-from replicator.embedded import OwnedProcess, Reaper, open_clusters
+from replicator.embedded import OwnedProcess
 
 DEFAULT_BUFFER_BYTES = WorkerSettings().buffer_bytes
 ALLOWED_FACTOR = 2.0
@@ -40,14 +41,14 @@ class Options:
     Args:
         partitions: of all topics together; half hold large records.
         backlog_bytes: keys and values, uncompressed.
-        tree: another source tree to run ours from.
+        contender: one of ours.
     """
 
     partitions: int
     backlog_bytes: int
     buffer_bytes: int
     stall_s: float
-    tree: str | None
+    contender: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,11 @@ def measure(options: Options, say: Say) -> Found:
     half = max(1, options.partitions // 2)
     shares = ((f"bench-{size}", size) for size in (SMALL_BYTES, LARGE_BYTES))
     backlogs = [Backlog(name, half, max(2, options.backlog_bytes // 2 // half // size), size) for name, size in shares]
-    with open_clusters([spec(SOURCE), spec(TARGET)]) as clusters, Reaper() as reaper:
-        source, target = clusters[SOURCE], clusters[TARGET]
+    name = options.contender
+    with open_stage([name]) as stage:
+        source, target, launcher = stage.source, stage.target, stage.launcher
         buffer = ("buffer_bytes", options.buffer_bytes)
-        task = Task(source.bootstrap_servers, target.bootstrap_servers, "bench-.*", 2 * half, (buffer,))
-        launcher = Launcher(reaper, None)
-        name = f"ours@{options.tree}" if options.tree else "ours"
+        task = dataclasses.replace(stage.task("bench-.*", 2 * half), worker=(buffer,))
         for backlog in backlogs:
             backlog.create(source.bootstrap_servers)
         watch = Watch(target.bootstrap_servers, {f"{SOURCE}.{backlog.topic}": backlog for backlog in backlogs})

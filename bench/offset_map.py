@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.throughput import Say
+from bench.stage import Say
 from replicator.offsets import MAX_LEVEL, RESOLUTION, Run
 from replicator.translation import Between, OffsetMap, Translation
 
@@ -25,6 +25,13 @@ ROUNDS = 5
 RECORDS, SPAN = 10, 12
 """Records of a run, and offsets that it takes: on the source a gap and a marker more, on the target two markers."""
 TOPIC_ID = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure."""
+
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,9 @@ def run(seq: int) -> Run:
     return Run(seq, base, base, RECORDS, (seq - 1) * RECORDS, base + SPAN, TOPIC_ID, ((RECORDS // 2, 1),))
 
 
-def measure(runs: int, say: Say) -> Found:
-    """Add `runs` runs, then translate."""
+def measure(options: Options, say: Say) -> Found:
+    """Add runs, then translate."""
+    runs = options.runs
     offset_map = OffsetMap()
     took_s = 0.0
     for start in range(1, runs + 1, CHUNK):

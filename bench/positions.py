@@ -80,7 +80,7 @@ class PositionWatch:
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         wanted = _partitions(bootstrap_servers, (checkpoints_topic, GROUP_OFFSETS))
-        self._consumer = _consumer(bootstrap_servers, "bench-positions")
+        self._consumer = reader(bootstrap_servers, "bench-positions")
         self._consumer.assign(wanted)
         self._thread = threading.Thread(target=self._run, name="positions", daemon=True)
 
@@ -162,7 +162,7 @@ def arrive(
     """
     found = {group: Arrival() for group in groups}
     deadline = Deadline(within_s)
-    consumers = {group: _consumer(bootstrap_servers, group) for group in found}
+    consumers = {group: reader(bootstrap_servers, group) for group in found}
     for consumer in consumers.values():
         consumer.subscribe([topic])
     try:
@@ -205,7 +205,7 @@ def read_offsets(bootstrap_servers: str, topic: str, partitions: int) -> list[Se
         BenchError: a record is there twice, or one is missing, or they are not in order.
     """
     found: list[array[int]] = [array("q") for _ in range(partitions)]
-    consumer = _consumer(bootstrap_servers, "bench-read")
+    consumer = reader(bootstrap_servers, "bench-read")
     consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
     waiting = set(range(partitions))
     deadline = Deadline(READ_TIMEOUT_S)
@@ -242,7 +242,8 @@ def _partitions(bootstrap_servers: str, topics: Collection[str]) -> list[TopicPa
         time.sleep(0.2)
 
 
-def _consumer(bootstrap_servers: str, group: str) -> Consumer:
+def reader(bootstrap_servers: str, group: str) -> Consumer:
+    """A read_committed consumer that commits nothing."""
     return Consumer(
         {
             "bootstrap.servers": bootstrap_servers,

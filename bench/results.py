@@ -21,7 +21,7 @@ from replicator.embedded.jars import find_java, kafka_version
 
 OUT = Path(__file__).parent / "out"
 PUBLISHED = Path(__file__).parent / "published"
-Kind = Literal["throughput", "memory", "offset-map", "failover"]
+Kind = Literal["throughput", "tiny", "latency", "partitions", "takeover", "failover", "memory", "offset-map"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +118,18 @@ def _commit() -> str:
     return done.stdout.strip() or "no git"
 
 
-def save(kind: Kind, about: dict[str, str], options: dict[str, Any], content: Any) -> Path:
-    """Write one file under bench/out, and return its path."""
+def save(kind: Kind, about: dict[str, str], options: dict[str, Any], content: Any, *, is_full: bool) -> Path:
+    """Write one file under bench/out, and return its path.
+
+    Args:
+        is_full: whether it may be published.
+    """
     OUT.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.UTC)
     document = {
         "kind": kind,
         "at": f"{now:%Y-%m-%d %H:%M} UTC",
+        "is_full": is_full,
         "machine": about,
         "options": options,
         "result": content,
@@ -140,6 +145,11 @@ def load(file: Path) -> dict[str, Any]:
     return document
 
 
-def newest(kind: Kind, folder: Path = OUT) -> Path | None:
-    """The newest file of a kind; names sort by time."""
-    return max(folder.glob(f"{kind}*.json"), default=None)
+def newest(kind: Kind, folder: Path = OUT, *, full_only: bool = False) -> Path | None:
+    """The newest file of a kind; names sort by time.
+
+    Args:
+        full_only: of those that were measured in full.
+    """
+    files = sorted(folder.glob(f"{kind}*.json"), reverse=True)
+    return next((file for file in files if not full_only or load(file).get("is_full")), None)

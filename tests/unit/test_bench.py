@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from bench import __main__ as program
-from bench import memory, offset_map, proc, report, results
+from bench import latency, memory, offset_map, proc, report, results
+from bench.arrivals import Arrival, ages_ms, note_first_reads
 from bench.backlog import BenchError, payloads
+from bench.catalog import MEASUREMENTS
 from bench.contenders import MM2_TUNED, Task, check_name, mm2_config, our_config
-from bench.results import Run, Sample, summarise
+from bench.replayer import transactions
+from bench.results import Sample, summarise
 from replicator.config import build
 
 TASK = Task("127.0.0.1:1001", "127.0.0.1:1002", "bench-100", 4)
@@ -85,16 +89,16 @@ def test_a_process_that_is_gone_costs_nothing() -> None:
     assert proc.rss_bytes([process.pid]) == 0
 
 
-def test_our_contender_runs_with_our_defaults() -> None:
-    """Nothing is tuned for the bench, and the file is one that the program accepts."""
-    settings = build(yaml.safe_load(our_config(TASK)))
+@pytest.mark.parametrize(("plane", "expected"), [("batches", "batches"), ("records", "records"), (None, "auto")])
+def test_our_contender_runs_with_our_defaults(plane: str | None, expected: str) -> None:
+    """But for the plane nothing is tuned for the bench, and the file is one that the program accepts."""
+    settings = build(yaml.safe_load(our_config(TASK, plane)))
     flow = settings.flow().settings
-    assert flow.model_dump(exclude={"topics", "data_plane"}) == type(flow)(topics=["x"]).model_dump(
-        exclude={"topics", "data_plane"}
-    )
+    usual = type(flow)(topics=["x"]).model_dump()
+    assert flow.model_dump() == usual | {"topics": ["bench-100"], "data_plane": expected}
     assert settings.worker == type(settings.worker)()
     limited = dataclasses.replace(TASK, worker=(("buffer_bytes", 8_388_608),))
-    assert build(yaml.safe_load(our_config(limited))).worker.buffer_bytes == 8_388_608
+    assert build(yaml.safe_load(our_config(limited, plane))).worker.buffer_bytes == 8_388_608
 
 
 def test_the_tuned_mirrormaker_is_tuned_and_both_are_exactly_once() -> None:
@@ -110,13 +114,13 @@ def test_the_tuned_mirrormaker_is_tuned_and_both_are_exactly_once() -> None:
     assert f"tasks.max={min(4, os.cpu_count() or 1)}\n" in tuned
 
 
-@pytest.mark.parametrize("name", ["ours", "ours-2", "mm2-stock-eos", "mm2-tuned-eos"])
+@pytest.mark.parametrize("name", ["ours", "ours-2", "ours-batches", "ours-records-4", "mm2-stock-eos", "replayer"])
 def test_contenders_are_known_by_name(name: str) -> None:
     """The names of the help."""
     check_name(name)
 
 
-@pytest.mark.parametrize("name", ["our", "ours-", "mm2", "mm2-tuned", "ours@/nowhere"])
+@pytest.mark.parametrize("name", ["our", "ours-", "ours-rows", "mm2", "mm2-tuned", "ours@/nowhere", "replayer-2"])
 def test_an_unknown_contender_is_refused(name: str) -> None:
     """A tree without our package, too: Python would silently run the installed one instead."""
     with pytest.raises(BenchError, match=r"no contender|no replicator"):
@@ -129,30 +133,6 @@ def test_values_have_the_size_that_is_reported(size: int) -> None:
     values = payloads(size)
     assert {len(value) for value in values} == {size}
     assert len(set(values)) == len(values) > 5
-
-
-def run(contender: str, rate: float, cpu: float, number: int = 1) -> dict[str, object]:
-    made = Run(contender, 100, number, 1000, 1, 2, rate, rate, cpu, cpu, 2**20, 5, 0.1)
-    return dict(json.loads(json.dumps(dataclasses.asdict(made))))
-
-
-def test_the_report_shows_medians_their_range_and_the_ratio() -> None:
-    """What is compared is the median, against the tuned MirrorMaker 2."""
-    runs = [run("ours", rate, 2.0, number) for number, rate in enumerate((100.0, 300.0, 200.0), 1)]
-    runs.append(run("mm2-tuned-eos", 50.0, 8.0))
-    ours, theirs = report.rows(runs)
-    assert ours[2] == "200 (100 to 300)"
-    assert ours[-1] == "3"
-    assert theirs[2] == "50"
-    (ratio,) = report.ratios(runs)
-    assert ratio[0] == "ours / mm2-tuned-eos"
-    assert ratio[2] == "4.00 ×"
-    assert ratio[4] == "0.25 ×"
-
-
-def test_without_mirrormaker_there_is_no_ratio() -> None:
-    """Not a ratio to something else."""
-    assert report.ratios([run("ours", 1.0, 1.0)]) == []
 
 
 def found(**changes: object) -> memory.Found:
@@ -171,7 +151,7 @@ def test_memory_over_its_bound_is_complained_about() -> None:
 
 def test_peaks_are_told_apart_by_phase() -> None:
     """And the kernel's peak counts for the bound, not the highest of the looks."""
-    options = memory.Options(partitions=2, backlog_bytes=1, buffer_bytes=100, stall_s=1, tree=None)
+    options = memory.Options(partitions=2, backlog_bytes=1, buffer_bytes=100, stall_s=1, contender="ours")
     looks = [memory.Look(0, 50, False), memory.Look(1, 120, True), memory.Look(2, 110, True), memory.Look(3, 90, False)]
     made = memory.found(options, [], 40, looks, 140)
     assert (made.drain_peak_bytes, made.stall_peak_bytes, made.peak_bytes) == (90, 120, 140)
@@ -180,7 +160,7 @@ def test_peaks_are_told_apart_by_phase() -> None:
 
 def test_the_offset_map_is_measured_at_every_age() -> None:
     """Bounded in runs; what is recent is exact, and what is far back leaves something to count."""
-    made = offset_map.measure(30_000, print)
+    made = offset_map.measure(offset_map.Options(30_000), print)
     assert 64 < made.kept <= made.most == 673
     assert 100 < made.size_bytes / made.kept < 1000
     assert [age.runs for age in made.ages] == [10, 100, 1000, 10_000]
@@ -190,22 +170,69 @@ def test_the_offset_map_is_measured_at_every_age() -> None:
     assert len(slow.complaints()) == 2
 
 
-def test_the_published_document_is_what_the_published_results_say() -> None:
-    """Nobody edits the figures by hand."""
-    assert sorted(path.name for path in results.PUBLISHED.glob("*.json")) == [
-        "failover.json",
-        "memory.json",
-        "offset-map.json",
-        "throughput.json",
-    ]
-    assert report.DOCUMENT.read_text() == program.published()
-
-
 def test_the_newest_results_win(tmp_path: Path) -> None:
-    """File names sort by time."""
-    for name in ("memory-20260101T000000.json", "memory-20260102T000000.json", "throughput-20270101T000000.json"):
-        (tmp_path / name).write_text("{}")
+    """File names sort by time; a short run is never published."""
+    files = {"memory-20260101T000000": True, "memory-20260102T000000": False, "throughput-20270101T000000": True}
+    for name, is_full in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"is_full": is_full}))
     newest = results.newest("memory", tmp_path)
     assert newest is not None
     assert newest.name == "memory-20260102T000000.json"
+    newest = results.newest("memory", tmp_path, full_only=True)
+    assert newest is not None
+    assert newest.name == "memory-20260101T000000.json"
     assert results.newest("memory", tmp_path / "none") is None
+
+
+def test_every_measurement_has_defaults_and_a_full_form() -> None:
+    """The full one is larger; both begin from the same command line as anybody's."""
+    sizes = {}
+    for kind, measurement in MEASUREMENTS.items():
+        short, full = (program.parser().parse_args([kind, *flags]) for flags in ([], ["--full"]))
+        sizes[kind] = measurement.options(short), measurement.options(full)
+        assert measurement.options(short) != measurement.options(full) or kind == "offset-map"
+    for name in {it for short, full in sizes.values() for it in getattr(full, "contenders", ())} - {latency.NOTHING}:
+        check_name(name)
+    assert sizes["throughput"][1].sizes == {100: 4_000_000, 1024: 1_000_000, 10_240: 100_000}
+    assert sizes["tiny"][1].batch_records == 1
+    assert "replayer" in sizes["throughput"][0].contenders
+
+
+def test_options_on_the_command_line_win() -> None:
+    """Over the defaults of either form; clusters of one's own are taken by their addresses."""
+    line = "throughput --full --size 100 --records 8 --rounds 2 --contenders ours-batches-2,replayer"
+    given = program.parser().parse_args([*line.split(), "--source-bootstrap", "127.0.0.1:1"])
+    options = MEASUREMENTS["throughput"].options(given)
+    assert (options.sizes, options.rounds, options.contenders) == ({100: 8}, 2, ("ours-batches-2", "replayer"))
+    assert options.existing == {"source": "127.0.0.1:1"}
+
+
+# --- under load -------------------------------------------------------------------------------------------------------
+
+
+def test_ages_are_of_records_that_were_written_in_the_window() -> None:
+    """However late they were read: leaving those out would flatter who is slow."""
+    arrivals = [Arrival(0, 99, 500), Arrival(0, 100, 107), Arrival(1, 199, 5000), Arrival(1, 200, 201)]
+    assert ages_ms(arrivals, 100, 200) == [7, 4801]
+
+
+def test_a_takeover_ends_with_a_record_that_was_written_after_the_kill() -> None:
+    """What was written before may still arrive from the dead worker's last transaction."""
+    reads: list[int | None] = [None, None, None]
+    note_first_reads(reads, [Arrival(0, 90, 120), Arrival(0, 101, 130), Arrival(1, 100, 140)], 100)
+    note_first_reads(reads, [Arrival(0, 102, 150)], 100)
+    assert reads == [130, 140, None]
+
+
+@dataclasses.dataclass
+class _Piece:
+    size_bytes: int
+
+
+def test_the_replayer_cuts_its_batches_into_transactions() -> None:
+    """In order, none left out."""
+    pieces = [_Piece(size) for size in (4, 4, 4, 4, 4)]
+    cut: list[list[Any]] = transactions(cast(list[Any], pieces), 8)
+    assert [len(it) for it in cut] == [2, 2, 1]
+    assert [piece for it in cut for piece in it] == pieces
+    assert transactions([], 8) == [[]]

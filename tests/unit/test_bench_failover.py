@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import __main__ as program
 from bench import failover_report, report
 from bench.accounts import Account, Commit, Seen, account, account_of_group, delays_s, percentile
 from bench.backlog import BenchError
 from bench.contenders import our_environment
 from bench.failover import GroupCost, Run
-from bench.load import _Worker
+from bench.load import Worker
 from bench.positions import GROUP_OFFSETS, Position, decode
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
@@ -102,9 +101,9 @@ def test_positions_are_read_from_checkpoints() -> None:
 
 def test_what_ends_a_thread_ends_the_measurement() -> None:
     """A load that has stopped would measure nothing."""
-    worker = _Worker("the load", 0.001, iter([None, None]).__next__)
+    worker = Worker("the load", 0.001, iter([None, None]).__next__)
     worker.stop()  # before it was started: nothing to wait for
-    worker = _Worker("the load", 0.001, iter([None, None]).__next__)
+    worker = Worker("the load", 0.001, iter([None, None]).__next__)
     worker.check()
     worker.start()
     eventually(lambda: not worker._thread.is_alive(), within_s=5)
@@ -172,14 +171,15 @@ def test_the_terminal_and_the_document_show_the_same_figures() -> None:
     console = Console(width=200)
     with console.capture() as shown:
         console.print(failover_report.table(made))
-    text = "\n".join(failover_report.section(made))
+    text = "\n".join(failover_report.section(made, "the plots"))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 6 + 4 + 4  # three tables, each with a heading and a rule
     for some in (lines[:6], lines[6:10], lines[10:]):
         assert len({line.count("|") for line in some}) == 1
     assert "200 (100 to 300)" in text
     assert "Kafka and MirrorMaker 2 4.3.1" in text
-    assert "not the seconds" in text
+    assert "used 25% of the machine" in text
+    assert "the plots" in text
     assert "200 (100 to 300)" in shown.get()
     assert "Kafka and MirrorMaker 2 4.3.1" in " ".join(shown.get().split())
 
@@ -191,11 +191,3 @@ def test_records_skipped_and_read_twice_after_a_switchover_fail_the_run() -> Non
     assert len(run("ours", 1, cost(0, 0, 1.0, planned_reread=1)).complaints()) == 1
     assert len(run("ours-2", 1, cost(0, 0, 1.0, failover_skipped=1)).complaints()) == 1
     assert len(run("mm2-tuned-eos", 1, cost(0, 0, 1.0, planned_skipped=1)).complaints()) == 1
-
-
-def test_every_kind_of_result_has_a_part_in_the_document() -> None:
-    """In the order in which they are asked for most."""
-    found = [line for line in program.published().splitlines() if line.startswith("## ")]
-    kinds = {"## Draining a backlog", "## Moving groups", "## Memory", "## The offset map"}
-    assert kinds <= set(found)
-    assert len(kinds) == len(program.TABLES)
