@@ -137,13 +137,19 @@ class Driver:
     def abort(self) -> None:
         self.plane.abort(Deadline(TIMEOUT_S))
 
-    def carry(self, ends: Mapping[TP, int]) -> Placed:
-        """Everything up to `ends` in one committed transaction; a plane may ask for one repetition."""
+    def carry(self, ends: Mapping[TP, int], syncs_topic: str = "") -> Placed:
+        """Everything up to `ends` in one committed transaction; a plane may ask for one repetition.
+
+        Args:
+            syncs_topic: where a record of our own goes, if anywhere.
+        """
         start = dict(self.positions)
         placed = self.try_append(self.fetch_to(ends))
         if placed is None:
             self.assign(start)
             placed = self.append(self.fetch_to(ends))
+        if syncs_topic:
+            self.plane.write(syncs_topic, 0, b"key", b"value")
         self.commit()
         self.batches = []
         return placed

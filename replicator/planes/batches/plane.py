@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 
 from replicator.clients import Cluster, client_id
 from replicator.deadline import Deadline
@@ -28,6 +29,7 @@ PUSH_BYTES = 262_144
 """Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
 OWN_BATCH_BYTES = 524_288
 WRITE_TIMEOUT_S = 30.0
+_UPSTREAM_BASE = attrgetter("upstream_base")
 
 
 class _Landing:
@@ -130,6 +132,8 @@ class BatchesPlane:
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
         self._place_all(deadline)
         placements, self._placements = self._placements, {}
+        for places in placements.values():  # a batch whose answer was lost is placed after those behind it
+            places.sort(key=_UPSTREAM_BASE)
         return placements
 
     def _place_all(self, deadline: Deadline) -> None:

@@ -35,8 +35,10 @@ from replicator.planes.batches.wire import WireError
 
 PRODUCE = 0
 VERSIONS = (9, 10)
+REMEMBERED = 5
+"""Batches of a producer and partition that a broker knows again when they are repeated."""
 IN_FLIGHT = 5
-"""Requests a broker has unanswered; with more, it could not tell repeated batches any more."""
+"""Requests that a broker has unanswered."""
 REQUEST_BYTES = 4_194_304
 REQUEST_TIMEOUT_S = 30.0
 GONE_AFTER_S = 5.0
@@ -66,7 +68,7 @@ class _Lane:
 
     Attributes:
         source: the partition whose records these are, for errors; None: our own.
-        items: not yet placed, in order; the first `sent` of them have been sent.
+        items: in order, from the oldest that is not placed; those before `sent` have been sent.
         is_added: whether it is part of the open transaction.
         is_broken: has to send again, once nothing of it is on its way.
     """
@@ -94,12 +96,32 @@ class _Lane:
         """Send again from the oldest batch, if nothing is on its way any more."""
         if self.is_broken and all(item.is_answered for item in self.items):
             self.is_broken = False
-            self.items = deque(item for item in self.items if not item.is_placed)
             self.sent = 0
+            self._skip_placed()
+
+    def sends(self) -> _Item:
+        """The next batch, which is on its way from now on."""
+        item = self.items[self.sent]
+        item.is_answered = False
+        self.sent += 1
+        self._skip_placed()
+        return item
+
+    def _skip_placed(self) -> None:
+        while self.sent < len(self.items) and self.items[self.sent].is_placed:
+            self.sent += 1
+
+    def placed(self, item: _Item) -> None:
+        """The batch is in the target's log. It may not be the oldest: the answer about that one can be lost."""
+        item.is_placed = True
+        while self.items and self.items[0].is_placed:
+            self.items.popleft()
+            self.sent -= 1
 
     @property
     def is_sendable(self) -> bool:
-        return self.is_added and not self.is_broken and self.sent < len(self.items)
+        """Whether a batch may be sent: one that is further from the oldest could drive that out of the broker's mind."""
+        return self.is_added and not self.is_broken and self.sent < min(len(self.items), REMEMBERED)
 
 
 class Producer:
@@ -265,13 +287,11 @@ class Producer:
             sent: list[tuple[_Lane, _Item]] = []
             size = 0
             for lane in lanes:
-                item = lane.items[lane.sent]
-                if sent and size + item.batch.size_bytes > REQUEST_BYTES:
+                next_bytes = lane.items[lane.sent].batch.size_bytes
+                if sent and size + next_bytes > REQUEST_BYTES:
                     break
-                size += item.batch.size_bytes
-                lane.sent += 1
-                item.is_answered = False
-                sent.append((lane, item))
+                size += next_bytes
+                sent.append((lane, lane.sends()))
             self._request(node, connection, sent)
             lanes = [lane for lane in lanes if lane.is_sendable]
 
@@ -327,13 +347,9 @@ class Producer:
         lane.mend()
 
     def _place(self, lane: _Lane, item: _Item, result: PartitionResult) -> None:
-        item.is_placed = True
+        lane.placed(item)
         lane.gone_at_s = 0.0
-        if not lane.is_broken:
-            lane.waits = backoff_s(0.02, 1.0)
-        while lane.items and lane.items[0].is_placed:
-            lane.items.popleft()
-            lane.sent -= 1
+        lane.waits = backoff_s(0.02, 1.0)
         if not lane.items:
             self._busy.pop(lane.target, None)
         self.unplaced_bytes -= item.batch.size_bytes
