@@ -26,6 +26,7 @@ _REQUEST = Struct(">hi")  # acks, timeout
 _PARTITION = Struct(">ihqqqB")  # partition, error, base offset, append time, log start, first byte of errors' length
 _PARTITION_BYTES = _PARTITION.size + 2
 _RECORD_ERROR_BYTES = 6
+_NOTHING_MORE = b"\0\0"  # no message, no tags
 _LEADER_TAG = 0
 _LEADER = Struct(">ii")
 
@@ -106,13 +107,23 @@ def _partition(reader: Reader, topic: str) -> PartitionResult:
     if length > 1:
         reader.at -= 1
         record_errors = _record_errors(reader)
-    message = reader.nullable_string()
+    message = leader = None
+    at = reader.at
+    if reader.data[at : at + 2] == _NOTHING_MORE:  # nearly always
+        reader.at = at + 2
+    else:
+        message = reader.nullable_string()
+        leader = _leader(reader)
+    return PartitionResult(topic, partition, error, base_offset, append_time, log_start, record_errors, message, leader)
+
+
+def _leader(reader: Reader) -> tuple[int, int] | None:
     leader = None
     for tag, content in reader.tags():
         if tag == _LEADER_TAG:
             broker_id, epoch = content.unpack(_LEADER)
             leader = broker_id, epoch
-    return PartitionResult(topic, partition, error, base_offset, append_time, log_start, record_errors, message, leader)
+    return leader
 
 
 def _record_errors(reader: Reader) -> list[tuple[int, str | None]]:
