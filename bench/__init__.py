@@ -18,7 +18,7 @@
              live.py         a contender under load                  arrivals.py  when records became visible
              throughput.py, latency.py, partitions.py, takeover.py, failover.py, memory.py, offset_map.py     the runs
              moves.py        what the operator does                  positions.py where groups go on, on the target
-             accounts.py     records read twice, and freshness
+             accounts.py     records read twice, and freshness       promises.py  bounds, and whether they are kept
              report.py, throughput_report.py, live_report.py, failover_report.py, text.py     tables, the document
              plots.py        which plots there are                   charts.py    bars as SVG
 

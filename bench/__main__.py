@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from bench import plots, report, results
+from bench import plots, promises, report, results
 from bench.catalog import MEASUREMENTS
 from bench.results import Kind
 from replicator.errors import ReplicatorError
@@ -74,6 +74,7 @@ def run_all(options: argparse.Namespace) -> int:
         arguments = [kind, "--full"] if options.full else [kind]
         statuses[kind] = _guarded(partial(run_one, kind, parser().parse_args(arguments)))
         console.print(f"{kind}: took {time.monotonic() - began_s:.0f} s\n")
+    console.print(promises.table(_documents(kinds)))
     plots.write(results.OUT / plots.FOLDER, _documents(kinds).values())
     console.print(f"plots: {results.OUT / plots.FOLDER}")
     failed = [kind for kind, status in statuses.items() if status]

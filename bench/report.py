@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench import failover_report, live_report, plots, throughput_report
+from bench import failover_report, live_report, plots, promises, throughput_report
 from bench.results import Kind
 from bench.text import Row, about, markdown
 
@@ -142,7 +142,7 @@ SECTIONS: dict[Kind, Callable[[Row, str], list[str]]] = {
 
 def render(documents: Mapping[Kind, Row | None]) -> str:
     """The text of docs/benchmarks.md, from the published document of each kind, where there is one."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, *promises.section(documents)]
     for kind, section in SECTIONS.items():
         document = documents.get(kind)
         if document is not None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as program
-from bench import latency, live_report, partitions, plots, report, results, takeover, throughput_report
+from bench import latency, live_report, partitions, plots, promises, report, results, takeover, throughput_report
 from bench.catalog import MEASUREMENTS
 from bench.charts import Bar, Panel, draw, scale, short
 from bench.results import Kind, Run
@@ -124,6 +124,27 @@ def test_the_terminal_and_the_document_show_the_same_figures(kind: Kind) -> None
     for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False):
         if before.startswith("|") and line.startswith("|"):
             assert before.count("|") == line.count("|")
+
+
+def test_promises_are_held_against_what_was_found() -> None:
+    """Medians count; without a contender to compare with, nothing is said."""
+    verdicts = {it.promise: it for it in promises.judge(ALL)}
+    assert not verdicts["CPU for a record of 100 B"].is_kept
+    assert verdicts["CPU for a record of 100 B"].found == "1/4.0"
+    assert verdicts["records of 100 B per second"].found == "4.0 ×, 20% of the replayer"
+    assert verdicts["records of 100 B per second"].is_kept
+    assert "records of 1,024 B per second" not in verdicts
+    assert [verdicts[f"latency at 10,000 rec/s, {it}"].found for it in ("p50", "p99")] == ["22 ms", "60 ms"]
+    assert verdicts["CPU with 1,000 partitions, 10 of them busy"].found == "1.50 ×"
+    assert "batches of one record, CPU" not in verdicts
+    tiny = document("tiny", drained("ours-batches", 9.0, 2.0), drained("ours-records", 10.0, 4.0))
+    assert [(it.found, it.is_kept) for it in promises.judge({"tiny": tiny})] == [("0.90 ×", False), ("0.50 ×", True)]
+    assert promises.section({}) == []
+    assert "| **no** |" in "\n".join(promises.section(ALL))
+    at_limit = (("ours-batches", 950.0), ("mm2-tuned-eos", 900.0), ("replayer", 1000.0))
+    runs = [drained(name, rate, 1.0) for name, rate in at_limit]
+    verdict = promises.judge({"throughput": document("throughput", *runs)})[1]
+    assert verdict.is_kept
 
 
 # --- plots ------------------------------------------------------------------------------------------------------------
