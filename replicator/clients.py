@@ -38,7 +38,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from replicator.config import ClusterSettings
+from replicator.config import ClusterSettings, OAuthSettings
 from replicator.deadline import Deadline
 from replicator.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
 from replicator.errors import (
@@ -286,9 +286,25 @@ def security_properties(settings: ClusterSettings) -> dict[str, Any]:
         "ssl.key.location": security.key_file,
         "ssl.key.password": key_password,
     }
+    properties |= _oauth_properties(security.oauth)
     if security.protocol.endswith("SSL"):
         properties["ssl.endpoint.identification.algorithm"] = "https" if security.verify_hostname else "none"
     return {key: value for key, value in properties.items() if value is not None}
+
+
+def _oauth_properties(oauth: OAuthSettings | None) -> dict[str, Any]:
+    if oauth is None:
+        return {}
+    extensions = ",".join(f"{key}={value}" for key, value in oauth.extensions.items())
+    return {
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": oauth.token_url,
+        "sasl.oauthbearer.client.id": oauth.client_id,
+        "sasl.oauthbearer.client.secret": oauth.client_secret.get_secret_value() if oauth.client_secret else None,
+        "sasl.oauthbearer.scope": oauth.scope,
+        "sasl.oauthbearer.extensions": extensions or None,
+        "https.ca.location": oauth.ca_file,
+    }
 
 
 def await_results(futures: Mapping[Any, Future[Any]], deadline: Deadline) -> dict[Any, Any]:

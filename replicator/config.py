@@ -1,7 +1,7 @@
 """Settings: a YAML file, then the environment, then flags; every mistake is refused with the key's path.
 
     clusters.<alias>                 ClusterSettings
-    clusters.<alias>.security        SecuritySettings
+    clusters.<alias>.security        SecuritySettings, with oauth: OAuthSettings
     flows.<source>-><target>         FlowSettings
     worker, http, log                settings of one process
 
@@ -80,14 +80,75 @@ def _secret_from_file(path: object) -> str:
         raise ValueError(f"the secret file can't be read: {error.strerror}") from error
 
 
+def _with_secret_files(values: Any, *names: str) -> Any:
+    """The values with each secret whose ``<name>_file`` is given, and which is not given itself."""
+    if not isinstance(values, dict):
+        return values
+    values = dict(values)
+    for name in names:
+        file = values.get(f"{name}_file")
+        if file is not None and values.get(name) is None:
+            try:
+                values[name] = _secret_from_file(file)
+            except ValueError as error:
+                raise ValueError(f"{name}_file {str(file)!r}: {error}") from error
+    return values
+
+
+def _readable(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            with open(value, "rb"):
+                pass
+        except OSError as error:
+            raise ValueError(f"the file can't be read: {error.strerror}") from error
+    return value
+
+
+class OAuthSettings(_Model):
+    """Where tokens come from: an OpenID Connect provider's client credentials grant (KIP-768)."""
+
+    token_url: Annotated[str, Field(pattern=r"^(https://[^\s/]+|http://127\.0\.0\.1(:\d+)?)(/\S*)?$")]
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret: SecretStr | None = None
+    client_secret_file: str | None = None
+    scope: str | None = None
+    ca_file: str | None = None
+    extensions: dict[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], Annotated[str, Field(pattern=r"^[!-+\--~]+$")]] = {}
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_readable(cls, value: str | None) -> str | None:
+        return _readable(value)
+
+    @field_validator("extensions")
+    @classmethod
+    def _leave_auth(cls, value: dict[str, str]) -> dict[str, str]:
+        if "auth" in value:
+            raise ValueError("auth is the token's own name")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: Any) -> Any:
+        return _with_secret_files(values, "client_secret")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> OAuthSettings:
+        if self.client_secret is None or not self.client_secret.get_secret_value():
+            raise ValueError("client_secret or client_secret_file is needed")
+        return self
+
+
 class SecuritySettings(_Model):
     """How to authenticate, and whom to trust."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     username: str | None = None
     password: SecretStr | None = None
     password_file: str | None = None
+    oauth: OAuthSettings | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -98,34 +159,19 @@ class SecuritySettings(_Model):
     @field_validator("ca_file", "cert_file", "key_file")
     @classmethod
     def _is_readable(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                with open(value, "rb"):
-                    pass
-            except OSError as error:
-                raise ValueError(f"the file can't be read: {error.strerror}") from error
-        return value
+        return _readable(value)
 
     @model_validator(mode="before")
     @classmethod
     def _read_secret_files(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        values = dict(values)
-        for name in ("password", "key_password"):
-            file = values.get(f"{name}_file")
-            if file is not None and values.get(name) is None:
-                try:
-                    values[name] = _secret_from_file(file)
-                except ValueError as error:
-                    raise ValueError(f"{name}_file {str(file)!r}: {error}") from error
-        return values
+        return _with_secret_files(values, "password", "key_password")
 
     @model_validator(mode="after")
     def _is_complete(self) -> SecuritySettings:
         uses_sasl = self.protocol.startswith("SASL")
         uses_tls = self.protocol.endswith("SSL")
-        if uses_sasl and not (self.mechanism and self.username and self.password):
+        self._check_oauth()
+        if uses_sasl and self.oauth is None and not (self.mechanism and self.username and self.password):
             raise ValueError(f"{self.protocol} needs mechanism, username, and password or password_file")
         if not uses_sasl and (self.mechanism or self.username or self.password):
             raise ValueError(f"mechanism, username and password need a SASL protocol, and protocol is {self.protocol}")
@@ -134,6 +180,12 @@ class SecuritySettings(_Model):
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file go together")
         return self
+
+    def _check_oauth(self) -> None:
+        if (self.mechanism == "OAUTHBEARER") != (self.oauth is not None):
+            raise ValueError("mechanism OAUTHBEARER and the section oauth go together")
+        if self.oauth is not None and (self.username or self.password):
+            raise ValueError("username and password are not for OAUTHBEARER, which has client_id and client_secret")
 
 
 class ClusterSettings(_Model):
@@ -443,9 +495,10 @@ def shown(settings: Settings) -> dict[str, Any]:
     """The effective values, for `config show`: secrets masked, also those hidden in a `client` block."""
     content = settings.model_dump(mode="json")
     for cluster in content["clusters"].values():
-        for key, value in cluster["security"].items():
-            if "password" in key and not key.endswith("_file") and value is not None:
-                cluster["security"][key] = MASK
+        for section in (cluster["security"], cluster["security"]["oauth"] or {}):
+            for key, value in section.items():
+                if re.search("password|secret", key) and not key.endswith("_file") and value is not None:
+                    section[key] = MASK
         for key in cluster["client"]:
             if re.search(r"password|secret|\.pem|oauthbearer\.config|jaas", key):
                 cluster["client"][key] = MASK

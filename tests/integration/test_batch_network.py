@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
+import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from tests.kafka.records import create_topic
 
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
+OAUTH_MODULE = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 PATIENCE_S = 30.0
 
 
@@ -146,8 +152,10 @@ def secured(authority: Authority) -> Iterator[Clusters]:
     key_store = authority.server()
     plain = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_replicator="{SECRET}";'
     properties = {
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
         "listener.name.client.plain.sasl.jaas.config": plain,
+        # without a validator of its own the broker takes tokens without a signature
+        "listener.name.client.oauthbearer.sasl.jaas.config": f"{OAUTH_MODULE} required;",
         "connections.max.reauth.ms": "5000",
     }
     users = SecuritySpec("SASL_SSL", {"replicator": SECRET}, key_store=key_store)
@@ -207,6 +215,60 @@ def test_a_certificate_that_the_broker_does_not_trust(
 def test_no_security_where_it_is_asked_for(secured: Clusters, clients: list[Client]) -> None:
     """The commonest mistake: the security block is missing."""
     assert open_client(clients, secured["users"].bootstrap_servers).refused() == "_TRANSPORT"
+
+
+class TokenHandler(http.server.BaseHTTPRequestHandler):
+    """Gives everybody who knows the secret a token for five seconds."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        login = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
+        now_s = time.time()
+        claims = {"sub": "replicator", "iat": now_s - 1, "exp": now_s + 5, "scope": []}
+        parts = [json.dumps(it).encode() for it in ({"alg": "none"}, claims)]
+        token = ".".join(base64.urlsafe_b64encode(it).rstrip(b"=").decode() for it in parts) + "."
+        body = json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 5}).encode()
+        self.send_response(200 if login == f"replicator:{SECRET}" else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def token_url() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), TokenHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/token"
+        server.shutdown()
+        thread.join()
+
+
+def with_tokens(authority: Authority, url: str, secret: str = SECRET) -> dict[str, Any]:
+    oauth = {"token_url": url, "client_id": "replicator", "client_secret": secret}
+    return {"protocol": "SASL_SSL", "ca_file": str(authority.file), "mechanism": "OAUTHBEARER", "oauth": oauth}
+
+
+def test_login_with_tokens(secured: Clusters, authority: Authority, clients: list[Client], token_url: str) -> None:
+    """In both planes; and in ours it goes on when the token is too old."""
+    servers = secured["users"].bootstrap_servers
+    security = with_tokens(authority, token_url)
+    settings = ClusterSettings.model_validate({"bootstrap_servers": servers, "security": security})
+    assert Cluster("east", "source", settings, "group").connect(PATIENCE_S).list_topics(timeout=PATIENCE_S).brokers
+    client = open_client(clients, servers, security)
+    deadline = Deadline(7)
+    while not deadline.expired:
+        assert client.ask(1).error_code in (0, 15)
+        client.reactor.pump(0.05)
+
+
+def test_no_token(secured: Clusters, authority: Authority, clients: list[Client], token_url: str) -> None:
+    client = open_client(clients, secured["users"].bootstrap_servers, with_tokens(authority, token_url, WRONG))
+    assert client.refused() == "_AUTHENTICATION"
 
 
 def test_a_connection_outlives_its_login(secured: Clusters, authority: Authority, clients: list[Client]) -> None:

@@ -17,13 +17,14 @@ from pydantic import BaseModel
 
 import replicator.cli
 from replicator.cli.app import app
-from replicator.config import ClusterSettings, FlowSettings, Settings
+from replicator.config import ClusterSettings, FlowSettings, OAuthSettings, Settings
 from replicator.errors import StopReason
 from replicator.metrics import TASK_STATES, Metrics
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, type[BaseModel]] = {
     "clusters.<alias>": ClusterSettings,
+    "clusters.<alias>.security.oauth": OAuthSettings,
     "flows.<source>-><target>": FlowSettings,
 }
 """Sections under names of the operator's choice; the others are found in `Settings`."""

@@ -27,8 +27,8 @@ from replicator.planes.batches.links import Dialler, Link
 from replicator.planes.batches.metadata import Leader, View
 from replicator.planes.batches.reactor import Reactor, Timer
 from replicator.planes.batches.refresher import Refresher
-from replicator.planes.batches.security import ConnectError, Security
-from replicator.planes.batches.unreachable import unreachable
+from replicator.planes.batches.security import Security
+from replicator.planes.batches.unreachable import ConnectError, unreachable
 
 BULK = "bulk"
 CONTROL = "control"

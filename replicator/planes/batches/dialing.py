@@ -21,7 +21,8 @@ from replicator import __version__
 from replicator.deadline import Deadline
 from replicator.planes.batches import messages
 from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.security import ConnectError, Security
+from replicator.planes.batches.security import Security
+from replicator.planes.batches.unreachable import ConnectError
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_HANDSHAKE_BYTES = 1 << 20

@@ -15,7 +15,8 @@ from typing import Protocol
 from replicator.planes.batches.connection import Connection
 from replicator.planes.batches.dialing import Attempt, Endpoint, Established
 from replicator.planes.batches.reactor import Reactor, Timer
-from replicator.planes.batches.security import ConnectError, Security
+from replicator.planes.batches.security import Security
+from replicator.planes.batches.unreachable import ConnectError
 
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 2.0

@@ -17,6 +17,8 @@ from kafka.net.sasl import get_sasl_mechanism
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from replicator.config import MASK, SecuritySettings
+from replicator.planes.batches.oauth import TokenProvider
+from replicator.planes.batches.unreachable import ConnectError
 
 SASL_AUTHENTICATE = 36
 NO_SUCH_MECHANISM = 33
@@ -33,18 +35,6 @@ Versions = Mapping[int, tuple[int, int]]
 logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
 
-class ConnectError(Exception):
-    """No connection could be made.
-
-    Args:
-        code: as librdkafka names it, so that `error_codes.hint` knows it.
-    """
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class Security:
     """The `security` block of a cluster, for many connections.
 
@@ -57,6 +47,7 @@ class Security:
         self.uses_sasl = settings.protocol.startswith("SASL")
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
+        self._tokens = None if settings.oauth is None else TokenProvider(settings.oauth)
 
     def tls_context(self) -> ssl.SSLContext:
         """Made once.
@@ -91,6 +82,8 @@ class Security:
         username = str(self.settings.username)
         if mechanism.startswith("SCRAM"):
             username = username.replace("=", "=3D").replace(",", "=2C")  # RFC 5802 §5.1, which kafka-python leaves out
+        if self._tokens is not None:
+            return get_sasl_mechanism(mechanism)(sasl_oauth_token_provider=self._tokens)
         return get_sasl_mechanism(mechanism)(
             sasl_mechanism=mechanism,
             security_protocol=self.settings.protocol,
@@ -100,7 +93,9 @@ class Security:
 
     @property
     def _password(self) -> str:
-        return self.settings.password.get_secret_value() if self.settings.password else ""
+        oauth = self.settings.oauth
+        secret = self.settings.password if oauth is None else oauth.client_secret
+        return secret.get_secret_value() if secret else ""
 
     def _converse(self, mechanism: Any, exchange: Exchange, version: int) -> float | None:
         lifetime_ms = 0

@@ -12,8 +12,8 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import RetriableError
 from replicator.planes.batches.dialing import CONNECT_TIMEOUT_S, Endpoint, dial
-from replicator.planes.batches.security import ConnectError, Security
-from replicator.planes.batches.unreachable import unreachable
+from replicator.planes.batches.security import Security
+from replicator.planes.batches.unreachable import ConnectError, unreachable
 
 NEEDED: Mapping[int, tuple[str, int]] = {
     0: ("Produce", 9),

@@ -1,10 +1,22 @@
-"""The error of this package for brokers that gave no answer, with what the operator can do about it."""
+"""Errors of brokers that can't be reached: why, and what the operator can do about it."""
 
 from __future__ import annotations
 
 from replicator.clients import Cluster
 from replicator.error_codes import hint
 from replicator.errors import RetriableError
+
+
+class ConnectError(Exception):
+    """No connection could be made.
+
+    Args:
+        code: as librdkafka names it, so that `error_codes.hint` knows it.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def unreachable(cluster: Cluster, op: str, why: str, code: str) -> RetriableError:

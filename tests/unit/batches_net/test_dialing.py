@@ -14,7 +14,8 @@ import pytest
 from replicator.config import SecuritySettings
 from replicator.deadline import Deadline
 from replicator.planes.batches.dialing import Endpoint, Established, dial
-from replicator.planes.batches.security import ConnectError, Security
+from replicator.planes.batches.security import Security
+from replicator.planes.batches.unreachable import ConnectError
 from tests.kafka.certificates import Authority
 from tests.unit.batches_net.fake_broker import VERSIONS, FakeBroker, Peer, api_versions, broker
 from tests.unit.batches_net.fake_sasl import Login, answer

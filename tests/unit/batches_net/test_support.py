@@ -32,7 +32,8 @@ KAFKA_2_7 = {0: (0, 8), 1: (0, 12), 3: (0, 9), 10: (0, 3), 22: (0, 4), 24: (0, 2
 )
 def test_properties_of_librdkafka_that_decide_whom_we_reach(key: str) -> None:
     """The text names the property, not its value: it may be a secret."""
-    settings = ClusterSettings(bootstrap_servers="a:1", client={key: "value", "fetch.wait.max.ms": "5"})
+    client: dict[str, str | int | float | bool] = {key: "value", "fetch.wait.max.ms": 5}
+    settings = ClusterSettings(bootstrap_servers="a:1", client=client)
     reason = reason_against(settings)
     assert reason is not None
     assert key in reason
@@ -41,7 +42,7 @@ def test_properties_of_librdkafka_that_decide_whom_we_reach(key: str) -> None:
 
 
 def test_harmless_properties_are_left_to_librdkafka() -> None:
-    tuning = {"client.rack": "r1", "queued.min.messages": 5, "socket.keepalive.enable": True, "linger.ms": 3}
+    tuning: dict[str, str | int | float | bool] = {"client.rack": "r1", "queued.min.messages": 5, "linger.ms": 3.5}
     assert reason_against(ClusterSettings(bootstrap_servers="a:1", client=tuning)) is None
 
 
