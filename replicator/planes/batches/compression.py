@@ -3,7 +3,7 @@
 Each format tells or implies a bound before anything is expanded: snappy names the size, lz4 can't expand to more than
 255 times, the blocks of zstd hold 128 KiB at most; gzip is expanded up to the limit.
 
-Pure. Source: clients `CompressionType`, `KafkaLZ4BlockOutputStream`; xerial snappy-java `SnappyOutputStream`; RFC 8878.
+Pure. Source: clients `CompressionType`, `Lz4BlockOutputStream`; xerial snappy-java `SnappyOutputStream`; RFC 8878.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _ZSTD_LEVEL = 3
 _GZIP_MEMBERS = 64
 """How many a batch may be made of; every client writes one. Finding the next one copies all the rest."""
 _LZ4_MAX_RATIO = 255
+_LZ4_FLAGS_AT, _LZ4_HAS_SIZE, _LZ4_SIZE = 4, 0x08, slice(6, 14)
 _XERIAL_MAGIC = b"\x82SNAPPY\0"
 _XERIAL_HEADER = _XERIAL_MAGIC + b"\0\0\0\1\0\0\0\1"  # version, oldest version that can read it
 _XERIAL_BLOCK_BYTES = 32 * 1024
@@ -145,7 +146,8 @@ def _snappy_block(data: memoryview, limit: int) -> cramjam.Buffer:
 
 def _lz4(data: memoryview, limit: int) -> bytes:
     expanded: bytes
-    if lz4.frame.get_frame_info(data)["content_size"] > limit:  # allocated at once, if it is written there
+    has_size = len(data) >= _LZ4_SIZE.stop and data[_LZ4_FLAGS_AT] & _LZ4_HAS_SIZE
+    if has_size and int.from_bytes(data[_LZ4_SIZE], "little") > limit:  # the library allocates at once what it says
         raise _too_large(limit)
     if len(data) * _LZ4_MAX_RATIO <= limit:
         expanded = lz4.frame.decompress(data)
