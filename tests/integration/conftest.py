@@ -10,7 +10,7 @@ from tests.integration.flows import FlowBenches, flow_benches
 
 
 @pytest.fixture
-def make_flow() -> Iterator[FlowBenches]:
-    """Makes flows for one test: `make_flow(source, target, flow={…})`."""
-    with flow_benches() as benches:
+def make_flow(request: pytest.FixtureRequest) -> Iterator[FlowBenches]:
+    """Makes flows for one test: `make_flow(source, target, flow={…})`; by `on_both_planes`, of each data plane."""
+    with flow_benches(getattr(request, "param", "auto")) as benches:
         yield benches

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
 from replicator.config import Settings, build
 from replicator.embedded import Cluster
 from replicator.errors import TP
-from replicator.metrics import Metrics
+from replicator.metrics import DATA_PLANES, Metrics
 from replicator.wire import PARTITION_STATE, ControlRecord, decode
 from replicator.worker import FlowWorker
 from tests.e2e.compare import Outcome, check_syncs, compare, lag, read_syncs
@@ -24,6 +25,8 @@ REACT_S = 30.0
 """How long a flow may take to notice something, on a machine that is busy."""
 
 Event = MutableMapping[str, Any]
+
+on_both_planes = pytest.mark.parametrize("make_flow", DATA_PLANES, indirect=True)
 
 
 class FlowBench:
@@ -214,11 +217,13 @@ class FlowBench:
 class FlowBenches:
     """Makes benches for one test, and stops their workers at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, data_plane: str) -> None:
+        self.data_plane = data_plane
         self.events: list[Event] = []
         self._made: list[FlowBench] = []
 
     def __call__(self, source: Cluster, target: Cluster, **options: Any) -> FlowBench:
+        options["flow"] = {"data_plane": self.data_plane, **(options.get("flow") or {})}
         bench = FlowBench(source, target, self.events, **options)
         self._made.append(bench)
         return bench
@@ -229,10 +234,10 @@ class FlowBenches:
 
 
 @contextlib.contextmanager
-def flow_benches() -> Iterator[FlowBenches]:
+def flow_benches(data_plane: str = "auto") -> Iterator[FlowBenches]:
     """Benches whose workers' logs are captured."""
     with capture_logs() as events:
-        benches = FlowBenches()
+        benches = FlowBenches(data_plane)
         benches.events = events
         try:
             yield benches

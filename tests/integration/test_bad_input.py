@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from replicator.embedded import Cluster, ClusterSpec, open_clusters
 from tests.e2e.compare import compare
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
 from tests.kafka.records import (
@@ -23,6 +23,8 @@ from tests.kafka.records import (
     end_offsets,
     read_topic,
 )
+
+pytestmark = on_both_planes
 
 FILLED = 20
 

@@ -8,9 +8,13 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 
 from replicator.embedded import Cluster
+from replicator.planes import Plane
+from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
-from tests.integration.flows import FlowBenches
+from tests.integration.flows import FlowBenches, on_both_planes
 from tests.kafka.records import NewRecord
+
+pytestmark = on_both_planes
 
 
 def usurp(servers: str, transactional_id: str, topic: str = "") -> None:
@@ -50,9 +54,10 @@ def test_fenced_inside_a_transaction(
     flow.create(flow.topic, partitions=2)
     flow.start()
     is_done = threading.Event()
-    original = getattr(RecordsPlane, step if step != "abort" else "flush")
+    kind: type[Plane] = {"records": RecordsPlane, "batches": BatchesPlane}[make_flow.data_plane]
+    original = getattr(kind, step if step != "abort" else "flush")
 
-    def fenced(plane: RecordsPlane, *arguments: object) -> object:
+    def fenced(plane: Plane, *arguments: object) -> object:
         if not is_done.is_set():
             is_done.set()
             usurp(flow.target, f"{flow.group}-0")
@@ -60,7 +65,7 @@ def test_fenced_inside_a_transaction(
                 plane.abort(*arguments)  # type: ignore[arg-type]
         return original(plane, *arguments)
 
-    monkeypatch.setattr(RecordsPlane, step if step != "abort" else "flush", fenced)
+    monkeypatch.setattr(kind, step if step != "abort" else "flush", fenced)
     flow.produce(flow.topic, records(100))
     flow.await_caught_up(flow.topic)
     assert is_done.is_set()

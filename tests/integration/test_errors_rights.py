@@ -15,9 +15,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from replicator.embedded import Cluster, ClusterSpec, SecuritySpec, open_clusters
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
 from tests.kafka.eventually import eventually
 from tests.kafka.records import NewRecord, admin_client, create_topic
+
+pytestmark = on_both_planes
 
 SECRET = "not-to-be-seen-anywhere"
 FILLED = 20

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from replicator.embedded import Cluster
-from tests.integration.flows import FlowBenches
+from tests.integration.flows import FlowBenches, on_both_planes
 from tests.kafka.records import NewRecord, alter_topic_config, create_topic
+
+pytestmark = on_both_planes
 
 LIMIT = "100000"
 

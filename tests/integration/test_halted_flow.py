@@ -18,11 +18,13 @@ from replicator.groups import OffsetsReader
 from replicator.halts import Reason, halt, halt_body, lift
 from replicator.observe import Observer
 from replicator.status import flow_status
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
 from tests.integration.groups import checkpoints, commit, committed
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import end_offsets
+
+pytestmark = on_both_planes
 
 TIMEOUT_S = 20.0
 SOON_S = 5.0

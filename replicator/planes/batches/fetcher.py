@@ -27,8 +27,8 @@ from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, Stop
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
 from replicator.planes.batches.fetch_wire import FetchPosition, PartitionData, decode_fetch, encode_fetch
-from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.raw_batch import RawBatch
+from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.record_batch import walk
 from replicator.planes.batches.wire import WireError
 

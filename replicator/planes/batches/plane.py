@@ -21,8 +21,8 @@ from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.coordinator import Coordinator
 from replicator.planes.batches.fetcher import Fetcher, Pack
 from replicator.planes.batches.producer import Producer
-from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.raw_batch import RawBatch
+from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.reencode import build_batch
 
 PUSH_BYTES = 262_144

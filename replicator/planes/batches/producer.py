@@ -29,8 +29,8 @@ from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.coordinator import Coordinator, Refusals
 from replicator.planes.batches.produce_wire import PartitionResult, decode_produce, encode_produce
-from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.raw_batch import RawBatch, stamp
+from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.wire import WireError
 
 PRODUCE = 0
