@@ -246,6 +246,38 @@ def test_dry_run_changes_nothing() -> None:
         assert not world.hooks
 
 
+def test_a_dry_run_says_what_would_keep_it() -> None:
+    it = switchover()
+    it.options = MoveOptions(dry_run=True)
+    assert it.run().texts == ()
+    it.two.group("east").members = ("app-1 at 10.0.0.1",)
+    it.two.produce("orders", 0, 5)
+    it.two.consume("east", ORDERS)
+    waits = it.run().texts
+    assert waits[0] == "it would wait: the group g has members on east: app-1 at 10.0.0.1; stop them"
+    assert waits[1].startswith("it would wait: orders[0] of g: not_replicated_yet: ")
+    it.command, it.two.is_east_up = Command.FAILOVER, False
+    (text,) = it.run().texts
+    assert text == (
+        "it would be refused: for 2 partitions nobody knows what was not replicated: the source gives no answer:"
+        " --accept-data-loss moves them all the same"
+    )
+    it.options = MoveOptions(dry_run=True, accept_data_loss=True)
+    assert it.run().texts == ()
+
+
+def test_a_group_that_is_away_shows_where_it_is() -> None:
+    """An operator who looks at the plan again must not take the place of the move for that of the group."""
+    it = switchover()
+    assert it.run().state == "done"
+    assert {row.reason.partition("; ")[2] for row in it.run().plan.rows} == {""}
+    it.two.consume("west", COPY, 1)
+    at = it.two.group("west").offsets[COPY].next_offset
+    found = {row.near: row.reason.partition("; ")[2] for row in it.run().plan.rows}
+    assert found[ORDERS] == f"it is at {at} on west"
+    assert set(found.values()) == {"", f"it is at {at} on west"}
+
+
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
