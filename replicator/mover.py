@@ -136,8 +136,8 @@ class Mover:
             return _refused(plan)
         if self._options.dry_run:
             return Outcome(plan, "planned", self._foreseen(plan))
-        if not plan.planned and not plan.must_wait and not self._options.halts:
-            return self._done_before(plan)
+        if not self._has_work(plan):
+            return Outcome(plan, "done", ("nothing to do",))
         if self._is_too_risky(plan):
             return _refused(plan)
         self._operator.approve(plan)
@@ -154,6 +154,11 @@ class Mover:
         return (
             (*waits, f"it would be refused: {_risk_text(plan)}: {REFUSED_HINT}") if self._is_too_risky(plan) else waits
         )
+
+    def _has_work(self, plan: Plan) -> bool:
+        """Whether anything is to be done; an interrupted move may have left the handing back and the audit."""
+        is_to_end = any(row.state is RowState.COMMITTED for row in plan.rows)
+        return bool(plan.planned) or is_to_end or plan.must_wait or self._options.halts
 
     def _is_too_risky(self, plan: Plan) -> bool:
         return plan.may_lose and not self._options.accept_data_loss
@@ -181,13 +186,6 @@ class Mover:
             time.sleep(deadline.slice_s(LOOK_EVERY_S))
             plan = self._plan(order)
         return plan
-
-    def _done_before(self, plan: Plan) -> Outcome:
-        """Nothing is left to commit; an interrupted move may have left the handing back, and its end in the audit."""
-        if any(row.state is RowState.COMMITTED for row in plan.rows):
-            with self._world.uninterrupted():
-                return self._act(plan.order)
-        return Outcome(plan, "done", ("nothing to do",))
 
     # --- acting -------------------------------------------------------------------------------------------------------
 

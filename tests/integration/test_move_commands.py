@@ -438,7 +438,7 @@ def test_groups_shows_where_each_would_go_on(desk: Desk) -> None:
     assert active == {(False, False, True)}
     assert 0 <= first["checkpoint_age_s"] < 10
     table = desk.run("groups", "--top", "1").stdout
-    assert "more (--top N, --group REGEX)" in table
+    assert "more groups; --group REGEX, or a larger --top, shows each partition" in table
     down = desk.run("groups", "-o", "json", "--group", "^listed", down=desk.flow.alias).json()
     assert [row["downstream_next"] for row in down["partitions"]] == [10, RECORDS + 1]
     assert {row["active_on_source"] for row in down["partitions"]} == {None}

@@ -266,6 +266,20 @@ def test_a_dry_run_says_what_would_keep_it() -> None:
     assert it.run().texts == ()
 
 
+def test_nothing_is_handed_back_without_a_question() -> None:
+    """Also where all the places at home are what they should be: the way home changes the owner on the target."""
+    it = failback_of_idle()
+    assert it.run().state == "done"
+    it.command = Command.SWITCHOVER
+    assert it.run().state == "done"
+    it.command = Command.FAILBACK
+    assert refused(it, operator=FakeOperator(says_no=True)) == ("not confirmed",)
+    world = FakeWorld(it.two)
+    outcome = it.run(world)
+    assert {state for _, _, state in rows(outcome)} == {RowState.COMMITTED}
+    assert [name for name, _ in world.hooks] == ["before_move", "after_move"]
+
+
 def test_a_group_that_is_away_shows_where_it_is() -> None:
     """An operator who looks at the plan again must not take the place of the move for that of the group."""
     it = switchover()
