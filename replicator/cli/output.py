@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 NOTE_FROM = 20
-"""Texts of so many characters are told below a table that is too wide."""
+"""Texts longer than this may be told below a table that is too wide."""
 PIPED_WIDTH = 10_000
 """Nothing is cut off where no terminal sets a width."""
 
@@ -101,23 +101,27 @@ def _width(part: Any) -> int:
 
 def _fitted(table: Table, width: int) -> list[Table | Text]:
     """The table; where it is too wide, the long texts of its last column below it, each once."""
-    if _width(table) <= width or not table.columns:
+    too_wide = _width(table) - width
+    if too_wide <= 0 or not table.columns:
         return [table]
+    room = max(NOTE_FROM, max(len(_text(it)) for it in table.columns[-1].cells) - too_wide)
     notes: dict[str, Text] = {}
     fitted = Table(box=table.box, pad_edge=False, show_edge=False, header_style=table.header_style)
     for column in table.columns:
         fitted.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
     for cells in zip(*(column.cells for column in table.columns), strict=True):
-        fitted.add_row(*cells[:-1], _note(cells[-1], notes))
+        fitted.add_row(*cells[:-1], cells[-1] if len(_text(cells[-1])) <= room else _note(cells[-1], notes))
     return [fitted, *notes.values()]
 
 
-def _note(cell: Any, notes: dict[str, Text]) -> Any:
+def _text(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+def _note(cell: Any, notes: dict[str, Text]) -> Text:
     """The cell, or its first word and the number of the note that has the whole text."""
-    text = cell.plain if isinstance(cell, Text) else str(cell)
+    text = _text(cell)
     style = cell.style if isinstance(cell, Text) else ""
-    if len(text) < NOTE_FROM:
-        return cell
     number = notes.setdefault(text, Text(f"({len(notes) + 1}) {text}", style=style)).plain.partition(" ")[0]
     first, colon, _ = text.partition(":")
     is_word = bool(colon) and len(first) < NOTE_FROM
