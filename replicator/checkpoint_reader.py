@@ -5,7 +5,8 @@ Our own checkpoints come with a pulse, which tells how fresh they are; those tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint, decode_checkpoint, decode_checkpoint_key
-from replicator.pulse import decode_pulse, pulse_key
+from replicator.pulse import Pulse, decode_pulse, pulse_key
+from replicator.wire import WireError
 
+SHOWN_GROUPS = 3
 Key = tuple[str, TP]
 """A group, and a partition as it is called on the target."""
 
@@ -28,27 +31,61 @@ class KnownGroups:
     Args:
         written_ms: when each of them was written, by the record's timestamp; -1 where it has none.
         pulse_ms: what the groups had committed then is known, but for those that are `late`; None: nobody said so.
-        late: groups whose offsets could not be read then.
+        late: groups whose offsets could not be read then, and up to when they are known; None: nobody said so.
     """
 
     checkpoints: Mapping[Key, Checkpoint]
     written_ms: Mapping[Key, int]
     pulse_ms: int | None
-    late: frozenset[str]
+    late: Mapping[str, int | None]
+
+    def known_ms(self, group: str) -> int | None:
+        """Up to when it is known what a group had committed; None when nobody can tell.
+
+        Says nothing of a group that the flow does not follow.
+        """
+        if group not in self.late:
+            return self.pulse_ms
+        heard_ms = self.late[group]
+        if heard_ms is None:
+            written = (ms for (name, _), ms in self.written_ms.items() if name == group)
+            heard_ms = max(written, default=-1)
+        return None if heard_ms < 0 else heard_ms
 
     def age_s(self, group: str, now_ms: float) -> float | None:
         """How old the knowledge of a group is: nothing is known of what it committed within that time.
 
-        Says nothing of a group that the flow does not follow. None when nobody can tell; never negative, also when
-        the clocks differ.
+        None when nobody can tell; never negative, also when the clocks differ.
         """
-        known_ms = self.pulse_ms
-        if group in self.late:
-            written = (ms for (name, _), ms in self.written_ms.items() if name == group)
-            known_ms = max(written, default=-1)
-        if known_ms is None or known_ms < 0:
-            return None
-        return max(0.0, (now_ms - known_ms) / 1000)
+        known_ms = self.known_ms(group)
+        return None if known_ms is None else max(0.0, (now_ms - known_ms) / 1000)
+
+
+def knowledge_text(known: KnownGroups, groups: Iterable[str], now_ms: float) -> str:
+    """Up to when it is known what these groups had committed, in words. Pure."""
+    up_to = {group: known.known_ms(group) for group in groups}
+    newest_ms = max((it for it in up_to.values() if it is not None), default=known.pulse_ms)
+    if newest_ms is None:
+        return "nobody says how old the checkpoints are"
+    text = f"what groups had committed is known up to {_time_text(newest_ms, now_ms, '%Y-%m-%d ')}"
+    behind = {group: it for group, it in up_to.items() if it is not None and it < newest_ms}
+    if behind:
+        text += f"; of {_some(behind)} only up to {_time_text(min(behind.values()), now_ms)}"
+    if untold := [group for group, it in up_to.items() if it is None]:
+        text += f"; how old it is of {_some(untold)} nobody says"
+    return text
+
+
+def _time_text(at_ms: int, now_ms: float, day: str = "") -> str:
+    at = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)
+    ago_s = max(0.0, (now_ms - at_ms) / 1000)
+    return f"{at:{day}%H:%M:%S}.{at_ms % 1000:03} UTC, {ago_s:,.1f} s ago"
+
+
+def _some(groups: Collection[str]) -> str:
+    shown = sorted(groups)[:SHOWN_GROUPS]
+    more = f" and {len(groups) - len(shown):,} more" if len(groups) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def read_checkpoints(target: Cluster, flow: Flow, deadline: Deadline) -> KnownGroups:
@@ -56,7 +93,7 @@ def read_checkpoints(target: Cluster, flow: Flow, deadline: Deadline) -> KnownGr
 
     Raises:
         KafkaOpError: not read within `deadline`, or not allowed to.
-        WireError: a record can't be read.
+        WireError: a checkpoint can't be read.
     """
     log = _Log(pulse_key(flow.group, flow.syncs_topic))
     with closing(CompactedReader(target, flow.naming.checkpoints_topic, [0], log.take)) as reader:
@@ -87,9 +124,17 @@ class _Log:
 
     def known(self) -> KnownGroups:
         found = self._checkpoints.get(self._pulse_key)
-        pulse = None if found is None else decode_pulse(found)
+        pulse = None if found is None else _pulse_or_none(found)
         checkpoints = {key: it for key, it in self._checkpoints.items() if key != self._pulse_key}
         written_ms = {key: self._written_ms[key] for key in checkpoints}
         if pulse is None:
-            return KnownGroups(checkpoints, written_ms, None, frozenset())
+            return KnownGroups(checkpoints, written_ms, None, {})
         return KnownGroups(checkpoints, written_ms, pulse.began_ms, pulse.late)
+
+
+def _pulse_or_none(found: Checkpoint) -> Pulse | None:
+    """The checkpoints are as good without it, only of unknown age: no failover fails for that."""
+    try:
+        return decode_pulse(found)
+    except WireError:
+        return None

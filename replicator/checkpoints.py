@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
@@ -182,6 +182,8 @@ class Checkpoints:
         self._rewrite_s = time.monotonic() + OVERLAP_S
         self._pulse_key = pulse_key(flow.group, flow.syncs_topic)
         self._pulse_s = time.monotonic() - PULSE_EVERY_S
+        self._known_ms: dict[str, int] = {}
+        """When the last pass began that has a group's offsets."""
 
     def step(self, leash: Leash, timeout_s: float) -> None:
         """One pass.
@@ -203,15 +205,17 @@ class Checkpoints:
         offsets = self._offsets.read(sorted(groups), budget)
         translated = translate_groups(offsets, syncs, topics)
         found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
-        late = groups - offsets.keys()  # what is known of them stays
-        self.current = {**{key: it for key, it in self.current.items() if key[0] in late}, **found}
+        unread = groups - offsets.keys()  # what is known of them stays
+        self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
         if time.monotonic() - began_s > FRESH_S and self._is_halted(self._follow(leash)):
             return  # the process was stopped in between, or an answer took long
         self._write(found, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
-            untold = self._beat(began_ms, self._offsets.unsure, leash.budget(timeout_s))
+            self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
+            late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
+            untold = self._beat(began_ms, late, leash.budget(timeout_s))
         unreadable = next((str(it) for it in self._offsets.failures.values()), "")
         self.note = unreadable or self._ends_problem or untold
         self.passes += 1
@@ -258,7 +262,7 @@ class Checkpoints:
         self._send(changed, leash.budget(timeout_s))
         self._metrics.checkpoints(len(changed))
 
-    def _beat(self, began_ms: int, late: set[str], budget: Deadline) -> str:
+    def _beat(self, began_ms: int, late: Mapping[str, int | None], budget: Deadline) -> str:
         """Write the pulse, after all that it vouches for; why that is not possible, or an empty string."""
         if time.monotonic() - self._pulse_s < PULSE_EVERY_S:
             return ""
@@ -325,3 +329,14 @@ def changes(
 ) -> dict[tuple[str, TP], Checkpoint]:
     """What differs from what was written last."""
     return {key: it for key, it in found.items() if written.get(key) != it}
+
+
+def known_times(
+    before: Mapping[str, int], groups: Collection[str], unsure: Collection[str], began_ms: int
+) -> dict[str, int]:
+    """Up to when the offsets of each group are known, after a pass that has those of all but `unsure`. Pure."""
+    return {
+        group: before[group] if group in unsure else began_ms
+        for group in groups
+        if group not in unsure or group in before
+    }

@@ -13,7 +13,7 @@ from replicator.deadline import Deadline
 from replicator.failover import Facts
 from replicator.group_report import is_well
 from replicator.lag import State
-from replicator.move import Plan
+from replicator.move import Plan, counted
 from replicator.names import AUDIT_TOPIC
 from replicator.status import FlowStatus
 
@@ -54,16 +54,16 @@ class Limits:
 def flow_conditions(status: FlowStatus, limits: Limits) -> Iterable[Condition]:
     """What can be said of the clusters, the workers and replication. Pure."""
     for name, side in (("source answers", status.source), ("target answers", status.target)):
-        yield Condition(name, not side.error, side.error or f"{side.alias}: {side.brokers} brokers")
+        yield Condition(name, not side.error, side.error or f"{side.alias}: {counted(side.brokers, 'broker')}")
     if status.target.error:
         return
     idle = [task.task for task in status.tasks if not task.worker]
-    workers = f"{len(status.workers.tasks)} workers"
+    workers = counted(len(status.workers.tasks), "worker")
     text = f"{workers}, tasks without one: {idle}" if idle else workers
     yield Condition("flow runs", bool(status.workers.tasks) and not idle, text)
     stopped = [it for it in status.lag.partitions if it.state is State.STOPPED]
     shown = "; ".join(f"{it.tp}: {it.reason}" for it in stopped[:SHOWN])
-    yield Condition("no partition stopped", not stopped, shown or f"{len(status.lag.partitions)} partitions")
+    yield Condition("no partition stopped", not stopped, shown or counted(len(status.lag.partitions), "partition"))
     if not status.is_reachable:
         yield Condition("replication lag", False, "not known without the source")
         return
@@ -80,18 +80,28 @@ def group_conditions(
 ) -> Iterable[Condition]:
     """What can be said of the groups. Pure."""
     yield Condition("not halted", not facts.halted, facts.halted or "no task is halted")
-    pulse_ms = known.pulse_ms
-    age_s = None if pulse_ms is None else max(0.0, (now_ms - pulse_ms) / 1000)
-    text = "never written" if age_s is None else f"{age_s:,.1f} s old (at most {limits.checkpoint_age_s:g} s)"
-    late = f", not for {', '.join(sorted(known.late)[:SHOWN])}" if known.late else ""
-    is_fresh = age_s is not None and age_s <= limits.checkpoint_age_s and not known.late
-    yield Condition("checkpoints fresh", is_fresh, text + late)
+    yield _freshness(known, plan.order.groups, limits.checkpoint_age_s, now_ms)
     bad = [f"{group}: {it.problem}" for group, it in facts.groups.items() if it.problem]
     bad += [f"{row.group} {row.near}: {row.reason or row.translation}" for row in plan.rows if not is_well(row)]
     shown = "; ".join(bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    total = f"{len(plan.order.groups)} groups, {len(plan.rows)} partitions"
+    total = f"{counted(len(plan.order.groups), 'group')}, {counted(len(plan.rows), 'partition')}"
     yield Condition("groups translated", not bad, f"{shown}{more}" if bad else total)
+
+
+def _freshness(known: KnownGroups, groups: Iterable[str], at_most_s: float, now_ms: float) -> Condition:
+    """Whether what is known of the groups is fresh: of the one that is known worst. Pure."""
+    name = "checkpoints fresh"
+    ages_s = {group: known.age_s(group, now_ms) for group in groups}
+    unknown = sorted(group for group, age_s in ages_s.items() if age_s is None)
+    if known.pulse_ms is None or unknown:
+        of_whom = f"nobody says how old they are of {', '.join(unknown[:SHOWN])}"
+        return Condition(name, False, "never written" if known.pulse_ms is None else of_whom)
+    pulse_age_s = max(0.0, (now_ms - known.pulse_ms) / 1000)
+    old_s = max((it for it in ages_s.values() if it is not None), default=pulse_age_s)
+    behind = sorted(group for group, age_s in ages_s.items() if age_s is not None and age_s > at_most_s)
+    of = f", of {', '.join(behind[:SHOWN])}" if len(behind) < len(ages_s) and behind else ""
+    return Condition(name, old_s <= at_most_s, f"{old_s:,.1f} s old{of} (at most {at_most_s:g} s)")
 
 
 def right_conditions(

@@ -39,6 +39,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from replicator.config import ClusterSettings, OAuthSettings
+from replicator.coordinators import Coordinators
 from replicator.deadline import Deadline
 from replicator.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
 from replicator.errors import (
@@ -116,7 +117,10 @@ class Cluster:
         return self._make(Producer, {**properties, "enable.idempotence": True, "allow.auto.create.topics": False})
 
     def admin(self) -> AdminClient:
-        return self._make(AdminClient, {})
+        """An admin client; its requests to coordinators go through clients of their own (`coordinators`)."""
+        admin = self._make(_Admin, {})
+        admin.coordinators = Coordinators(lambda: self._make(AdminClient, {}), _timed_out)
+        return admin
 
     def connect(self, timeout_s: float) -> AdminClient:
         """An admin client of a cluster that answers.
@@ -229,6 +233,32 @@ class Cluster:
         error = self.error(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), op=op, tp=tp, topic=topic)
         assert isinstance(error, PartitionError)
         return error
+
+
+class _Admin(AdminClient):
+    """Made by `Cluster.admin`."""
+
+    coordinators: Coordinators[AdminClient]
+
+    def list_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
+        return self._ask("list_consumer_group_offsets", request, options)
+
+    def alter_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
+        return self._ask("alter_consumer_group_offsets", request, options)
+
+    def describe_consumer_groups(self, groups: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
+        return self._ask("describe_consumer_groups", groups, options)
+
+    def _ask(self, method: str, request: Any, options: dict[str, Any]) -> dict[str, Future[Any]]:
+        timeout_s = options.pop("request_timeout")
+        return self.coordinators.ask(
+            timeout_s,
+            lambda client, longest_s: getattr(client, method)(request, request_timeout=longest_s, **options),
+        )
+
+
+def _timed_out() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 def kafka_error(cause: BaseException | KafkaError) -> KafkaError | None:

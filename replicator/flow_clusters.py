@@ -54,8 +54,11 @@ class FlowClusters:
         self._ends: dict[str, TargetEnds] = {}
         self._offset_readers: dict[str, OffsetsReader] = {}
 
-    def connect(self, *, needs_source: bool) -> None:
+    def connect(self, *, needs_source: bool, otherwise: str = "") -> None:
         """Reach both clusters, side by side.
+
+        Args:
+            otherwise: what the operator can do where the source is needed and gives no answer.
 
         Raises:
             KafkaOpError: the target gives no answer.
@@ -73,9 +76,7 @@ class FlowClusters:
         except ReplicatorError as error:
             self.source_problem = str(error)
             if needs_source:
-                raise RefusedError(
-                    f"{error}; where the source is gone, `replicator failover` needs the target only"
-                ) from error
+                raise RefusedError(f"{error}; {otherwise}" if otherwise else str(error)) from error
 
     def close(self) -> None:
         """Let go of the consumers."""

@@ -18,6 +18,11 @@ NOTHING = -1
 """No position: never in a row that is to be committed, and null in JSON."""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 partition``, ``2,000 partitions``: for texts."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 class Command(enum.StrEnum):
     """What the operator asked for. The values are JSON and audit: never rename one."""
 

@@ -5,7 +5,6 @@ Every request has a deadline, `connect_timeout_s`. A failover needs the target a
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from replicator.audit import Audit, AuditRecord, read_audit
-from replicator.checkpoint_reader import KnownGroups, read_checkpoints
+from replicator.checkpoint_reader import KnownGroups, knowledge_text, read_checkpoints
 from replicator.clients import Cluster
 from replicator.committed import Committed, GroupOffsets, GroupState
 from replicator.config import HooksSettings
@@ -92,7 +91,7 @@ class MoveClusters:
                 shown = ", ".join(known[:SHOWN_GROUPS]) + (", …" if len(known) > SHOWN_GROUPS else "")
                 there = f"there are {len(known)}: {shown}" if known else "there is none"
                 key = f"flows.{self._flow.name}.groups"
-                raise RefusedError(f"no group {name!r} {where} that {key} lets through ({there})")
+                raise RefusedError(f"no group {name!r} {where} that {key} lets through ({there}){_no_pattern(name)}")
             chosen |= dict.fromkeys(found)
         return tuple(chosen) if names else tuple(known)
 
@@ -115,16 +114,9 @@ class MoveClusters:
         self.known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
         return self.known
 
-    def knowledge_text(self) -> str:
-        """How old what a failover knows of the groups is; empty for other moves."""
-        if self.known is None:
-            return ""
-        if self.known.pulse_ms is None:
-            return "nobody says how old the checkpoints are"
-        at = dt.datetime.fromtimestamp(self.known.pulse_ms / 1000, dt.UTC)
-        ago_s = max(0.0, time.time() - self.known.pulse_ms / 1000)
-        late = f", but for {len(self.known.late)} groups" if self.known.late else ""
-        return f"what groups had committed is known up to {at:%Y-%m-%d %H:%M:%S.%f} UTC, {ago_s:,.1f} s ago{late}"
+    def knowledge_text(self, groups: Iterable[str]) -> str:
+        """How old what a failover knows of these groups is; empty for other moves."""
+        return "" if self.known is None else knowledge_text(self.known, groups, time.time() * 1000)
 
     def look(self, order: Order) -> Facts:
         """What the clusters say now.
@@ -315,6 +307,15 @@ def _routed(order: Order, router: Router, near: Mapping[str, GroupFacts]) -> Ord
         return bool(it.problem) or any(router.route(tp) is not None for tp in it.near_offsets)
 
     return replace(order, groups=tuple(group for group in order.groups if concerns(near[group])))
+
+
+def _no_pattern(text: str) -> str:
+    """Why it fits no group, if that is its own fault."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        return f"; as a regular expression it is wrong: {error}"
+    return ""
 
 
 def _fits(pattern: str, group: str) -> bool:

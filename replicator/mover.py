@@ -22,12 +22,12 @@ from replicator.committed import Committed, GroupOffsets, Owner, owner_of
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
 from replicator.failover import Facts, plan_move
-from replicator.move import Command, Order, Plan, Row, RowState
+from replicator.move import Command, Order, Plan, Row, RowState, counted
 
 LOOK_EVERY_S = 0.2
 ATTEMPTS = 3
 SHOWN_OBSTACLES = 5
-REFUSED_HINT = "--accept-data-loss says that this is known"
+REFUSED_HINT = "--accept-data-loss moves them all the same"
 
 
 class World(Protocol):
@@ -135,9 +135,9 @@ class Mover:
         if plan.is_refused:
             return _refused(plan)
         if self._options.dry_run:
-            return Outcome(plan, "planned", plan.waits)
-        if not plan.planned and not plan.must_wait and not self._options.halts:
-            return self._done_before(plan)
+            return Outcome(plan, "planned", self._foreseen(plan))
+        if not self._has_work(plan):
+            return Outcome(plan, "done", ("nothing to do",))
         if self._is_too_risky(plan):
             return _refused(plan)
         self._operator.approve(plan)
@@ -147,6 +147,18 @@ class Mover:
         self._world.hook("before_move", plan.as_json("planned"))
         with self._world.uninterrupted():
             return self._act(order)
+
+    def _foreseen(self, plan: Plan) -> tuple[str, ...]:
+        """What would keep the plan from being carried out at once."""
+        waits = tuple(f"it would wait: {it}" for it in waiting_for(plan))
+        return (
+            (*waits, f"it would be refused: {_risk_text(plan)}: {REFUSED_HINT}") if self._is_too_risky(plan) else waits
+        )
+
+    def _has_work(self, plan: Plan) -> bool:
+        """Whether anything is to be done; an interrupted move may have left the handing back and the audit."""
+        is_to_end = any(row.state is RowState.COMMITTED for row in plan.rows)
+        return bool(plan.planned) or is_to_end or plan.must_wait or self._options.halts
 
     def _is_too_risky(self, plan: Plan) -> bool:
         return plan.may_lose and not self._options.accept_data_loss
@@ -174,13 +186,6 @@ class Mover:
             time.sleep(deadline.slice_s(LOOK_EVERY_S))
             plan = self._plan(order)
         return plan
-
-    def _done_before(self, plan: Plan) -> Outcome:
-        """Nothing is left to commit; an interrupted move may have left the handing back, and its end in the audit."""
-        if any(row.state is RowState.COMMITTED for row in plan.rows):
-            with self._world.uninterrupted():
-                return self._act(plan.order)
-        return Outcome(plan, "done", ("nothing to do",))
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
@@ -291,7 +296,7 @@ def waiting_for(plan: Plan) -> tuple[str, ...]:
     if not behind:
         return plan.waits
     first = behind[0]
-    more = f", and {len(behind) - 1} more partitions" if len(behind) > 1 else ""
+    more = f", and {counted(len(behind) - 1, 'more partition')}" if len(behind) > 1 else ""
     return (*plan.waits, f"{first.near} of {first.group}: {first.reason}{more}")
 
 
@@ -301,9 +306,10 @@ def _risk_text(plan: Plan) -> str:
         return "no group is known here, so each would begin where its consumers' auto.offset.reset says"
     unknown = sum(row.at_risk_records is None for row in plan.rows)
     known = sum(row.at_risk_records or 0 for row in plan.rows)
-    parts = [f"up to {known:,} records are not on the target"] if known else []
+    parts = [f"up to {counted(known, 'record')} {'is' if known == 1 else 'are'} not on the target"] if known else []
     if unknown:
-        parts.append(f"for {unknown} partitions nobody knows what was not replicated: the source gives no answer")
+        of = counted(unknown, "partition")
+        parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer")
     return "; ".join(parts)
 
 

@@ -8,9 +8,10 @@ which nobody asks for:
     topic, partition the syncs topic, 0
     upstream_next    when the pass began to read the groups' offsets, in ms since 1970
     downstream_next  0
-    metadata         JSON list of the groups that matched and whose offsets are not of that moment
+    metadata         JSON: the groups that matched and whose offsets are not of that moment, each with the time up to
+                     which they are known instead, or null
 
-So what a group had committed at that time is in its checkpoints, unless it is on the list. A group that is younger than
+So what a group had committed at that time is in its checkpoints, unless it is named there. A group that is younger than
 the duty's list of groups (`checkpoints.GROUPS_EVERY_S`) may be in neither.
 
 Pure.
@@ -19,7 +20,7 @@ Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from replicator.errors import TP
@@ -35,11 +36,11 @@ class Pulse:
 
     Args:
         began_ms: when it began to read their offsets.
-        late: groups that it has no offsets of.
+        late: groups that it has no offsets of, and when the last pass began that had; None: nobody knows.
     """
 
     began_ms: int
-    late: frozenset[str]
+    late: Mapping[str, int | None]
 
 
 def pulse_key(group: str, syncs_topic: str) -> tuple[str, TP]:
@@ -47,23 +48,23 @@ def pulse_key(group: str, syncs_topic: str) -> tuple[str, TP]:
     return group, TP(syncs_topic, 0)
 
 
-def encode_pulse(key: tuple[str, TP], began_ms: int, late: Collection[str]) -> Checkpoint | None:
+def encode_pulse(key: tuple[str, TP], began_ms: int, late: Mapping[str, int | None]) -> Checkpoint | None:
     """The record; None when there are more late groups than it can name: then the checkpoints are as old as before."""
-    names = json.dumps(sorted(late), ensure_ascii=False, separators=(",", ":"))
-    fits = len(late) <= MOST_LATE and len(names.encode()) <= LONGEST_STRING
-    return Checkpoint(*key, began_ms, 0, names) if fits else None
+    text = json.dumps(late, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    fits = len(late) <= MOST_LATE and len(text.encode()) <= LONGEST_STRING
+    return Checkpoint(*key, began_ms, 0, text) if fits else None
 
 
 def decode_pulse(checkpoint: Checkpoint) -> Pulse:
     """Read it.
 
     Raises:
-        WireError: its metadata is no list of names: a newer release may have written it.
+        WireError: its metadata says something else: another release may have written it.
     """
     try:
-        names = json.loads(checkpoint.metadata)
+        late = json.loads(checkpoint.metadata)
     except ValueError as error:
         raise WireError(f"the pulse of {checkpoint.group} can't be read: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WireError(f"the pulse of {checkpoint.group} can't be read: no list of names")
-    return Pulse(checkpoint.upstream_next, frozenset(names))
+    if not isinstance(late, dict) or not all(it is None or type(it) is int for it in late.values()):
+        raise WireError(f"the pulse of {checkpoint.group} can't be read: no groups with times")
+    return Pulse(checkpoint.upstream_next, late)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from replicator.cli.output import stderr
+from replicator.cli.output import aside, stderr
 from replicator.errors import RefusedError
 
 
@@ -18,10 +18,11 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise RefusedError("nobody can be asked here: add --yes")
-    stderr.print(question, "[y/N] ", markup=False, end="")
-    try:
-        answer = input()
-    except EOFError:
-        answer = ""
+    with aside():
+        stderr.print(question, "[y/N] ", markup=False, end="")
+        try:
+            answer = input()
+        except EOFError:
+            answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise RefusedError("not approved: nothing was changed")

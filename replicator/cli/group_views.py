@@ -12,7 +12,7 @@ from rich.text import Text
 from replicator.checks import Condition
 from replicator.cli.output import count_text, new_table, seconds_text
 from replicator.group_report import Explanation, GroupRow
-from replicator.move import Row
+from replicator.move import Row, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class GroupsView:
         for it in self.rows:
             by_group.setdefault(it.row.group, []).append(it)
         exact = sum(it.row.translation == "exact" for it in self.rows)
-        groups_text = "1 group" if len(by_group) == 1 else f"{len(by_group):,} groups"
-        total = Text(f"{groups_text}, {len(self.rows):,} partitions, {exact:,} exact")
+        sizes = f"{counted(len(by_group), 'group')}, {counted(len(self.rows), 'partition')}"
+        total = Text(f"{sizes}, {exact:,} exact")
         if not self.rows:
             return [Text("no group has a position in a topic of the flow")]
         if len(self.rows) <= self.shown:
@@ -123,7 +123,7 @@ def explain_view(it: Explanation) -> list[Any]:
             by_reason.setdefault(row.reason.partition(":")[0], []).append((row, advice))
     for reason, rows in by_reason.items():
         first, advice = rows[0]
-        more = f" (and {len(rows) - 1} more partitions)" if len(rows) > 1 else ""
+        more = f" (and {counted(len(rows) - 1, 'more partition')})" if len(rows) > 1 else ""
         parts.append(Text(f"{first.near}{more}: {first.reason}", style="yellow"))
         parts.append(Text(f"  {advice}" if advice else f"  {reason}"))
     if len(parts) == 1:

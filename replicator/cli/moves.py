@@ -20,12 +20,13 @@ from replicator.config import Flow, Settings
 from replicator.errors import ConfigError, RefusedError
 from replicator.flow_clusters import FlowClusters
 from replicator.interrupts import interruptible
-from replicator.move import Command, Order, Plan, Row, RowState
+from replicator.move import Command, Order, Plan, Row, RowState, counted
 from replicator.move_clusters import MoveClusters
 from replicator.mover import MoveOptions, Mover, Outcome
 
 EXIT_CODES = {"done": 0, "planned": 0, "failed": 1, "refused": 3, "partly_done": 4}
 SHOWN_ROWS = 40
+OTHERWISE = "where the source is gone, `replicator failover` needs the target only"
 
 GroupsArgument = Annotated[
     list[str] | None,
@@ -159,7 +160,8 @@ def _move(options: Context, asked: _Asked) -> None:
 def _clusters(settings: Settings, flow: Flow, asked: _Asked) -> Iterator[FlowClusters]:
     clusters = FlowClusters(settings, flow)
     with contextlib.closing(clusters), busy(f"reading {flow.name}"):
-        clusters.connect(needs_source=asked.command is not Command.FAILOVER)
+        hint = OTHERWISE if asked.command is Command.SWITCHOVER else ""
+        clusters.connect(needs_source=asked.command is not Command.FAILOVER, otherwise=hint)
         yield clusters
 
 
@@ -188,13 +190,14 @@ class _Person:
 
     def show(self, plan: Plan) -> None:
         if self._asked.output is Output.TABLE:
-            print_result(*_plan_view(plan, self._world.knowledge_text()))
+            print_result(*_plan_view(plan, self._world.knowledge_text({row.group for row in plan.rows})))
 
     def approve(self, plan: Plan) -> None:
         partitions = len(plan.planned) + sum(row.must_wait for row in plan.rows if not row.is_planned)
         groups = len({row.group for row in plan.rows})
         halts = " and halt the flow" if plan.order.command is Command.FAILOVER and plan.order.is_all else ""
-        text = f"{plan.order.command} {plan.order.flow}: {groups} groups, {partitions} partitions{halts}. Go on?"
+        sizes = f"{counted(groups, 'group')}, {counted(partitions, 'partition')}"
+        text = f"{plan.order.command} {plan.order.flow}: {sizes}{halts}. Go on?"
         confirm(text, self._asked.yes)
 
     def say(self, text: str) -> None:
@@ -287,4 +290,5 @@ def _tell(outcome: Outcome, asked: _Asked) -> None:
     for text in outcome.texts:
         _say(text)
     if outcome.state == "done" and (committed or not outcome.texts):
-        _say(f"{asked.command} done: {committed} partitions committed and read back, {skipped} skipped")
+        left_out = f", {skipped:,} skipped" if skipped else ""
+        _say(f"{asked.command} done: {counted(committed, 'partition')} committed and read back{left_out}")

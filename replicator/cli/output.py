@@ -5,17 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
+NOTE_FROM = 20
+"""Texts longer than this may be told below a table that is too wide."""
 PIPED_WIDTH = 10_000
 """Nothing is cut off where no terminal sets a width."""
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_spinners: list[Status] = []
+"""The sign of life, while there is one."""
 
 
 def print_json(content: Any, *, line: bool = False) -> None:
@@ -24,9 +32,30 @@ def print_json(content: Any, *, line: bool = False) -> None:
     sys.stdout.flush()
 
 
-def busy(text: str) -> contextlib.AbstractContextManager[Any]:
-    """A sign of life on stderr while a large history is read; nothing where stderr is no terminal."""
-    return stderr.status(text) if stderr.is_terminal else contextlib.nullcontext()
+@contextlib.contextmanager
+def busy(text: str) -> Iterator[None]:
+    """A sign of life on stderr while a large history is read; none where stderr is no terminal, or within another."""
+    if _spinners or not stderr.is_terminal:
+        yield
+        return
+    _spinners.append(stderr.status(text))
+    try:
+        with _spinners[0]:
+            yield
+    finally:
+        _spinners.clear()
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """The sign of life is out of the way: it would write over what is printed or asked."""
+    for spinner in _spinners:
+        spinner.stop()
+    try:
+        yield
+    finally:
+        for spinner in _spinners:
+            spinner.start()
 
 
 def complain(text: str) -> None:
@@ -48,8 +77,55 @@ def print_result(*parts: Any) -> None:
     """Tables and lines on stdout: at a terminal's width, or as wide as they are where stdout is a file or a pipe."""
     if not stdout.is_terminal:
         stdout.width = PIPED_WIDTH
-    for part in parts:
-        stdout.print(part, soft_wrap=False)
+    with aside():
+        for part in parts:
+            for it in _fitted(part, stdout.width) if isinstance(part, Table) else [part]:
+                _wide_enough(it).print(it, soft_wrap=False, crop=False)
+
+
+def _wide_enough(part: Any) -> Console:
+    """The console; for a table that would be folded letter by letter one whose lines the terminal itself wraps."""
+    width = _width(part)
+    if width <= stdout.width:
+        return stdout
+    is_terminal = stdout.is_terminal
+    return Console(file=stdout.file, width=width, force_terminal=is_terminal, highlight=False, no_color=stdout.no_color)
+
+
+def _width(part: Any) -> int:
+    """How wide a table is when nothing is folded; 0 for what can be wrapped."""
+    if not isinstance(part, Table):
+        return 0
+    return Measurement.get(stdout, stdout.options.update(width=PIPED_WIDTH), part).maximum
+
+
+def _fitted(table: Table, width: int) -> list[Table | Text]:
+    """The table; where it is too wide, the long texts of its last column below it, each once."""
+    too_wide = _width(table) - width
+    if too_wide <= 0 or not table.columns:
+        return [table]
+    room = max(NOTE_FROM, max(len(_text(it)) for it in table.columns[-1].cells) - too_wide)
+    notes: dict[str, Text] = {}
+    fitted = Table(box=table.box, pad_edge=False, show_edge=False, header_style=table.header_style)
+    for column in table.columns:
+        fitted.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap, overflow=column.overflow)
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        fitted.add_row(*cells[:-1], cells[-1] if len(_text(cells[-1])) <= room else _note(cells[-1], notes))
+    return [fitted, *notes.values()]
+
+
+def _text(cell: Any) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
+
+
+def _note(cell: Any, notes: dict[str, Text]) -> Text:
+    """The cell, or its first word and the number of the note that has the whole text."""
+    text = _text(cell)
+    style = cell.style if isinstance(cell, Text) else ""
+    number = notes.setdefault(text, Text(f"({len(notes) + 1}) {text}", style=style)).plain.partition(" ")[0]
+    first, colon, _ = text.partition(":")
+    is_word = bool(colon) and len(first) < NOTE_FROM
+    return Text(f"{first} {number}" if is_word else number, style=style)
 
 
 def count_text(number: int | None) -> str:

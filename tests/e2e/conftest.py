@@ -31,11 +31,13 @@ class Bench:
     Args:
         flow: settings over the test's defaults.
         worker: settings over the test's defaults: a session of 2 s.
+        others: settings at the top of the file.
     """
 
     def __init__(
-        self, source: Cluster, target: Cluster, directory: Path, flow: dict[str, Any], worker: dict[str, Any]
-    ) -> None:
+        self, source: Cluster, target: Cluster, directory: Path, flow: dict[str, Any], worker: dict[str, Any],
+        others: dict[str, Any],
+    ) -> None:  # fmt: skip
         run = uuid.uuid4().hex[:8]
         self.source, self.target = source, target
         self.alias = f"east-{run}"
@@ -63,6 +65,7 @@ class Bench:
             "worker": {"session_timeout_s": 2, **worker},
             "http": {"port": 0},
             "log": {"format": "json"},
+            **others,
         }
         self.file.write_text(json.dumps(content))  # JSON is YAML
 
@@ -128,13 +131,18 @@ MakeBench = Callable[..., Bench]
 
 @pytest.fixture(params=DATA_PLANES)
 def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes benches, of each data plane: `make_bench(source, target, flow={…}, worker={…})`."""
+    """Makes benches, of each data plane: `make_bench(source, target, flow={…}, worker={…}, connect_timeout_s=…)`."""
     with contextlib.ExitStack() as stack:
 
         def make(
-            source: Cluster, target: Cluster, flow: dict[str, Any] | None = None, worker: dict[str, Any] | None = None
+            source: Cluster,
+            target: Cluster,
+            flow: dict[str, Any] | None = None,
+            worker: dict[str, Any] | None = None,
+            **others: Any,
         ) -> Bench:
-            bench = Bench(source, target, tmp_path, {"data_plane": request.param, **(flow or {})}, worker or {})
+            on_plane = {"data_plane": request.param, **(flow or {})}
+            bench = Bench(source, target, tmp_path, on_plane, worker or {}, others)
             stack.callback(bench.close)
             return bench
 

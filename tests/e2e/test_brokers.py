@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from replicator.embedded import Cluster, Clusters, ClusterSpec, open_clusters
+from replicator.errors import TP
 from tests.e2e.conftest import TASKS, Bench, MakeBench
 from tests.e2e.worker_process import WorkerProcess
+from tests.integration.groups import commit, offsets
 from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client
+from tests.kafka.records import admin_client, end_offsets
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,44 @@ def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: 
     assert bench.verify().records > 3000
     await_ready(worker)
     assert worker.is_alive()
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
+    make_bench: MakeBench, pair: Clusters, victim: str
+) -> None:
+    """The same process goes on: librdkafka alone would end it (`coordinators`)."""
+    bench = make_bench(pair["source"], pair["target"], flow={"checkpoint_interval_s": 0.2}, connect_timeout_s=2)
+    pump = bench.pump(records_per_s=500)
+    worker = bench.start_worker(groups=True)
+    worker.await_running(TASKS)
+    pump.await_more(1000)
+    groups = [f"{bench.topic}-{number}" for number in range(20)]
+    commit_all(bench, groups)
+    pair[victim].kill_broker(1)
+    killed_s = time.monotonic()
+    eventually(lambda: time.monotonic() - killed_s > 10, within_s=60)
+    pair[victim].start_broker(1)
+    pump.await_more(1000)
+    pump.stop()
+    assert bench.verify().records > 2000
+    commit_all(bench, groups)
+    await_ready(worker)
+
+
+def commit_all(bench: Bench, groups: list[str]) -> None:
+    """Commit the source's end for groups, and wait until group sync moves them on the target."""
+    source, target = bench.source.bootstrap_servers, bench.target.bootstrap_servers
+    before = {group: offsets(target, group).get(TP(bench.remote(bench.topic), 0), -1) for group in groups}
+    for group in groups:
+        commit(source, group, {TP(bench.topic, 0): end_offsets(source, bench.topic)[0]})
+
+    def are_synced() -> bool:
+        found = {group: offsets(target, group).get(TP(bench.remote(bench.topic), 0), -1) for group in groups}
+        assert all(found[group] > before[group] for group in groups), found
+        return True
+
+    eventually(are_synced, within_s=30)
 
 
 def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) -> None:

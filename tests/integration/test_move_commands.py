@@ -160,6 +160,7 @@ def test_names_that_fit_no_group_are_refused(desk: Desk, command: str) -> None:
     assert "no group 'nob.dy'" in said
     assert f"flows.{desk.flow.name}.groups" in said
     assert group in said
+    assert "as a regular expression it is wrong: missing )" in desk.refuses(command, "billing(", "--yes")
 
 
 @pytest.mark.parametrize("arguments", [[], ["billing", "--all"], ["billing", "--timeout", "0"]])
@@ -190,6 +191,8 @@ def test_a_source_that_is_gone_is_no_switchover(desk: Desk) -> None:
     said = desk.refuses("switchover", "billing", "--yes", down=desk.flow.alias)
     assert f"no answer from {desk.flow.alias}" in said
     assert "`replicator failover` needs the target only" in said
+    for command in ("failback", "resync"):
+        assert "failover" not in desk.refuses(command, "billing", "--yes", down=desk.flow.alias)
     gone = desk.run("failover", "billing", "--yes", code=1, down=desk.flow.target_alias)
     assert f"no answer from {desk.flow.target_alias}" in gone.stderr
 
@@ -275,7 +278,7 @@ def test_failover_and_resync_twice(desk: Desk) -> None:
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:
     group = desk.group("risky", 10, 20)
     said = desk.refuses("failover", group, "--yes", group=group, down=desk.flow.alias)
-    assert "the source gives no answer: --accept-data-loss says that this is known" in said
+    assert "the source gives no answer: --accept-data-loss moves them all the same" in said
     table = desk.run("failover", group, "--yes", code=3, down=desk.flow.alias).stdout
     assert "what groups had committed is known up to" in table
     assert states(desk.move("failover", group)) == [("exact", "committed")] * 2, (
@@ -435,7 +438,7 @@ def test_groups_shows_where_each_would_go_on(desk: Desk) -> None:
     assert active == {(False, False, True)}
     assert 0 <= first["checkpoint_age_s"] < 10
     table = desk.run("groups", "--top", "1").stdout
-    assert "more (--top N, --group REGEX)" in table
+    assert "more groups; --group REGEX, or a larger --top, shows each partition" in table
     down = desk.run("groups", "-o", "json", "--group", "^listed", down=desk.flow.alias).json()
     assert [row["downstream_next"] for row in down["partitions"]] == [10, RECORDS + 1]
     assert {row["active_on_source"] for row in down["partitions"]} == {None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.checkpoints import Translated, changes, past_markers, positions_of, translate_groups
+from replicator.checkpoints import Translated, changes, known_times, past_markers, positions_of, translate_groups
 from replicator.committed import Committed
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint
@@ -133,3 +133,11 @@ def test_groups_are_filtered_as_mm2_does(group: str, matches: bool) -> None:
     """MM2's default excludes, ours, and the groups of workers whose source or target this cluster is."""
     assert GroupFilter([".*"], ["audit"], "east").matches(group) == matches
     assert not GroupFilter([], [], "east").matches(group)
+
+
+def test_up_to_when_each_group_is_known() -> None:
+    """One that gave no answer stays where it was; one that never gave any, or is gone, is not there."""
+    before = {"fresh": 100, "late": 100, "gone": 100}
+    assert known_times(before, ["fresh", "late", "new", "mute"], ["late", "mute"], 200) == {
+        "fresh": 200, "late": 100, "new": 200,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -153,6 +154,66 @@ def test_every_command_is_documented(command: str) -> None:
     assert re.search(
         rf"\breplicator (-\S+ \S+ )*{command}\b", text("README.md", "docs/commands.md", "docs/configuration.md")
     )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_in_both_tables(command: str) -> None:
+    """That of the README, and that of docs/commands.md."""
+    for page in ("README.md", "docs/commands.md"):
+        first_cells = re.findall(r"^\| (`replicator .*?) \| ", text(page), re.MULTILINE)
+        assert any(re.search(rf"\b{command}\b", cell) for cell in first_cells), page
+
+
+def test_the_exit_codes_are_told_alike() -> None:
+    codes = re.findall(r"^\| (\d+) \| ", text("docs/commands.md"), re.MULTILINE)
+    assert codes == ["0", "1", "2", "3", "4", "5", "130"]
+    (sentence,) = re.findall(r"^Exit codes: .*?\n\n", text("README.md"), re.S | re.M)
+    assert re.findall(r"(?:^Exit codes: |·\s)(\d+) ", sentence) == codes
+
+
+# --- the files of the package -----------------------------------------------------------------------------------------
+
+
+def listed_parts() -> list[str]:
+    """Files and folders of the package, in the order of the table in docs/ARCHITECTURE.md."""
+    cells = re.findall(r"^\| (`.*?) \| ", text("docs/ARCHITECTURE.md"), re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+(?:\.py|/))`", cell)]
+
+
+def parts() -> dict[str, list[Path]]:
+    """`topics.py`, `cli/`, …: each file or folder of the package, and the files that it is made of."""
+    found: dict[str, list[Path]] = {}
+    package = ROOT / "replicator"
+    for file in sorted(package.rglob("*.py")):
+        if file.parent != package:
+            found.setdefault(f"{file.relative_to(package).parts[0]}/", []).append(file)
+        elif not file.stem.startswith("__"):
+            found[file.name] = [file]
+    return found
+
+
+def imported_parts(file: Path) -> set[str]:
+    """The parts of the package that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "replicator":
+            inner = node.module.split(".")[1:]
+            names |= {inner[0]} if inner else {it.name for it in node.names}
+    return {name for name in parts() if re.split(r"[./]", name)[0] in names}
+
+
+def test_every_file_of_the_package_is_listed_once() -> None:
+    assert sorted(listed_parts()) == sorted(parts())
+    assert len(parts()) > 40
+
+
+def test_files_import_only_what_is_listed_above_them() -> None:
+    """The table can be read from top to bottom."""
+    order = listed_parts()
+    for name, files in parts().items():
+        above = {*order[: order.index(name) + 1]}
+        for file in files:
+            assert imported_parts(file) <= above, file.name
 
 
 @pytest.mark.parametrize(
