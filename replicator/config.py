@@ -108,7 +108,7 @@ def _readable(value: str | None) -> str | None:
 class OAuthSettings(_Model):
     """Where tokens come from: an OpenID Connect provider's client credentials grant (KIP-768)."""
 
-    token_url: Annotated[str, Field(pattern=r"^(https://[^\s/]+|http://127\.0\.0\.1(:\d+)?)(/\S*)?$")]
+    token_url: Annotated[str, Field(pattern=r"^(https://[^\s/@]+|http://127\.0\.0\.1(:\d+)?)(/\S*)?$")]
     client_id: Annotated[str, Field(min_length=1)]
     client_secret: SecretStr | None = None
     client_secret_file: str | None = None

@@ -13,7 +13,6 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from replicator.clients import Cluster
@@ -21,11 +20,12 @@ from replicator.deadline import Deadline
 from replicator.error_codes import BY_WEIGHT
 from replicator.errors import RetriableError
 from replicator.planes.batches import messages, metadata
-from replicator.planes.batches.connection import MAX_RESPONSE_BYTES, Connection, Lost, Request
+from replicator.planes.batches.casts import Casts
+from replicator.planes.batches.connection import MAX_RESPONSE_BYTES, Connection, Lost
 from replicator.planes.batches.dialing import Endpoint
 from replicator.planes.batches.links import Dialler, Link
 from replicator.planes.batches.metadata import Leader, View
-from replicator.planes.batches.reactor import Reactor, Timer
+from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.refresher import Refresher
 from replicator.planes.batches.security import Security
 from replicator.planes.batches.unreachable import ConnectError, unreachable
@@ -34,21 +34,9 @@ BULK = "bulk"
 CONTROL = "control"
 STAGGER_S = 1.0
 """A broker that has not answered by then is not waited for: the next one is tried beside it."""
-LOOK_AGAIN_S = 0.05
 ERROR_MEMORY_S = 30.0
 SHORTEST_TIMEOUT_S = 2.0
 """A caller that waits for less leaves the request in flight, instead of ending the connection for all."""
-
-
-@dataclass(slots=True)
-class _Cast:
-    """A request that waits for a connection."""
-
-    node: int | None
-    send: Callable[[Connection, float], None]
-    fail: Callable[[Lost], None]
-    give_up_s: float
-    timeout_s: float
 
 
 class Brokers:
@@ -67,8 +55,7 @@ class Brokers:
         self._links: dict[tuple[int, str], Link] = {}
         self._view = View()
         self._refresher = Refresher(reactor, self._view, self._ask_metadata, self._take_metadata)
-        self._waiting: list[_Cast] = []
-        self._timer: Timer | None = None
+        self._casts = Casts(reactor, self._for_cast, self.recent_error)
         self._doubted_s = 0.0
         self._errors: dict[Endpoint | None, tuple[float, ConnectError]] = {}
         rack = cluster.settings.client.get("client.rack")
@@ -112,9 +99,7 @@ class Brokers:
         for link in self._links.values():
             link.close("we are closing")
         self._links.clear()
-        for cast in self._waiting:
-            self._reactor.soon(_Failed(cast.fail, Lost("we are closing")))
-        self._waiting.clear()
+        self._casts.give_up("we are closing")
 
     def _link(self, node: int, channel: str) -> Link | None:
         link = self._links.get((node, channel))
@@ -125,6 +110,9 @@ class Brokers:
             limit = MAX_RESPONSE_BYTES if channel == BULK else messages.MAX_BYTES
             link = self._links[node, channel] = Link(self._dialler, self, node, endpoint, limit)
         return link
+
+    def _for_cast(self, node: int | None) -> Connection | None:
+        return self._any() if node is None else self.connection(node, CONTROL)
 
     def _any(self) -> Connection | None:
         """A control connection to any broker; without one, another broker is tried every `STAGGER_S`."""
@@ -152,7 +140,7 @@ class Brokers:
 
     def link_is_up(self, link: Link) -> None:
         self._errors.pop(link.endpoint, None)
-        self._serve()
+        self._casts.serve()
 
     def link_is_down(self, link: Link, why: str, *, was_idle: bool) -> None:
         if not was_idle:
@@ -164,7 +152,7 @@ class Brokers:
         led = self._view.led_by(link.node)
         if led:
             self._refresher.refresh(led)
-        self._serve()
+        self._casts.serve()
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -179,7 +167,7 @@ class Brokers:
             on_done: gets the decoded answer or `Lost`, once, from `Reactor.pump`.
             timeout_s: seconds for connecting and answering together.
         """
-        self._cast(node, lambda _: (message, version), on_done, timeout_s)
+        self._casts.add(node, lambda _: (message, version), on_done, timeout_s)
 
     def call(self, node: int | None, message: Any, version: int, deadline: Deadline, op: str = "") -> Any:
         """As `cast`, and run the reactor until the answer came.
@@ -199,48 +187,6 @@ class Brokers:
         if isinstance(answers[0], Lost):
             raise self.error(op, answers[0]) from answers[0]
         return answers[0]
-
-    def _cast(
-        self, node: int | None, make: Callable[[int], tuple[Any, int]], on_done: Callable[[Any], None], timeout_s: float
-    ) -> None:
-        def send(connection: Connection, left_s: float) -> None:
-            message, version = make(connection.node)
-            connection.send(_request(connection, message, version, on_done, left_s))
-
-        give_up_s = time.monotonic() + timeout_s
-        waiting = _Cast(node, send, on_done, give_up_s, timeout_s)
-        if not self._try(waiting, timeout_s):
-            self._waiting.append(waiting)
-            self._look_again()
-
-    def _try(self, cast: _Cast, left_s: float) -> bool:
-        connection = self._any() if cast.node is None else self.connection(cast.node, CONTROL)
-        if connection is None:
-            return False
-        cast.send(connection, left_s)
-        return True
-
-    def _serve(self) -> None:
-        """Send what waits for a connection, in order, and give up what waited for too long."""
-        now_s = time.monotonic()
-        waiting, self._waiting = self._waiting, []
-        for cast in waiting:
-            if cast.give_up_s <= now_s:
-                self._reactor.soon(_Failed(cast.fail, self._no_connection(cast)))
-            elif not self._try(cast, cast.give_up_s - now_s):
-                self._waiting.append(cast)
-        if self._waiting:
-            self._look_again()
-
-    def _look_again(self) -> None:
-        if self._timer is None or not self._timer.is_pending:
-            self._timer = self._reactor.later(LOOK_AGAIN_S, self._serve)
-
-    def _no_connection(self, cast: _Cast) -> Lost:
-        whom = "any broker" if cast.node is None else f"broker {cast.node}"
-        why = self.recent_error()
-        tail = f": {why}" if why else ""
-        return Lost(f"no connection to {whom} within {cast.timeout_s:g} s{tail}", why.code if why else "_TIMED_OUT")
 
     # --- metadata -----------------------------------------------------------------------------------------------------
 
@@ -296,7 +242,7 @@ class Brokers:
             version = max(metadata.LOWEST_VERSION, min(known[1], metadata.HIGHEST_VERSION))
             return make(version), version
 
-        self._cast(None, for_node, on_done, timeout_s)
+        self._casts.add(None, for_node, on_done, timeout_s)
 
     def _take_metadata(self, answer: Any) -> None:
         if self._view.is_of_another_cluster(answer):
@@ -313,7 +259,7 @@ class Brokers:
             elif node in moved.gone:
                 self._drop(node)
         self._adopt()
-        self._serve()
+        self._casts.serve()
 
     def _drop(self, node: int) -> None:
         for channel in (BULK, CONTROL):
@@ -349,31 +295,3 @@ class Brokers:
         if recent is not None and str(recent) not in why:
             why += f"; {recent}"
         return unreachable(self._cluster, op, why, code)
-
-
-@dataclass(slots=True)
-class _Failed:
-    fail: Callable[[Lost], None]
-    lost: Lost
-
-    def __call__(self) -> None:
-        self.fail(self.lost)
-
-
-def _request(
-    connection: Connection, message: Any, version: int, on_done: Callable[[Any], None], timeout_s: float
-) -> Request:
-    def received(body: memoryview | Lost) -> None:
-        if isinstance(body, Lost):
-            on_done(body)
-            return
-        try:
-            answer = messages.decode(message, version, body)
-        except messages.NotUnderstoodError as error:
-            lost = Lost(f"{connection.address} does not speak Kafka's protocol: {error}")
-            connection.close(str(error))
-            answer = lost
-        on_done(answer)
-
-    is_flexible = messages.is_flexible(message, version)
-    return Request(message.API_KEY, version, [messages.encode(message, version)], received, timeout_s, is_flexible)

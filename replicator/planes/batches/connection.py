@@ -19,12 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from replicator.planes.batches.incoming import Incoming, NonsenseError, header_end
 from replicator.planes.batches.reactor import Reactor
 
 MAX_RESPONSE_BYTES = 1 << 30
-ALLOCATED_AT_ONCE_BYTES = 64 << 20
-"""An answer that is said to be larger gets its memory as its bytes arrive."""
-FIRST_PIECE_BYTES = 1 << 20
 MAX_IOV = 1024
 """Linux: UIO_MAXIOV."""
 JOINED_BYTES = 16 << 10
@@ -32,7 +30,7 @@ JOINED_BYTES = 16 << 10
 READ_PER_ROUND_BYTES = 8 << 20
 """Then the other connections get their turn."""
 API_VERSIONS = 18
-_HEAD = struct.Struct(">ii")
+"""Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
 _REQUEST = struct.Struct(">ihhih")
 
 Part = bytes | bytearray | memoryview
@@ -105,7 +103,7 @@ class Connection:
         self._waiting: deque[_InFlight] = deque()
         self._correlation_id = 0
         self._outgoing: deque[memoryview] = deque()
-        self._incoming = _Incoming(max_response_bytes)
+        self._incoming = Incoming(max_response_bytes)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._read_wants_write = self._write_wants_read = False
         self._mask = selectors.EVENT_READ
@@ -184,7 +182,7 @@ class Connection:
             step()
             if not self._is_closed:
                 self._watch_what_is_needed()
-        except _NonsenseError as error:
+        except NonsenseError as error:
             self.close(f"the peer does not speak Kafka's protocol: {error}")
         except ssl.SSLError as error:
             self.close(f"TLS: {error.reason or error}", "_SSL")
@@ -268,7 +266,7 @@ class Connection:
         if body is None:
             return
         request = self._waiting[0].request
-        result = body[_header_end(request, body) :]
+        result = body if _has_plain_header(request) else body[header_end(body) :]
         self._waiting.popleft()
         self.answers += 1
         self._finish(request, result)
@@ -276,17 +274,13 @@ class Connection:
     def _expect(self, correlation_id: int) -> None:
         """Refuse an answer to anything but the oldest request, before memory is given to it."""
         if not self._waiting:
-            raise _NonsenseError("an answer that nobody asked for")
+            raise NonsenseError("an answer that nobody asked for")
         wanted = self._waiting[0].correlation_id
         if correlation_id != wanted:
-            raise _NonsenseError(f"an answer to request {correlation_id} instead of {wanted}")
+            raise NonsenseError(f"an answer to request {correlation_id} instead of {wanted}")
 
     def _finish(self, request: Request, result: memoryview | Lost) -> None:
         self._reactor.soon(lambda: request.on_done(result))
-
-
-class _NonsenseError(Exception):
-    """What the peer sent is no answer."""
 
 
 @dataclass(slots=True)
@@ -297,57 +291,6 @@ class _Told:
 
     def __call__(self) -> None:
         self.call(self.connection, self.why)
-
-
-class _Incoming:
-    """The answer that is being received: size and correlation id first, then its body into memory of its own."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._head = bytearray(_HEAD.size)
-        self._body: bytearray | None = None
-        self._have = 0
-        self._size = 0
-
-    def drop(self) -> None:
-        self._body = None
-
-    def room(self) -> memoryview:
-        """Where the next bytes go; to be released before `add`."""
-        target = self._head if self._body is None else self._body
-        return memoryview(target)[self._have :]
-
-    def add(self, count: int, expect: Callable[[int], None]) -> memoryview | None:
-        """Count bytes that arrived; the whole body when it is complete.
-
-        Args:
-            expect: refuses a correlation id.
-
-        Raises:
-            _NonsenseError: the size or the correlation id is none.
-        """
-        self._have += count
-        if self._body is None:
-            if self._have >= 4:
-                self._check_size()
-            if self._have < _HEAD.size:
-                return None
-            expect(_HEAD.unpack(self._head)[1])
-            self._have = 0
-            self._body = bytearray(self._size if self._size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
-        body = self._body
-        if self._have == self._size:
-            self._body, self._have = None, 0
-            return memoryview(body)
-        if self._have == len(body):
-            body.extend(bytes(min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))))
-        return None
-
-    def _check_size(self) -> None:
-        size = int.from_bytes(self._head[:4], "big", signed=True)
-        if not 4 <= size <= self._max_bytes:
-            raise _NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
-        self._size = size - 4
 
 
 def _joined(parts: Sequence[Part]) -> list[memoryview]:
@@ -367,32 +310,6 @@ def _joined(parts: Sequence[Part]) -> list[memoryview]:
     return joined
 
 
-def _header_end(request: Request, body: memoryview) -> int:
-    """Where the answer's own bytes begin, after the tagged fields of response header v1.
-
-    ApiVersions has none in any version: its reader doesn't know yet what the broker speaks.
-    """
-    if not request.is_flexible or request.api_key == API_VERSIONS:
-        return 0
-    count, at = _uvarint(body, 0)
-    for _ in range(count):
-        _, at = _uvarint(body, at)
-        size, at = _uvarint(body, at)
-        at += size
-    if at > len(body):
-        raise _NonsenseError("a header that is longer than its answer")
-    return at
-
-
-def _uvarint(body: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 35:
-        if at >= len(body):
-            raise _NonsenseError("a header that is longer than its answer")
-        byte = body[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise _NonsenseError("a number of more than 5 bytes")
+def _has_plain_header(request: Request) -> bool:
+    """Whether the answer's header is v0, without tagged fields."""
+    return not request.is_flexible or request.api_key == API_VERSIONS

@@ -84,7 +84,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
     """A TCP connection to the first address that answers."""
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise ConnectError(f"the name can't be resolved: {_words(error)}", "_RESOLVE") from error
     last: ConnectError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(found):
@@ -94,7 +94,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # a broker may tell of a port that is none
             sock.close()
             code = "_TIMED_OUT" if isinstance(error, TimeoutError) else "_TRANSPORT"
             last = ConnectError(f"connect failed: {_words(error)}", code)

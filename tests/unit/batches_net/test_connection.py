@@ -13,6 +13,7 @@ import pytest
 
 from replicator.deadline import Deadline
 from replicator.planes.batches import connection as module
+from replicator.planes.batches import incoming
 from replicator.planes.batches.connection import Connection, Lost, Part, Request
 from replicator.planes.batches.reactor import Reactor
 from tests.kafka.certificates import Authority
@@ -174,8 +175,8 @@ def test_tagged_fields_of_the_header_are_skipped(bench: Bench) -> None:
 
 def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the answer is whole, whatever the steps."""
-    monkeypatch.setattr(module, "ALLOCATED_AT_ONCE_BYTES", 100_000)
-    monkeypatch.setattr(module, "FIRST_PIECE_BYTES", 1000)
+    monkeypatch.setattr(incoming, "ALLOCATED_AT_ONCE_BYTES", 100_000)
+    monkeypatch.setattr(incoming, "FIRST_PIECE_BYTES", 1000)
     body = os.urandom(1_234_567)
 
     def talk(peer: Peer) -> None:
@@ -193,8 +194,8 @@ def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeyp
     bench.send(connection, "lie")
 
     def is_begun() -> bool:
-        incoming = connection._incoming
-        return incoming._body is not None and incoming._have == 500
+        arriving = connection._incoming
+        return arriving._body is not None and arriving._have == 500
 
     assert bench.reactor.run_until(is_begun, Deadline(WAIT_S))
     assert connection._incoming._body is not None

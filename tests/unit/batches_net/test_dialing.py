@@ -102,7 +102,9 @@ def test_a_name_that_does_not_exist() -> None:
 
 
 def test_a_name_that_can_not_exist() -> None:
-    assert refusal(Endpoint("a" * 300, 9092)).code == "_RESOLVE"
+    for host, port in (("a" * 300, 9092), ("a\0b", 9092), ("", -1)):
+        assert refusal(Endpoint(host, port)).code in ("_RESOLVE", "_TRANSPORT")
+    assert refusal(Endpoint("127.0.0.1", 99_999)).code == "_TRANSPORT"
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])

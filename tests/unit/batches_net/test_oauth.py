@@ -257,6 +257,10 @@ def test_the_section_in_librdkafkas_words(tmp_path: Any) -> None:
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "http://id.example.com/token"}}, "token_url"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "http://127.0.0.1.evil.com/"}}, "token_url"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "http://127.0.0.1@evil.com/"}}, "token_url"),
+        (
+            {"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": f"https://u:{SECRET}@id.example.com/"}},
+            "token_url",
+        ),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "file:///etc/passwd"}}, "token_url"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"extensions": {"auth": "x"}}}, "the token's own name"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"extensions": {"a": "x\x01y"}}}, "extensions"),
