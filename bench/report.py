@@ -104,7 +104,7 @@ last record of every partition; CPU and memory are the kernel's figures for all 
 round of each contender all records are read back and counted.
 
 "Whole run" counts from the start of the process, so it holds the start of the JVM, or of Python. "Second half" is the
-time from half of the records to all of them: it compares warm programs.
+time from half of the records to all of them, or the last second where that is longer: it compares warm programs.
 """
 
 

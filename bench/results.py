@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import replicator
 from replicator.embedded.jars import find_java, kafka_version
 
 OUT = Path(__file__).parent / "out"
+SHORTEST_S = 1.0
 PUBLISHED = Path(__file__).parent / "published"
 Kind = Literal["throughput", "tiny", "latency", "partitions", "takeover", "failover", "memory", "offset-map"]
 
@@ -48,7 +50,8 @@ class Run:
     Args:
         first_record_s: from the start of the process until a reader sees a record.
         records_per_s: of the whole run, from the start of the process.
-        half_records_per_s: of the second half of the records: no start, no warm-up.
+        half_records_per_s: of the second half of the records: no start, no warm-up. Of more, where that half took less
+            than `SHORTEST_S`.
         cpu_us, half_cpu_us: CPU time per record, whole run and second half.
         peak_rss_bytes: of all its processes.
         markers: offsets on the target that hold no record: partitions times transactions.
@@ -75,10 +78,7 @@ def summarise(samples: Sequence[Sample], records: int) -> dict[str, float]:
     """The figures of a run that follow from its samples; the last one is the first that saw every record."""
     end = samples[-1]
     first = next(sample for sample in samples if sample.visible > 0)
-    half = next(sample for sample in samples if sample.visible >= records // 2 or sample is end)
-    before = samples[max(0, samples.index(half) - 1)]
-    if half.visible >= records:  # the whole second half arrived between two looks
-        half = before
+    half = _half(samples, records)
     half_records = max(1, records - half.visible)
     return {
         "wall_s": end.at_s,
@@ -88,6 +88,23 @@ def summarise(samples: Sequence[Sample], records: int) -> dict[str, float]:
         "cpu_us": end.cpu_s / records * 1e6,
         "half_cpu_us": (end.cpu_s - half.cpu_s) / half_records * 1e6,
     }
+
+
+def _half(samples: Sequence[Sample], records: int) -> Sample:
+    """From where the second half counts: the look that first saw half of the records, or an earlier one.
+
+    Records become visible by transactions, and looks have distances, too: what lies less than `SHORTEST_S` before the
+    end would measure those. Only a look that saw something new is fit: it follows a commit, as the last one does.
+    """
+    end = samples[-1]
+    news = [later for earlier, later in pairwise(samples) if earlier.visible < later.visible < records]
+    fit = [it for it in news if end.at_s - it.at_s >= SHORTEST_S]
+    half = next((it for it in news if it.visible >= records // 2), None)
+    if half in fit:
+        return half
+    if fit or news:
+        return fit[-1] if fit else news[0]
+    return next(earlier for earlier, later in pairwise(samples) if later.visible >= records)
 
 
 def machine() -> dict[str, str]:

@@ -49,6 +49,16 @@ def test_a_second_half_between_two_looks_is_measured_from_the_look_before() -> N
     assert found["half_cpu_us"] == pytest.approx(2000)
 
 
+def test_a_second_half_that_is_too_short_to_be_measured_begins_earlier() -> None:
+    """Else the distance of two looks would count, or the size of one transaction."""
+    looks = [(1, 0, 0.0), (2, 100, 1.0), (2.5, 100, 1.4), (3, 400, 1.5), (3.9, 900, 2.0), (4.1, 1000, 2.2)]
+    found = summarise(samples(*looks), 1000)
+    assert found["half_records_per_s"] == pytest.approx(600 / 1.1)
+    assert found["half_cpu_us"] == pytest.approx(0.7 / 600 * 1e6)
+    found = summarise(samples((1, 0, 0.0), (1.1, 100, 1.0), (1.2, 900, 1.1), (1.3, 1000, 1.2)), 1000)
+    assert found["half_records_per_s"] == pytest.approx(900 / 0.2)
+
+
 def test_the_cpu_of_a_process_is_read_behind_its_name() -> None:
     """A name may hold spaces and parentheses."""
     stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 10 0 0 0 25 5 3 2 20 0 9 0 100 1000 50"
