@@ -45,8 +45,9 @@ ON_TAKEOVER = """## Takeover
 Made by `python -m bench takeover`. Two workers share 4 partitions under a load of 10,000 rec/s, and the one that worked
 more is killed with SIGKILL. The time of a partition ends when a read_committed consumer on the target gets the first
 record that was written after the kill; the table shows the longest of the four. Afterwards every record has to be on
-the target once, in order. With defaults, a worker of ours counts as gone after 10 s; Kafka Connect waits 5 minutes more
-before it gives the work of a worker that left to others (`scheduled.rebalance.max.delay.ms`).
+the target once, in order. With defaults, a worker of ours counts as gone after 10 s. Kafka Connect hands the work of a
+worker that left to others 5 minutes later (`scheduled.rebalance.max.delay.ms`), but at once if that worker led its
+group: so rounds may differ much.
 """
 
 

@@ -91,8 +91,9 @@ range over the rounds behind them.
   with `--processes 2`.
 * `mm2-stock-eos`: MirrorMaker 2, dedicated, exactly once, all else as it comes: one task, transactions per
   poll.
-* `mm2-tuned-eos`: the same, tuned for throughput; `bench/contenders.py` lists every property. Both run with the
-  JVM flags of Kafka's `connect-mirror-maker.sh`.
+* `mm2-tuned-eos`: the same, tuned for throughput; `bench/contenders.py` lists every property. Transactions stay those
+  of a poll, which are larger with it: `transaction.boundary=interval` was slower. Both run with the JVM flags of
+  Kafka's `connect-mirror-maker.sh`.
 * `replayer`: no replicator, but the limit of the target's broker. It has all record batches in its memory and does
   nothing but send them, in transactions, through the producer of `ours-batches`.
 
