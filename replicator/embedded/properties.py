@@ -11,6 +11,8 @@ from pathlib import PurePath
 from replicator.embedded.spec import ClusterSpec, SecuritySpec
 
 CLIENT, INTERNAL, ADMIN, CONTROLLER = "CLIENT", "INTERNAL", "ADMIN", "CONTROLLER"
+NODE = "{node}"
+"""In a property of a spec: the id of the broker that gets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def server_properties(
         "log.retention.ms": "-1",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),  # the default of 128 MB is a quarter of the heap
         **(_security(spec.security) if spec.security else {}),
-        **spec.properties,
+        **{key: value.replace(NODE, str(node_id)) for key, value in spec.properties.items()},
     }
 
 

@@ -69,7 +69,7 @@ class ClusterSpec:
     Args:
         name: unique within one `open_clusters`, also a directory name.
         brokers: each is broker and controller in one process.
-        properties: broker properties, over the defaults of `properties.py`.
+        properties: broker properties, over the defaults of `properties.py`; `{node}` in a value is the broker's id.
         security: None for a plaintext listener.
         heap_mb: Java heap per broker.
         quick_start: compile with the quick compiler only: starts in half the time and tops out at a lower throughput.

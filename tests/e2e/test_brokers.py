@@ -14,7 +14,7 @@ from tests.e2e.conftest import TASKS, Bench, MakeBench
 from tests.e2e.worker_process import WorkerProcess
 from tests.integration.groups import commit, offsets
 from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client, end_offsets
+from tests.kafka.records import end_offsets, leader_of
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) 
             worker.await_running(1)
         for partition in (0, 1):
             pump.await_more(1500)
-            leader = leader_of(three, bench.remote(bench.topic), partition)
+            leader = leader_of(three.bootstrap_servers, bench.remote(bench.topic), partition)
             three.kill_broker(leader)
             pump.await_more(1500)
             await_other_leader(three, bench.remote(bench.topic), partition, leader)
@@ -121,15 +121,9 @@ def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) 
         bench.close()
 
 
-def leader_of(cluster: Cluster, topic: str, partition: int) -> int:
-    """Node id of a partition's leader; -1 while it has none."""
-    metadata = admin_client(cluster.bootstrap_servers).list_topics(topic, timeout=20)
-    return metadata.topics[topic].partitions[partition].leader
-
-
 def await_other_leader(cluster: Cluster, topic: str, partition: int, old: int) -> None:
     """Wait until another broker leads the partition."""
-    eventually(lambda: leader_of(cluster, topic, partition) not in {old, -1}, within_s=30)
+    eventually(lambda: leader_of(cluster.bootstrap_servers, topic, partition) not in {old, -1}, within_s=30)
 
 
 def test_a_hanging_target_does_not_hold_a_stop_back(bench: Bench, pair: Clusters) -> None:

@@ -147,6 +147,16 @@ def admin_client(bootstrap_servers: str, client: Mapping[str, Any] | None = None
     return AdminClient({"bootstrap.servers": bootstrap_servers, **(client or {})})
 
 
+def leader_of(bootstrap_servers: str, topic: str, partition: int = 0) -> int:
+    """Node id of a partition's leader; -1 while it has none."""
+    return int(partition_metadata(bootstrap_servers, topic, partition).leader)
+
+
+def partition_metadata(bootstrap_servers: str, topic: str, partition: int = 0) -> Any:
+    """Leader, replicas and in-sync replicas of a partition: `leader`, `replicas`, `isrs`."""
+    return admin_client(bootstrap_servers).list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions[partition]
+
+
 def create_topic(
     bootstrap_servers: str,
     topic: str,

@@ -39,6 +39,8 @@ REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES, LARGEST_FETCH_BYTES = 1_048_576, 4_194_304
 GONE_AFTER_S = 5.0
 """How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
+LOOK_EVERY_S = 0.1
+"""How often partitions of a broker that can't be reached look for another leader."""
 NEARBY_S = 300.0
 """How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`)."""
 _SESSION_ERRORS = frozenset({KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH})
@@ -119,6 +121,7 @@ class _Session:
     members: set[TP] = field(default_factory=set)
     is_asking: bool = False
     not_before_s: float = 0.0
+    looked_s: float = 0.0
 
     def reset(self) -> None:
         self.id = self.epoch = 0
@@ -250,7 +253,7 @@ class Fetcher:
                 continue
             partition.node = partition.near if partition.near >= 0 else leader.node
             partition.leader_epoch = leader.epoch
-            session = self._sessions.setdefault(partition.node, _Session())
+            session = self._sessions.setdefault(partition.node, _Session(looked_s=now_s))
             session.members.add(tp)
             session.changed.add(tp)
             session.forgotten.discard(tp)
@@ -277,6 +280,7 @@ class Fetcher:
             return
         connection = self._brokers.connection(node)
         if connection is None:
+            self._follow_leaders(node, session)
             return
         body = self._request(session, fetch_bytes)
         session.is_asking = True
@@ -286,6 +290,20 @@ class Fetcher:
             self._answered(node, session, answer)
 
         connection.send(Request(FETCH, VERSION, body, done, REQUEST_TIMEOUT_S))
+
+    def _follow_leaders(self, node: int, session: _Session) -> None:
+        """The broker can't be reached: its partitions go where they are led now, if that is elsewhere."""
+        now_s = time.monotonic()
+        if session.looked_s + LOOK_EVERY_S > now_s:
+            return
+        session.looked_s = now_s
+        for tp in list(session.members):
+            partition = self._partitions[tp]
+            leader = self._brokers.leader(*tp)
+            if partition.near >= 0 or (leader is not None and leader.node != node):
+                partition.near = -1
+                self._near.discard(tp)
+                self._make_homeless(tp, partition)
 
     def _request(self, session: _Session, fetch_bytes: int) -> list[bytes]:
         topics: dict[str, list[FetchPosition]] = {}

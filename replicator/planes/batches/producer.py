@@ -120,7 +120,7 @@ class _Lane:
 
     @property
     def is_sendable(self) -> bool:
-        """Whether a batch may be sent: one that is further from the oldest could drive that out of the broker's mind."""
+        """Whether a batch may be sent: one further from the oldest could drive that out of the broker's mind."""
         return self.is_added and not self.is_broken and self.sent < min(len(self.items), REMEMBERED)
 
 
