@@ -8,7 +8,8 @@ Near is the cluster that is translated from. Both reads are read_committed, and 
 when each finds as many records as the map says were replicated does counting prove anything.
 
 Invariants:
-    D: where it says exact, it is.
+    D: where it says exact, it is; but for a stretch that lost exactly as many records of ours, from its middle, as
+       somebody else wrote into it: it takes compaction and a foreign producer, and can't be told by counting.
 """
 
 from __future__ import annotations
