@@ -476,6 +476,15 @@ def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_place_that_an_earlier_move_left_on_the_target_takes_nothing_back() -> None:
+    """F: a failover left it where it was; the group read on at home before, and nothing on the target since."""
+    near, home = {PAYMENTS: moved(100), COPY: at(20)}, {PAYMENTS_COPY: at(15), ORDERS: at(104)}
+    past = last(Command.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
+    found = plan(Command.FAILBACK, GroupFacts(near_offsets=near, far_offsets=home, last_move=past))
+    assert states(found)[1] == (PAYMENTS, "committed", "the group has not gone on on west")
+    assert found.commits()["g"].keys() == {ORDERS}
+
+
 def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
     """Stream processors keep their partition time in it; the tags of moves and of group sync are not the group's."""
     there = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")})).commits()["g"]
