@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replicator.clients import Cluster, KafkaError, KafkaException, Message, TopicPartition
+from replicator.clients import Cluster, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from replicator.deadline import Deadline
 from replicator.errors import KafkaOpError, RetriableError
 
@@ -51,17 +51,7 @@ class CompactedReader:
         Raises:
             KafkaOpError: no answer, or not allowed to know.
         """
-        op = f"look for {self._topic}"
-        try:
-            metadata = self._consumer.list_topics(self._topic, timeout=max(0.1, deadline.left_s()))
-        except KafkaException as cause:
-            raise self._cluster.error(cause, op=op) from cause
-        error = metadata.topics[self._topic].error
-        if error is None or error.code() == KafkaError.LEADER_NOT_AVAILABLE:
-            return True
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return False
-        raise self._cluster.error(error, op=op, right="READ", topic=self._topic)
+        return topic_exists(self._cluster, self._consumer, self._topic, deadline)
 
     def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> None:
         """Everything up to the last stable offset of each partition.
@@ -106,6 +96,21 @@ class CompactedReader:
     def close(self) -> None:
         """Let go of the consumer."""
         self._consumer.close()
+
+
+def topic_exists(cluster: Cluster, consumer: Consumer, topic: str, deadline: Deadline) -> bool:
+    """See `CompactedReader.exists`."""
+    op = f"look for {topic}"
+    try:
+        metadata = consumer.list_topics(topic, timeout=max(0.1, deadline.left_s()))
+    except KafkaException as cause:
+        raise cluster.error(cause, op=op) from cause
+    error = metadata.topics[topic].error
+    if error is None or error.code() == KafkaError.LEADER_NOT_AVAILABLE:
+        return True
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return False
+    raise cluster.error(error, op=op, right="READ", topic=topic)
 
 
 def is_final(error: KafkaOpError) -> bool:

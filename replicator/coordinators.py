@@ -72,16 +72,20 @@ class Answer(Future[Any]):
 
 @dataclass(slots=True)
 class _Client(Generic[C]):
-    """A client, and until when somebody waits for each of its open requests."""
+    """A client, and until when somebody waits for each of its open requests, which its own thread takes out."""
 
     client: C
     open: dict[Future[Any], float] = field(default_factory=dict)
 
+    def ends_s(self) -> list[float]:
+        """Until when its open requests are waited for; a copy in one step, because answers come meanwhile."""
+        return list(self.open.values())
+
     def is_overdue(self, now_s: float) -> bool:
-        return any(until_s < now_s for until_s in self.open.values())
+        return any(until_s < now_s for until_s in self.ends_s())
 
     def is_waited_for(self, now_s: float) -> bool:
-        return any(until_s >= now_s for until_s in self.open.values())
+        return any(until_s >= now_s for until_s in self.ends_s())
 
 
 class Coordinators(Generic[C]):
@@ -126,9 +130,14 @@ class Coordinators(Generic[C]):
         """Look after the clients soon. Needs the lock."""
         if not self._is_watched:
             self._is_watched = True
-            timer = threading.Timer(after_s, self.let_go)
+            timer = threading.Timer(after_s, self._look)
             timer.daemon = True
             timer.start()
+
+    def _look(self) -> None:
+        with self._lock:
+            self._is_watched = False
+        self.let_go()
 
     def let_go(self) -> None:
         """Replace the client if a request in it is overdue; drop former ones in which nobody waits for anything.
@@ -137,7 +146,6 @@ class Coordinators(Generic[C]):
         """
         dropped: list[_Client[C]] = []
         with self._lock:
-            self._is_watched = False
             now_s = time.monotonic()
             if self._current is not None and self._current.is_overdue(now_s):
                 self._former.append(self._current)
@@ -145,7 +153,7 @@ class Coordinators(Generic[C]):
             dropped = [it for it in self._former if not it.is_waited_for(now_s)]
             self._former = [it for it in self._former if it.is_waited_for(now_s)]
             clients = [*self._former, *([self._current] if self._current is not None else [])]
-            waited = [until_s for it in clients for until_s in list(it.open.values())]
+            waited = [until_s for it in clients for until_s in it.ends_s()]
             if waited:
                 self._watch(max(0.0, min(waited) - now_s) + 0.1)
         dropped.clear()  # outside the lock: a client takes a moment to end

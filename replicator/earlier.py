@@ -135,8 +135,8 @@ class Past:
             return None
         if self._is_interrupted:
             return _kept(row, found, "committed before") if found.next_offset == self._place(row) else None
-        was = self.last.positions.get(row.far, found.next_offset)
-        if self.last.is_homeward or found.next_offset == was or owner_of(found) is not Owner.GROUP:
+        is_where_it_left = found.next_offset == self.last.positions.get(row.far)
+        if self.last.is_homeward or is_where_it_left or owner_of(found) is not Owner.GROUP:
             return None
         return _kept(row, found, f"the group has not gone on on {self.near}: what it has on {self.far} stays")
 

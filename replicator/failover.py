@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from replicator.committed import Committed, GroupOffsets, GroupState, is_a_tag, owner_of
+from replicator.config import Flow
 from replicator.earlier import LastMove, Past, Whole, refuse_or_skip, skipped
 from replicator.errors import TP
 from replicator.move import NOTHING, Command, Order, Plan, Reason, Row, RowState
@@ -59,6 +60,7 @@ class Facts:
         source_ends: ends of the source's committed logs; None when it could not be asked.
         halted: why the flow is halted; empty when it is not.
         not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
+        back: the flow far→near, for a failover: its maps went with `near`.
     """
 
     near: str
@@ -69,6 +71,7 @@ class Facts:
     source_ends: Mapping[TP, int] | None = None
     halted: str = ""
     not_flowing: str = ""
+    back: Flow | None = None
 
 
 def plan_move(order: Order, facts: Facts) -> Plan:
@@ -83,6 +86,7 @@ def plan_move(order: Order, facts: Facts) -> Plan:
         found = [past.settle(row) for row in found]
         whole = _whole_group(facts, it, past, found)
         rows += [_left_out(row, whole.skip, facts) if whole.skip and row.far is not None else row for row in found]
+        rows += [] if whole.skip or whole.refusal else _kept_places(facts, group)
         refusals += [whole.refusal] if whole.refusal else []
         waits += [whole.wait] if whole.wait else []
     is_behind = not order.is_homeward and any(row.must_wait for row in rows)  # the way home waits for the flow back
@@ -200,6 +204,24 @@ def _translated(row: Row, route: Route, facts: Facts) -> Row:
 def _past_markers(facts: Facts, far: TP, next_offset: int) -> int:
     start, end = facts.far_ends.get(far, (next_offset, next_offset))
     return end if start == next_offset else next_offset
+
+
+def _kept_places(facts: Facts, group: str) -> Iterator[Row]:
+    """What a failover leaves as it is: topics of `far` of which the group read copies on `near`.
+
+    Where it was in those copies, only `near` knew.
+    """
+    if facts.back is None:
+        return
+    for far, found in sorted(facts.groups[group].far_offsets.items()):
+        if facts.back.topic_filter.matches(far.topic):
+            near = TP(facts.back.naming.remote_topic(far.topic), far.partition)
+            where = f"the group goes on where it last was on {facts.far}, at {found.next_offset:,}"
+            reason = f"{Reason.KEPT_PLACE}: {where}; what it read on {facts.near} since, nobody here knows"
+            yield Row(
+                group, near, far, NOTHING, None, "unknown", RowState.SKIPPED, reason,
+                reread_records=None, is_inverse=True, found=found,
+            )  # fmt: skip
 
 
 def _at_risk(row: Row, route: Route, facts: Facts) -> Row:

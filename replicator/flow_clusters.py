@@ -49,7 +49,8 @@ class FlowClusters:
         self.source_problem = ""
         """Why the source does not answer; empty when it does."""
         backs = [it for it in settings.all_flows() if (it.source, it.target) == (flow.target, flow.source)]
-        self._back = backs[0] if backs else None
+        self.back = backs[0] if backs else None
+        """The flow in the other direction, if the configuration has one."""
         self._views: dict[str, _ViewReader] = {}
         self._ends: dict[str, TargetEnds] = {}
         self._offset_readers: dict[str, OffsetsReader] = {}
@@ -116,8 +117,8 @@ class FlowClusters:
     def router(self, view: FlowView, *, is_homeward: bool) -> Router:
         """The ways from the flow's source to its target, or home, with those of the flow back."""
         back = None
-        if self._back is not None and not self.source_problem:
-            back = self._view_of(self._back, self.target, self.source)
+        if self.back is not None and not self.source_problem:
+            back = self._view_of(self.back, self.target, self.source)
         return Router(back, view) if is_homeward else Router(view, back)
 
     def _view_of(self, flow: Flow, source: Cluster, target: Cluster) -> FlowView | None:

@@ -23,6 +23,7 @@ ADVICE = {
     Reason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: the group works there already",
     Reason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",
     Reason.SYNCED: "nothing to do: the group itself never committed it there",
+    Reason.KEPT_PLACE: "nothing to do: records that it read on the source since then are read again",
     Reason.FLOW_HALTED: "`replicator resume`",
     Reason.SOURCE_UNREACHABLE: "`replicator failover` works without it",
 }
@@ -151,5 +152,6 @@ def _advice(reason: str, flow: str) -> str:
 
 
 def is_well(row: Row) -> bool:
-    """Whether a failover would take the partition to an exact place, or the operator left it out."""
-    return row.translation == "exact" or (row.state is RowState.SKIPPED and row.reason.startswith(Reason.FILTERED))
+    """Whether a failover would take the partition to an exact place, or has no place to take it to."""
+    is_left_out = row.state is RowState.SKIPPED and row.reason.startswith((Reason.FILTERED, Reason.KEPT_PLACE))
+    return row.translation == "exact" or is_left_out

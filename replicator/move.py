@@ -54,6 +54,7 @@ class Reason(enum.StrEnum):
     TARGET_GROUP_ACTIVE = "target_group_active"
     MOVED_ALREADY = "moved_already"
     SYNCED = "synced"
+    KEPT_PLACE = "kept_place"
     FLOW_HALTED = "flow_halted"
     SOURCE_UNREACHABLE = "source_unreachable"
 
@@ -118,9 +119,14 @@ class Row:
     def is_planned(self) -> bool:
         return self.state is RowState.PLANNED and self.far is not None and self.far_next is not None
 
+    @property
+    def known_near_next(self) -> int | None:
+        """What the group committed on `near`, as it is shown: None where there is nothing."""
+        return None if self.near_next == NOTHING else self.near_next
+
     def as_json(self, *, is_homeward: bool) -> dict[str, Any]:
         """The contract of ``-o json``: `topic` and `upstream_next` are on the flow's source, whatever the direction."""
-        near = self.near, None if self.near_next == NOTHING else self.near_next
+        near = self.near, self.known_near_next
         far = self.far, self.far_next
         upstream, downstream = (far, near) if is_homeward else (near, far)
         return {

@@ -152,6 +152,7 @@ class MoveClusters:
             source_ends=source_ends,
             halted=halted_text(view),
             not_flowing=self._not_flowing(),
+            back=self.clusters.back if order.command is Command.FAILOVER else None,
         )
 
     def _near(self, order: Order, view: FlowView) -> dict[str, GroupFacts]:

@@ -60,7 +60,7 @@ class GroupsView:
                 row.group,
                 row.near.topic,
                 str(row.near.partition),
-                count_text(row.near_next),
+                count_text(row.known_near_next),
                 count_text(row.far_next),
                 Text(row.translation, style=_style(row)),
                 _age(it.checkpoint_age_s),

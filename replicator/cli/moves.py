@@ -262,7 +262,7 @@ def _table(plan: Plan, rows: list[Row]) -> Table:
             row.group,
             row.near.topic,
             str(row.near.partition),
-            count_text(row.near_next),
+            count_text(row.known_near_next),
             count_text(row.far_next),
             row.translation,
             count_text(row.reread_records),

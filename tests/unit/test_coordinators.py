@@ -165,6 +165,29 @@ def test_no_client_is_dropped_by_its_own_thread(bench: Bench) -> None:
     assert ended_by != [deliverer.ident]
 
 
+def test_answers_may_come_while_the_clients_are_looked_after(bench: Bench) -> None:
+    """They come in librdkafka's threads."""
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            while not ended.is_set():
+                bench.coordinators.let_go()
+        except BaseException as error:
+            failures.append(error)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for _ in range(2000):
+        bench.ask("abcd", 60)
+        for request in bench.client(0).requests.values():
+            request.set_result(1)
+    ended.set()
+    looker.join()
+    assert not failures
+
+
 def test_many_at_once(bench: Bench) -> None:
     """5,000 requests cost no time to speak of."""
     began_s = time.monotonic()

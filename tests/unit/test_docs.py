@@ -20,7 +20,9 @@ import replicator.cli
 from replicator.cli.app import app
 from replicator.config import ClusterSettings, FlowSettings, OAuthSettings, Settings
 from replicator.errors import StopReason
+from replicator.group_report import ADVICE
 from replicator.metrics import TASK_STATES, Metrics
+from replicator.move import Reason
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -169,6 +171,15 @@ def test_the_exit_codes_are_told_alike() -> None:
     assert codes == ["0", "1", "2", "3", "4", "5", "130"]
     (sentence,) = re.findall(r"^Exit codes: .*?\n\n", text("README.md"), re.S | re.M)
     assert re.findall(r"(?:^Exit codes: |·\s)(\d+) ", sentence) == codes
+
+
+def test_every_reason_of_a_move_is_explained() -> None:
+    """In one table; `explain` has an advice for each."""
+    cells = re.findall(r"^\| (`.*?) \|", text("docs/operations.md").partition("The reasons that rows")[2], re.MULTILINE)
+    told = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
+    known = [reason.value for reason in Reason]
+    assert sorted(it for it in told if it in known) == sorted(known)
+    assert ADVICE.keys() == set(Reason)
 
 
 # --- the files of the package -----------------------------------------------------------------------------------------

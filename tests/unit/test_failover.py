@@ -476,6 +476,15 @@ def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_place_that_an_earlier_move_left_on_the_target_takes_nothing_back() -> None:
+    """F: a failover left it where it was; the group read on at home before, and nothing on the target since."""
+    near, home = {PAYMENTS: moved(100), COPY: at(20)}, {PAYMENTS_COPY: at(15), ORDERS: at(104)}
+    past = last(Command.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
+    found = plan(Command.FAILBACK, GroupFacts(near_offsets=near, far_offsets=home, last_move=past))
+    assert states(found)[1] == (PAYMENTS, "committed", "the group has not gone on on west")
+    assert found.commits()["g"].keys() == {ORDERS}
+
+
 def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
     """Stream processors keep their partition time in it; the tags of moves and of group sync are not the group's."""
     there = plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")})).commits()["g"]
@@ -531,6 +540,25 @@ def test_a_failover_says_what_it_costs(
     it = GroupFacts(near_offsets={ORDERS: at(near), ORDERS_1: at(121)})
     found = plan(Command.FAILOVER, it, source_ends=None if ends is None else {**ends, ORDERS_1: 121})
     assert found.may_lose == (at_risk != 0)
+
+
+def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
+    """Where the group was in their copies, the source knew; the group goes on where it last was on the target."""
+    it = GroupFacts(
+        near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4), PAYMENTS: at(7), TP("other", 0): at(1)}
+    )
+    found = plan(Command.FAILOVER, it, back=FLOWS[WEST_EAST], source_ends={ORDERS: 121})
+    assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "kept_place")]
+    kept = found.rows[1]
+    assert "goes on where it last was on west, at 7; what it read on east since, nobody here knows" in kept.reason
+    assert (kept.far, kept.reread_records, kept.at_risk_records) == (PAYMENTS, None, 0)
+    assert kept.as_json(is_homeward=False)["target_topic"] == "payments"
+    assert not found.may_lose
+    assert found.commits().keys() == {"g"}
+    assert found.commits()["g"].keys() == {COPY}
+    gone = replace(it, far_offsets={COPY: moved(4), PAYMENTS: at(7)}, last_move=last(Command.FAILOVER))
+    assert PAYMENTS_COPY not in [row.near for row in plan(Command.FAILOVER, gone, back=FLOWS[WEST_EAST]).rows]
+    assert PAYMENTS_COPY not in [row.near for row in plan(Command.FAILOVER, it).rows]
 
 
 def test_other_moves_lose_nothing_or_are_refused() -> None:
@@ -639,7 +667,8 @@ def test_the_states_and_reasons_in_json_are_never_renamed() -> None:
     assert {it.value for it in Command} == {"switchover", "failover", "failback", "resync"}
     assert {it.value for it in Reason} == {
         "never_committed", "filtered", "not_replicated_yet", "expired", "thinned", "untranslatable",
-        "source_group_active", "target_group_active", "moved_already", "synced", "flow_halted", "source_unreachable",
+        "source_group_active", "target_group_active", "moved_already", "synced", "kept_place", "flow_halted",
+        "source_unreachable",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from replicator.cli.status import _trend_text
 from replicator.errors import TP
 from replicator.group_report import GroupRow
 from replicator.lag import TREND_LOOKS, Trend
-from replicator.move import Row
+from replicator.move import NOTHING, Row
 
 
 def row(group: str, partition: int = 0, translation: str = "exact", **changes: Any) -> GroupRow:
@@ -59,6 +60,12 @@ def test_a_few_partitions_are_shown_one_by_one() -> None:
         "yes",
     ]
     assert second.split()[2] == "1"
+
+
+def test_a_place_that_nobody_knows_is_a_question_mark() -> None:
+    unknown = row("billing", translation="unknown")
+    unknown = replace(unknown, row=replace(unknown.row, near_next=NOTHING, far_next=None))
+    assert view([unknown])[3].split()[3:5] == ["?", "?"]
 
 
 def test_many_partitions_become_a_line_for_each_group() -> None:
