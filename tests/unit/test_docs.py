@@ -185,9 +185,11 @@ def test_every_reason_of_a_move_is_explained() -> None:
 # --- the files of the package -----------------------------------------------------------------------------------------
 
 
-def listed_parts() -> list[str]:
-    """Files and folders of the package, in the order of the table in docs/ARCHITECTURE.md."""
-    cells = re.findall(r"^\| (`.*?) \| ", text("docs/ARCHITECTURE.md"), re.MULTILINE)
+def listed_parts(heading: str = "# Architecture") -> list[str]:
+    """Files and folders, in the order of a table of docs/ARCHITECTURE.md; the first is the package's."""
+    section = re.split(r"^(?=##? )", text("docs/ARCHITECTURE.md"), flags=re.MULTILINE)
+    (table,) = (it for it in section if it.startswith(heading))
+    cells = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`(\w+(?:\.py|/))`", cell)]
 
 
@@ -216,6 +218,11 @@ def imported_parts(file: Path) -> set[str]:
 def test_every_file_of_the_package_is_listed_once() -> None:
     assert sorted(listed_parts()) == sorted(parts())
     assert len(parts()) > 40
+
+
+def test_every_file_of_the_batches_plane_is_listed_once() -> None:
+    files = [it.name for it in (ROOT / "replicator/planes/batches").glob("*.py") if it.stem != "__init__"]
+    assert sorted(listed_parts("## The `batches` plane")) == sorted(files)
 
 
 def test_files_import_only_what_is_listed_above_them() -> None:
