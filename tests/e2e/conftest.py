@@ -38,6 +38,7 @@ class Bench:
         self, source: Cluster, target: Cluster, directory: Path, flow: dict[str, Any], worker: dict[str, Any],
         others: dict[str, Any],
     ) -> None:  # fmt: skip
+        self.data_plane = str(flow.get("data_plane"))
         run = uuid.uuid4().hex[:8]
         self.source, self.target = source, target
         self.alias = f"east-{run}"

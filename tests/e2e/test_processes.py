@@ -43,6 +43,7 @@ def test_a_killed_child_is_replaced(bench: Bench) -> None:
     assert event["exit_code"] == -9
     replaced = children(parent)
     assert len(replaced) == 2
+    eventually(lambda: len(parent.events("worker_joins")) == 3, within_s=30)
     pump.await_more(1000)
     pump.stop()
     assert bench.verify().records == pump.acknowledged

@@ -178,5 +178,6 @@ def test_a_foreign_producer_between_our_records(bench: Bench) -> None:
     assert bench.verify().records == pump.acknowledged > 3000
     assert written[0] > 100
     aborted = worker.events("transaction_aborted") + second.events("transaction_aborted")
-    assert {event["code"] for event in aborted} == {"INTERLEAVED"}
+    repeats = bench.data_plane == "records"  # the other one learns the place of each batch
+    assert {event["code"] for event in aborted} == ({"INTERLEAVED"} if repeats else set())
     print(f"{written[0]} foreign records, {len(aborted)} transactions repeated")
