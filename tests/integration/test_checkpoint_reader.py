@@ -102,9 +102,10 @@ def test_the_pulse_tells_how_fresh_old_checkpoints_are(
     bench, steady, busy = make_flow(source, target), unique("steady"), unique("busy")
     bench.create(bench.topic)
     bench.produce(bench.topic, [b"%d" % i for i in range(10)])
+    bench.start()
+    bench.await_caught_up(bench.topic)  # else the first checkpoint is that of a group which is ahead
     for group in (steady, busy):
         commit(bench.source, group, {TP(bench.topic, 0): 4})
-    bench.start()
     names = ((steady, TP(bench.remote(bench.topic), 0)), (busy, TP(bench.remote(bench.topic), 0)))
     eventually(lambda: set(known(bench).checkpoints) >= set(names), REACT_S)
     before = known(bench)
