@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
+from replicator.clients import LATEST, AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
 from replicator.committed import Committed, GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
@@ -43,7 +43,7 @@ from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.pulse import encode_pulse, pulse_key
 from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader
 from replicator.target_ends import TargetEnds
-from replicator.topics import Catalog, Snapshot
+from replicator.topics import Catalog, Snapshot, list_offsets
 from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
 
 FIRST_READ_S = 300.0
@@ -54,6 +54,8 @@ PULSE_EVERY_S = 0.9
 """At most one a second; a little less, so that each of the passes that are a second apart has one."""
 FRESH_S = 1.0
 """How old the answer that the flow is not halted may be when something is written."""
+LOOKS = 5
+"""On a machine where each look takes longer than that, something is written all the same."""
 OVERLAP_S = 60.0
 """After this no former owner can be writing any more."""
 
@@ -175,6 +177,7 @@ class Checkpoints:
         self._offsets = OffsetsReader(source, admins[0], log)
         self._topic = flow.naming.checkpoints_topic
         self._reader: SyncsReader[MapsState] | None = None
+        self._followed_s = 0.0
         self._ends: TargetEnds | None = None
         self._ends_problem = ""
         self._producer: Producer | None = None
@@ -191,8 +194,7 @@ class Checkpoints:
         Raises:
             KafkaOpError: it failed; what was known before stays.
         """
-        began_s = time.monotonic()
-        syncs = self._follow(leash)
+        syncs = self._follow(leash, timeout_s)
         if self._is_halted(syncs):
             return
         budget = leash.budget(timeout_s)
@@ -208,17 +210,27 @@ class Checkpoints:
         unread = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
-        if time.monotonic() - began_s > FRESH_S and self._is_halted(self._follow(leash)):
-            return  # the process was stopped in between, or an answer took long
+        if not self._may_write(leash, timeout_s):
+            return
         self._write(found, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
             late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
+            if not self._may_write(leash, timeout_s):
+                return
             untold = self._beat(began_ms, late, leash.budget(timeout_s))
         unreadable = next((str(it) for it in self._offsets.failures.values()), "")
         self.note = unreadable or self._ends_problem or untold
         self.passes += 1
+
+    def _may_write(self, leash: Leash, timeout_s: float) -> bool:
+        """Whether the flow is not halted now: the process may have been stopped since it looked, or while it looked."""
+        looks = 0
+        while not self.halted and looks < LOOKS and time.monotonic() - self._followed_s > FRESH_S:
+            self._is_halted(self._follow(leash, timeout_s))
+            looks += 1
+        return not self.halted
 
     def _is_halted(self, syncs: MapsState) -> bool:
         self.halted = halted_text(self._flow.name, syncs.halted)
@@ -226,22 +238,28 @@ class Checkpoints:
             self.note = f"nothing is written: {self.halted}"
         return bool(self.halted)
 
-    def _follow(self, leash: Leash) -> MapsState:
-        """The syncs topic, up to what is committed now."""
+    def _follow(self, leash: Leash, timeout_s: float) -> MapsState:
+        """The syncs topic, up to what is committed now.
+
+        The end is asked for each time: a client that was stopped for a while has nothing new to give when it wakes up.
+        """
+        self._followed_s = time.monotonic()
+        topic, tasks = self._flow.syncs_topic, range(self._flow.settings.tasks)
         if self._reader is None:
-            tasks = range(self._flow.settings.tasks)
-            self._reader = SyncsReader(self._target, self._flow.syncs_topic, tasks, MapsState())
+            self._reader = SyncsReader(self._target, topic, tasks, MapsState())
         try:
-            state = self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
-            seen = -1
-            while state.records != seen and not leash.finishing.is_set():
-                seen = state.records
-                self._reader.follow(0)
+            self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
+            specs = {TP(topic, task): LATEST for task in tasks}
+            found = list_offsets(self._target, self._target_admin, specs, leash.budget(timeout_s))
+            ends = {tp.partition: end for tp, end in found.items() if isinstance(end, int)}
+            for error in found.values():
+                if isinstance(error, KafkaOpError):
+                    raise error
+            return self._reader.read_on(ends, leash.budget(FIRST_READ_S), leash.finishing.is_set)
         except KafkaOpError:
             self._reader.close()
             self._reader = None
             raise
-        return state
 
     def _find_ends(self, translated: Translated, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
         if self._ends is None:

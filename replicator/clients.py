@@ -1,5 +1,7 @@
 """The only importer of confluent_kafka: client factories, and the one place where its errors become ours.
 
+(`offsets_main` imports it, too, but runs as a process of its own.)
+
 Every property that a correct copy depends on is set here and can't be overridden (`config.OWNED_PROPERTIES`).
 
 Source: librdkafka CONFIGURATION.md; `rd_kafka_txn_require_states0` (rdkafka_txnmgr.c) for `transaction_error`.
@@ -39,7 +41,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from replicator.config import ClusterSettings, OAuthSettings
-from replicator.coordinators import Coordinators
+from replicator.coordinators import FORGETFUL, Coordinators
 from replicator.deadline import Deadline
 from replicator.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
 from replicator.errors import (
@@ -50,6 +52,7 @@ from replicator.errors import (
     PartitionError,
     RetriableError,
 )
+from replicator.offsets_process import OffsetsProcess
 
 __all__ = [
     "EARLIEST",
@@ -119,7 +122,8 @@ class Cluster:
     def admin(self) -> AdminClient:
         """An admin client; its requests to coordinators go through clients of their own (`coordinators`)."""
         admin = self._make(_Admin, {})
-        admin.coordinators = Coordinators(lambda: self._make(AdminClient, {}), _timed_out)
+        admin.coordinators = Coordinators(lambda: self._make(AdminClient, FORGETFUL), _timed_out)
+        admin.offsets = Coordinators(lambda: OffsetsProcess(self._conf(FORGETFUL), _offsets_error), _timed_out)
         return admin
 
     def connect(self, timeout_s: float) -> AdminClient:
@@ -159,18 +163,20 @@ class Cluster:
         hint = self._hint(cause.name(), "") or self._hint("_TRANSPORT", "")
         return RetriableError(text, op=f"connect to {self.alias}", hint=hint, code=cause.name())
 
-    def _make(self, kind: Callable[..., T], properties: Mapping[str, Any]) -> T:
+    def _conf(self, properties: Mapping[str, Any]) -> dict[str, Any]:
         conf = {
             **client_defaults(),
             **self.settings.client,
             **security_properties(self.settings),
             **properties,
             "bootstrap.servers": self.settings.bootstrap_servers,
-            "error_cb": self._remember,
         }
         conf.setdefault("client.id", client_id())
+        return conf
+
+    def _make(self, kind: Callable[..., T], properties: Mapping[str, Any]) -> T:
         try:
-            return kind(conf, logger=_SILENT)
+            return kind({**self._conf(properties), "error_cb": self._remember}, logger=_SILENT)
         except KafkaException as error:
             raise ConfigError(
                 f"clusters.{self.alias}", f"librdkafka refuses the client's properties: {error.args[0].str()}"
@@ -239,9 +245,15 @@ class _Admin(AdminClient):
     """Made by `Cluster.admin`."""
 
     coordinators: Coordinators[AdminClient]
+    offsets: Coordinators[OffsetsProcess]
 
     def list_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
-        return self._ask("list_consumer_group_offsets", request, options)
+        timeout_s = options.pop("request_timeout")
+        groups = [it.group_id for it in request]
+        assert not any(it.topic_partitions for it in request), "the process asks for all partitions"
+        return self.offsets.ask(
+            timeout_s, lambda process, longest_s: process.ask(groups, request_timeout=longest_s, **options)
+        )
 
     def alter_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
         return self._ask("alter_consumer_group_offsets", request, options)
@@ -259,6 +271,11 @@ class _Admin(AdminClient):
 
 def _timed_out() -> KafkaException:
     return KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+
+def _offsets_error(error: KafkaError | None) -> KafkaException:
+    text = "the process that asks ended: most likely a coordinator moves"
+    return KafkaException(error or KafkaError(KafkaError.NOT_COORDINATOR, text))
 
 
 def kafka_error(cause: BaseException | KafkaError) -> KafkaError | None:

@@ -43,6 +43,7 @@ class CompactedReader:
         self._give = take
         self._consumer = cluster.consumer(READ_AHEAD)
         begins = partitions if isinstance(partitions, Mapping) else dict.fromkeys(self._pending, 0)
+        self._read_to = dict(begins)
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in begins.items()])
 
     def exists(self, deadline: Deadline) -> bool:
@@ -66,6 +67,21 @@ class CompactedReader:
                 raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
             self.follow(0.2)
 
+    def read_on(self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
+        """Everything up to these offsets, which the cluster told after the read was wanted.
+
+        `follow` alone can't tell that there is nothing new: a client that was stopped has not asked yet.
+
+        Raises:
+            RetriableError: not reached within `deadline`, or stopped.
+            KafkaOpError: as `read_to_end`.
+        """
+        while late := [partition for partition, end in ends.items() if self._read_to[partition] < end]:
+            if deadline.expired or is_stopped():
+                text = f"partitions {late} not read to what is committed within {deadline.seconds:g} s"
+                raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
+            self.follow(0.05)
+
     def follow(self, wait_s: float) -> None:
         """What was added since: waits at most `wait_s` for the first of it.
 
@@ -84,10 +100,13 @@ class CompactedReader:
 
     def _take(self, message: Message) -> None:
         error = message.error()
+        partition, offset = message.partition() or 0, message.offset()
         if error is None:
             self._give(message)
+            self._read_to[partition] = (offset or 0) + 1
         elif error.code() == KafkaError._PARTITION_EOF:
-            self._pending.discard(message.partition() or 0)
+            self._pending.discard(partition)
+            self._read_to[partition] = max(self._read_to[partition], offset or 0)  # past the markers
         else:
             failure = self._cluster.error(error, op=f"read {self._topic}", right="READ", topic=self._topic)
             if is_final(failure):

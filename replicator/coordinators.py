@@ -11,7 +11,7 @@ list, and frees it twice. A cluster that is away for longer than requests wait, 
 
 Source: rdkafka_coord.c `rd_kafka_coord_req_fsm`, which never looks at `creq_ts_timeout`, and calls
 `rd_kafka_coord_req_fail` with what `rd_kafka_admin_coord_request` freed; issue 4605 and pull request 5397 of
-librdkafka, open in 2.16.
+librdkafka, open in 2.16. `rd_kafka_coord_cache_expire` for `FORGETFUL`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from typing import Any, Generic, TypeVar
 
 from replicator.deadline import Deadline
 
+FORGETFUL = {"metadata.max.age.ms": 10}
+"""For clients that ask coordinators: once a second they forget those that were not asked for so long. By default, one
+that asks again and again never leaves a broker that is no coordinator any more: NOT_COORDINATOR changes nothing."""
 LONGEST_S = 3600.0
 """The longest timeout of a request that librdkafka takes."""
 K = TypeVar("K", bound=Hashable)

@@ -160,7 +160,7 @@ class OffsetsReader:
             error = self._cluster.error(
                 cause, op=f"read the offsets of the group {group}", right="DESCRIBE", group=group
             )
-            if group not in self._refused:
+            if group not in self._refused and not is_passing(error):
                 self._refused.add(group)
                 self._log.warning("group_not_readable", group=group, cluster=self._cluster.alias, error=str(error))
             return error

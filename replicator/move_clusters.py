@@ -56,6 +56,8 @@ class MoveClusters:
         self._hooks = hooks
         self._say = say
         self._progress = progress
+        self._order: Order | None = None
+        """Of the last look."""
         self._refined: dict[tuple[TP, int], Row] = {}
         self._refiners: dict[str, Refiner] = {}
         self._audit = Audit(clusters.flow, clusters.target, clusters.admin(clusters.target))
@@ -137,6 +139,7 @@ class MoveClusters:
 
     def _facts(self, order: Order, view: FlowView, near_groups: Mapping[str, GroupFacts]) -> Facts:
         router = self.clusters.router(view, is_homeward=order.is_homeward)
+        self._order = order
         near, far = self._side(order, far=False), self._side(order, far=True)
         groups = self._far(near_groups, far)
         offsets = [it.near_offsets for it in groups.values()]
@@ -225,9 +228,8 @@ class MoveClusters:
     def _counted(self, row: Row) -> Row:
         assert row.between is not None
         assert row.far is not None
-        near, far = self.clusters.source, self.clusters.target
-        if row.is_inverse:
-            near, far = far, near
+        assert self._order is not None, "rows come from a look"
+        near, far = self._side(self._order, far=False), self._side(self._order, far=True)
         if far.alias not in self.clusters.admins:
             return row
         if far.alias not in self._refiners:

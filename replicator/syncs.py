@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -118,6 +118,15 @@ class SyncsReader(Generic[State]):
             WireError: a record can't be read.
         """
         self._reader.read_to_end(deadline, is_stopped)
+        return self.state
+
+    def read_on(self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool]) -> State:
+        """Everything up to these offsets.
+
+        Raises:
+            KafkaOpError: as `CompactedReader.read_on`.
+        """
+        self._reader.read_on(ends, deadline, is_stopped)
         return self.state
 
     def follow(self, wait_s: float) -> State:
