@@ -57,8 +57,10 @@ class _Written:
     records: int = 0
     size_bytes: int = 0
     newest_ms: int = -1
+    topic_id: bytes = b""
 
     def add(self, batch: Batch) -> None:
+        self.topic_id = batch.topic_id
         self.records += batch.records
         self.size_bytes += batch.size_bytes
         self.newest_ms = batch.max_timestamp_ms
@@ -166,12 +168,13 @@ class Copier:
         deadline = self._leash.budget(self._settings.transaction_timeout_s)
         self._plane.begin()
         self._fill(fetched, filled)
-        # one question to the source while the flush runs: are these still the topics that were replicated so far?
+        # are these still the topics that were replicated so far? The plane knows, or the source is asked, meanwhile
         starter = self._context.starter
         expected = {tp: (self._ledger.topic_id(tp), self._ledger.target_topic(tp)) for tp in filled.written}
-        answers = starter.ask_topic_ids({tp.topic for tp in expected}) if expected else {}
+        known = {tp: written.topic_id for tp, written in filled.written.items() if written.topic_id}
+        answers = starter.ask_topic_ids({tp.topic for tp in expected if tp not in known})
         placements = self._plane.flush(deadline)
-        starter.check_topic_ids(answers, expected, deadline)
+        starter.check_topic_ids(answers, known, expected, deadline)
         runs = self._ledger.runs(placements)
         news = self._stops.news()
         self._write(runs, news)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +68,10 @@ class Starter:
         ids_are_known = any(topic_id) and any(topic.topic_id)
         return _recreated(tp, op, topic.target_topic) if ids_are_known and topic.topic_id != topic_id else None
 
-    def ask_topic_ids(self, topics: Iterable[str]) -> Mapping[str, Future[Any]]:
+    def ask_topic_ids(self, topics: Collection[str]) -> Mapping[str, Future[Any]]:
         """Ask the source, in the background, which topics now have these names."""
+        if not topics:
+            return {}
         collection = TopicCollection(sorted(topics))
         futures: Mapping[str, Future[Any]] = self._source_admin.describe_topics(
             collection, request_timeout=TOPIC_IDS_TIMEOUT_S
@@ -77,25 +79,30 @@ class Starter:
         return futures
 
     def check_topic_ids(
-        self, answers: Mapping[str, Future[Any]], running: Mapping[TP, tuple[bytes, str]], deadline: Deadline
+        self,
+        answers: Mapping[str, Future[Any]],
+        known: Mapping[TP, bytes],
+        running: Mapping[TP, tuple[bytes, str]],
+        deadline: Deadline,
     ) -> None:
         """Make sure that what was fetched before `ask_topic_ids` came from the topics that were replicated so far.
 
-        The client goes on at its offset in a topic that was deleted and created again: when that topic is as long
+        Librdkafka goes on at its offset in a topic that was deleted and created again: when that topic is as long
         already, records would be missing, silently (invariants A, H). No answer is taken for none of this.
 
         Args:
+            known: ids of the topics that partitions were fetched from, where the plane knows them.
             running: source partition → (id of its topic, its target topic).
 
         Raises:
             PartitionError: a topic was created again.
         """
         results = await_results(answers, Deadline(deadline.slice_s(TOPIC_IDS_TIMEOUT_S)))
+        asked = {
+            topic: uuid_bytes(result.topic_id) for topic, result in results.items() if not isinstance(result, Exception)
+        }
         for tp, (topic_id, target_topic) in running.items():
-            result = results[tp.topic]
-            if isinstance(result, Exception):
-                continue
-            found = uuid_bytes(result.topic_id)
+            found = known.get(tp) or asked.get(tp.topic, b"")
             if any(found) and any(topic_id) and found != topic_id:
                 raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
 

@@ -62,6 +62,10 @@ class Batch(Protocol):
     @property
     def size_bytes(self) -> int: ...
     @property
+    def topic_id(self) -> bytes:
+        """Of the topic that it was read from; empty where the plane can't tell: then somebody has to ask the source."""
+
+    @property
     def max_timestamp_ms(self) -> int:
         """The last record's timestamp, or -1."""
 

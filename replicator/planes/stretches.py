@@ -25,12 +25,13 @@ class Stretch:
 
     __slots__ = (
         "_gaps", "_offsets", "_reports", "first_offset", "last_offset", "max_timestamp_ms", "messages", "next_offset",
-        "placed", "records", "size_bytes", "target_topic", "tp",
+        "placed", "records", "size_bytes", "target_topic", "topic_id", "tp",
     )  # fmt: skip
 
     def __init__(self, tp: TP, messages: list[Message]) -> None:
         last = messages[-1]
         self.tp = tp
+        self.topic_id = b""
         self.messages = messages
         self.records = len(messages)
         self.first_offset = _OFFSET(messages[0])

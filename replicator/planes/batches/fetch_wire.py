@@ -1,4 +1,6 @@
-"""Fetch, version 12: the last one with topic names, spoken by brokers from 2.7 on.
+"""Fetch, version 13, which names topics by their ids (brokers from 3.1 on), and 12, which names them by name (2.7).
+
+By id, a topic that was deleted and created again is another one; by name, it is not.
 
 A fetch session (KIP-227) lets a request name only the partitions that changed, and a response only those with news:
 epoch 0 asks for a new session and names all partitions, epoch -1 asks for none, 1, 2, 3… continue `session_id`.
@@ -12,17 +14,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, TypeVar
 
 from replicator.planes.batches.wire import Reader, compact_string, uvarint
 
 API_KEY: Final = 1
-VERSION: Final = 12
+BY_NAME: Final = 12
+BY_ID: Final = 13
 READ_COMMITTED: Final = 1
 
 _CONSUMER = -1
 _NO_TAGS = b"\0"
 _REQUEST = Struct(">iiiibii")  # replica, max wait, min bytes, max bytes, isolation, session id, session epoch
+_ID_BYTES = 16
 _POSITION = Struct(">iiqiqib")  # partition, leader epoch, offset, last epoch, log start, max bytes, no tags
 _RESPONSE = Struct(">ihi")  # throttle, error, session id
 _PARTITION = Struct(">ihqqqB")  # partition, error, high watermark, stable, log start, first byte of aborted's length
@@ -31,6 +35,11 @@ _REPLICA = Struct(">iB")  # preferred replica, first byte of the records' length
 _PARTITION_BYTES = _PARTITION.size + _REPLICA.size + 1
 _DIVERGING_TAG, _LEADER_TAG = 0, 1
 _DIVERGING, _LEADER = Struct(">iq"), Struct(">ii")
+
+
+Topic = str | bytes
+"""A name in version 12, an id of 16 bytes in version 13."""
+T = TypeVar("T", bound=Topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class PartitionData:
         records: a view of the response; may end in the middle of a batch.
     """
 
-    topic: str
+    topic: Topic
     partition: int
     error: int
     high_watermark: int
@@ -91,14 +100,15 @@ def encode_fetch(
     partition_max_bytes: int,
     session_id: int,
     session_epoch: int,
-    topics: Mapping[str, Sequence[FetchPosition]],
-    forgotten: Mapping[str, Sequence[int]],
+    topics: Mapping[T, Sequence[FetchPosition]],
+    forgotten: Mapping[T, Sequence[int]],
     rack: str,
 ) -> list[bytes]:
     """The body of a request that reads committed records; the parts that follow the request header.
 
     Args:
-        topics: what to fetch; in a session, only what is new or has another position than in the last request.
+        topics: what to fetch, by name or by id, which decides the version; in a session, only what is new or has
+            another position than in the last request.
         forgotten: what the session is to drop.
         rack: of this client, as brokers name theirs in `broker.rack`; empty for none.
     """
@@ -108,21 +118,25 @@ def encode_fetch(
         uvarint(len(topics) + 1),
     ]
     for topic, positions in topics.items():
-        parts += (compact_string(topic), uvarint(len(positions) + 1))
+        parts += (_topic(topic), uvarint(len(positions) + 1))
         parts += [
             pack(p.partition, p.leader_epoch, p.offset, p.last_epoch, -1, partition_max_bytes, 0) for p in positions
         ]
         parts.append(_NO_TAGS)
     parts.append(uvarint(len(forgotten) + 1))
     for topic, partitions in forgotten.items():
-        parts += (compact_string(topic), uvarint(len(partitions) + 1))
+        parts += (_topic(topic), uvarint(len(partitions) + 1))
         parts += [partition.to_bytes(4, "big") for partition in partitions]
         parts.append(_NO_TAGS)
     parts += (compact_string(rack), _NO_TAGS)
     return [b"".join(parts)]
 
 
-def decode_fetch(body: memoryview) -> FetchResponse:
+def _topic(topic: Topic) -> bytes:
+    return topic if isinstance(topic, bytes) else compact_string(topic)
+
+
+def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
     """The body of a response, after the response header.
 
     Raises:
@@ -132,7 +146,7 @@ def decode_fetch(body: memoryview) -> FetchResponse:
     throttle_ms, error, session_id = reader.unpack(_RESPONSE)
     partitions: list[PartitionData] = []
     for _ in range(reader.array_length()):
-        topic = sys.intern(reader.string())
+        topic = bytes(reader.take(_ID_BYTES)) if version >= BY_ID else sys.intern(reader.string())
         for _ in range(reader.array_length(_PARTITION_BYTES)):
             partitions.append(_partition(reader, topic))
         reader.skip_tags()
@@ -140,7 +154,7 @@ def decode_fetch(body: memoryview) -> FetchResponse:
     return FetchResponse(throttle_ms, error, session_id, partitions)
 
 
-def _partition(reader: Reader, topic: str) -> PartitionData:
+def _partition(reader: Reader, topic: Topic) -> PartitionData:
     """The hot path: lengths of one byte, and absent tags, are handled without a call."""
     partition, error, high_watermark, stable, log_start, length = reader.unpack(_PARTITION)
     aborted = []

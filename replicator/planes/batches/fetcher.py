@@ -26,14 +26,22 @@ from replicator.error_codes import REFUSALS
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
-from replicator.planes.batches.fetch_wire import FetchPosition, PartitionData, decode_fetch, encode_fetch
+from replicator.planes.batches.fetch_wire import (
+    BY_ID,
+    BY_NAME,
+    FetchPosition,
+    PartitionData,
+    Topic,
+    decode_fetch,
+    encode_fetch,
+)
+from replicator.planes.batches.metadata import NO_ID
 from replicator.planes.batches.raw_batch import RawBatch
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.record_batch import walk
 from replicator.planes.batches.wire import WireError
 
 FETCH = 1
-VERSION = 12
 MAX_WAIT_MS = 100
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES, LARGEST_FETCH_BYTES = 1_048_576, 4_194_304
@@ -43,17 +51,22 @@ LOOK_EVERY_S = 0.1
 """How often partitions of a broker that can't be reached look for another leader."""
 NEARBY_S = 300.0
 """How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`)."""
-_SESSION_ERRORS = frozenset({KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH})
+UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID, FETCH_SESSION_TOPIC_ID_ERROR = 100, 103, 106
+_SESSION_ERRORS = frozenset(
+    {KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR}
+)
+_UNKNOWN = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, UNKNOWN_TOPIC_ID})
 
 
 class Pack:
     """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
 
-    __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "tp")
+    __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "topic_id", "tp")
 
-    def __init__(self, tp: TP, raw: list[RawBatch]) -> None:
+    def __init__(self, tp: TP, topic_id: bytes, raw: list[RawBatch]) -> None:
         last = raw[-1]
         self.tp = tp
+        self.topic_id = topic_id
         self.raw = raw
         self.first_offset = raw[0].first_offset
         self.next_offset = last.next_offset
@@ -87,10 +100,11 @@ class _Partition:
     """One assigned partition. `node` is the session's it is in, or should be."""
 
     __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
-                 "not_before_s", "position", "waits")  # fmt: skip
+                 "not_before_s", "position", "topic_id", "waits")  # fmt: skip
 
     def __init__(self, position: int) -> None:
         self.position = position
+        self.topic_id = NO_ID
         self.last_epoch = -1
         self.leader_epoch = -1
         self.end = -1
@@ -109,13 +123,15 @@ class _Session:
 
     Args:
         epoch: of the next request; 0 begins a session.
-        asked: position and leader epoch that the broker has of each partition.
+        by_id: whether it names topics by their ids; all of a session are named alike.
+        asked: position and topic id that the broker has of each partition.
         changed: partitions to name in the next request.
     """
 
     id: int = 0
     epoch: int = 0
-    asked: dict[TP, tuple[int, int]] = field(default_factory=dict)
+    by_id: bool = False
+    asked: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
     changed: set[TP] = field(default_factory=set)
     forgotten: set[TP] = field(default_factory=set)
     members: set[TP] = field(default_factory=set)
@@ -153,6 +169,8 @@ class Fetcher:
         self._near: set[TP] = set()
         """Read from a replica nearby."""
         self._sessions: dict[int, _Session] = {}
+        self._names: dict[Topic, str] = {}
+        """Of topics, by id."""
         self._arrived: deque[Arrived] = deque()
         self._failure: KafkaOpError | None = None
         self._rack = str(source.settings.client.get("client.rack", ""))
@@ -253,11 +271,26 @@ class Fetcher:
                 continue
             partition.node = partition.near if partition.near >= 0 else leader.node
             partition.leader_epoch = leader.epoch
+            if not self._is_still_the_same(tp, partition):
+                continue
             session = self._sessions.setdefault(partition.node, _Session(looked_s=now_s))
             session.members.add(tp)
             session.changed.add(tp)
             session.forgotten.discard(tp)
+            if session.by_id and session.asked.get(tp, ("", partition.topic_id))[1] != partition.topic_id:
+                session.reset()  # it knows the partition of a topic that is gone
             self._homeless.discard(tp)
+
+    def _is_still_the_same(self, tp: TP, partition: _Partition) -> bool:
+        """Whether the topic is the one that was read from so far: if not, the partition fails."""
+        topic_id = self._brokers.topic_id(tp.topic)
+        if partition.topic_id in (NO_ID, topic_id) or topic_id == NO_ID:
+            partition.topic_id = topic_id if partition.topic_id == NO_ID else partition.topic_id
+            self._names[partition.topic_id] = tp.topic
+            return True
+        partition.node = None
+        self._fail(tp, partition, INCONSISTENT_TOPIC_ID)
+        return False
 
     def _has_no_leader(self, tp: TP, partition: _Partition, now_s: float) -> None:
         """Wait for it; what the cluster says it does not have, for a while, has failed."""
@@ -282,14 +315,22 @@ class Fetcher:
         if connection is None:
             self._follow_leaders(node, session)
             return
+        if session.epoch == 0:
+            session.by_id = self._may_go_by_id(node, session)
         body = self._request(session, fetch_bytes)
+        version = BY_ID if session.by_id else BY_NAME
         session.is_asking = True
 
         def done(answer: memoryview | Lost) -> None:
             session.is_asking = False
-            self._answered(node, session, answer)
+            self._answered(node, session, answer, version)
 
-        connection.send(Request(FETCH, VERSION, body, done, REQUEST_TIMEOUT_S))
+        connection.send(Request(FETCH, version, body, done, REQUEST_TIMEOUT_S))
+
+    def _may_go_by_id(self, node: int, session: _Session) -> bool:
+        known = self._brokers.version(node, FETCH)
+        is_new = known is not None and known[1] >= BY_ID
+        return is_new and all(self._partitions[tp].topic_id != NO_ID for tp in session.members)
 
     def _follow_leaders(self, node: int, session: _Session) -> None:
         """The broker can't be reached: its partitions go where they are led now, if that is elsewhere."""
@@ -306,18 +347,18 @@ class Fetcher:
                 self._make_homeless(tp, partition)
 
     def _request(self, session: _Session, fetch_bytes: int) -> list[bytes]:
-        topics: dict[str, list[FetchPosition]] = {}
+        topics: dict[Topic, list[FetchPosition]] = {}
         named = session.changed if session.epoch else set(session.members)
         for tp in named:
             it = self._partitions[tp]
-            topics.setdefault(tp.topic, []).append(
+            topics.setdefault(it.topic_id if session.by_id else tp.topic, []).append(
                 FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
             )
-            session.asked[tp] = it.position, it.leader_epoch
-        forgotten: dict[str, list[int]] = {}
+            session.asked[tp] = it.position, it.topic_id
+        forgotten: dict[Topic, list[int]] = {}
         for tp in session.forgotten:
-            forgotten.setdefault(tp.topic, []).append(tp.partition)
-            session.asked.pop(tp, None)
+            _, topic_id = session.asked.pop(tp)
+            forgotten.setdefault(topic_id if session.by_id else tp.topic, []).append(tp.partition)
         session.changed = set()
         session.forgotten = set()
         return encode_fetch(
@@ -327,12 +368,12 @@ class Fetcher:
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _answered(self, node: int, session: _Session, answer: memoryview | Lost) -> None:
+    def _answered(self, node: int, session: _Session, answer: memoryview | Lost, version: int) -> None:
         if isinstance(answer, Lost):
             self._lose(session)
             return
         try:
-            response = decode_fetch(answer)
+            response = decode_fetch(answer, version)
         except WireError as error:
             self._distrust(node, f"its answer to Fetch can't be read: {error}")
             self._lose(session)
@@ -348,15 +389,15 @@ class Fetcher:
         session.epoch = session.epoch + 1 if response.session_id else 0
         session.epoch = 1 if session.epoch > 0x7FFF_FFFF else session.epoch
         for data in response.partitions:
-            tp = TP(data.topic, data.partition)
+            tp = TP(self._names.get(data.topic, str(data.topic)), data.partition)
             partition = self._partitions.get(tp)
             asked = session.asked.get(tp)
             if partition is None or partition.node != node or partition.failed or asked is None:
                 continue
-            if asked[0] == partition.position:
-                self._take_data(tp, partition, data)
-            else:
+            if asked[0] != partition.position:
                 session.changed.add(tp)
+            elif not session.by_id or data.topic == partition.topic_id:
+                self._take_data(tp, partition, data, partition.topic_id if session.by_id else b"")
 
     def _lose(self, session: _Session) -> None:
         """The connection is gone: the broker's partitions look for their leaders again."""
@@ -384,7 +425,7 @@ class Fetcher:
         session.not_before_s = time.monotonic() + 0.5
         self._brokers.refresh()
 
-    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
+    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData, topic_id: bytes) -> None:
         if data.error:
             self._partition_error(tp, partition, data)
             return
@@ -399,14 +440,14 @@ class Fetcher:
             self._read_nearby(tp, partition, data.preferred_replica)
             return
         if len(data.records):
-            self._take_records(tp, partition, data)
+            self._take_records(tp, partition, data, topic_id)
 
-    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
+    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData, topic_id: bytes) -> None:
         walked = walk(data.records, partition.position, data.aborted, max_batch_bytes=self._max_batch_bytes)
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
             partition.last_epoch = walked.last_epoch
-            pack = Pack(tp, walked.batches) if walked.batches else None
+            pack = Pack(tp, topic_id, walked.batches) if walked.batches else None
             self._arrived_bytes += pack.size_bytes if pack is not None else 0
             is_behind = walked.next_offset < data.last_stable_offset
             self._arrived.append(Arrived(tp, pack, walked.next_offset, is_behind=is_behind))
@@ -439,7 +480,7 @@ class Fetcher:
         if partition.near >= 0:  # the leader knows better
             partition.near = -1
             self._near.discard(tp)
-        elif code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        elif code in _UNKNOWN:
             partition.gone_at_s = partition.gone_at_s or now_s
             if now_s - partition.gone_at_s > GONE_AFTER_S:
                 self._fail(tp, partition, code)

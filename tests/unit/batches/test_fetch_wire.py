@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from kafka.protocol.consumer.fetch import FetchRequest
 from kafka.protocol.consumer.fetch import FetchResponse as TheirResponse
 
 from replicator.planes.batches.fetch_wire import (
-    VERSION,
+    BY_ID,
+    BY_NAME,
     FetchPosition,
     FetchResponse,
     PartitionData,
+    Topic,
     decode_fetch,
     encode_fetch,
 )
@@ -25,7 +28,9 @@ from replicator.planes.batches.wire import WireError, uvarint
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INDEX = st.integers(0, 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
-TOPICS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=150)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=150)
+IDS = st.binary(min_size=16, max_size=16)
+by_both = pytest.mark.parametrize(("version", "kind"), [(BY_NAME, NAMES), (BY_ID, IDS)], ids=["by name", "by id"])
 POSITIONS = st.builds(FetchPosition, partition=INDEX, offset=INT64, leader_epoch=INT32, last_epoch=INT32)
 PARTITIONS = st.builds(
     PartitionData,
@@ -43,16 +48,18 @@ PARTITIONS = st.builds(
 )
 
 
+@by_both
 @settings(max_examples=30, deadline=None)
 @given(
+    data=st.data(),
     numbers=st.lists(INT32, min_size=6, max_size=6),
-    topics=st.dictionaries(TOPICS, st.lists(POSITIONS, max_size=5), max_size=4),
-    forgotten=st.dictionaries(TOPICS, st.lists(INDEX, max_size=5), max_size=4),
     rack=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
 )
 def test_a_request_is_the_one_of_the_schema(
-    numbers: list[int], topics: dict[str, list[FetchPosition]], forgotten: dict[str, list[int]], rack: str
+    version: int, kind: st.SearchStrategy[Topic], data: st.DataObject, numbers: list[int], rack: str
 ) -> None:
+    topics = data.draw(st.dictionaries(kind, st.lists(POSITIONS, max_size=5), max_size=4))
+    forgotten = data.draw(st.dictionaries(kind, st.lists(INDEX, max_size=5), max_size=4))
     wait, least, most, partition_most, session_id, session_epoch = numbers
     ours = encode_fetch(
         max_wait_ms=wait,
@@ -74,15 +81,22 @@ def test_a_request_is_the_one_of_the_schema(
         session_id=session_id,
         session_epoch=session_epoch,
         topics=[
-            FetchRequest.FetchTopic(topic=topic, partitions=[_their_position(p, partition_most) for p in positions])
+            FetchRequest.FetchTopic(
+                partitions=[_their_position(p, partition_most) for p in positions], **_their_topic(topic)
+            )
             for topic, positions in topics.items()
         ],
         forgotten_topics_data=[
-            FetchRequest.ForgottenTopic(topic=topic, partitions=partitions) for topic, partitions in forgotten.items()
+            FetchRequest.ForgottenTopic(partitions=partitions, **_their_topic(topic))
+            for topic, partitions in forgotten.items()
         ],
         rack_id=rack,
     )
-    assert b"".join(ours) == theirs.encode(version=VERSION)
+    assert b"".join(ours) == theirs.encode(version=version)
+
+
+def _their_topic(topic: Topic) -> dict[str, Any]:
+    return {"topic_id": uuid.UUID(bytes=topic)} if isinstance(topic, bytes) else {"topic": topic}
 
 
 def _their_position(position: FetchPosition, most: int) -> Any:
@@ -115,7 +129,7 @@ def test_a_request_byte_by_byte() -> None:
     )
 
 
-def encode_response(response: FetchResponse) -> bytes:
+def encode_response(response: FetchResponse, version: int = BY_NAME) -> bytes:
     topics = list(dict.fromkeys(p.topic for p in response.partitions))
     their_topics = [[_their_partition(p) for p in response.partitions if p.topic == topic] for topic in topics]
     encoded: bytes = TheirResponse(
@@ -123,10 +137,10 @@ def encode_response(response: FetchResponse) -> bytes:
         error_code=response.error,
         session_id=response.session_id,
         responses=[
-            TheirResponse.FetchableTopicResponse(topic=topic, partitions=partitions)
+            TheirResponse.FetchableTopicResponse(partitions=partitions, **_their_topic(topic))
             for topic, partitions in zip(topics, their_topics, strict=True)
         ],
-    ).encode(version=VERSION)
+    ).encode(version=version)
     return encoded
 
 
@@ -151,18 +165,19 @@ def _their_partition(it: PartitionData) -> Any:
     )
 
 
+@by_both
 @settings(max_examples=30, deadline=None)
-@given(
-    head=st.tuples(INT32, st.integers(0, 100), INT32),
-    topics=st.dictionaries(TOPICS, st.lists(PARTITIONS, min_size=1, max_size=3), max_size=3),
-)
-def test_a_response_is_understood(head: tuple[int, int, int], topics: dict[str, list[PartitionData]]) -> None:
+@given(data=st.data(), head=st.tuples(INT32, st.integers(0, 100), INT32))
+def test_a_response_is_understood(
+    version: int, kind: st.SearchStrategy[Topic], data: st.DataObject, head: tuple[int, int, int]
+) -> None:
+    topics = data.draw(st.dictionaries(kind, st.lists(PARTITIONS, min_size=1, max_size=3), max_size=3))
     response = FetchResponse(*head, partitions=[])
     for topic, partitions in topics.items():
         for it in partitions:
             it.topic = topic
             response.partitions.append(it)
-    assert decode_fetch(memoryview(encode_response(response))) == response
+    assert decode_fetch(memoryview(encode_response(response, version)), version) == response
 
 
 def some_response() -> bytes:
