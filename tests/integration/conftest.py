@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from replicator import checkpoints, worker
 from tests.integration.flows import FlowBenches, flow_benches
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurry() -> Iterator[None]:
+    """How often a worker looks for new groups, and how long a problem is told: no test is about how long that takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "GROUPS_EVERY_S", 0.5)
+        patch.setattr(worker, "PROBLEM_FADES_S", 5.0)
+        yield
 
 
 @pytest.fixture
