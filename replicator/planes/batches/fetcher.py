@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline, backoff_s
@@ -26,23 +25,15 @@ from replicator.error_codes import REFUSALS
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
-from replicator.planes.batches.fetch_wire import (
-    BY_ID,
-    BY_NAME,
-    FetchPosition,
-    PartitionData,
-    Topic,
-    decode_fetch,
-    encode_fetch,
-)
+from replicator.planes.batches.fetch_session import Assigned, Session
+from replicator.planes.batches.fetch_wire import PartitionData, Topic, decode_fetch
 from replicator.planes.batches.metadata import NO_ID
-from replicator.planes.batches.raw_batch import RawBatch
+from replicator.planes.batches.packs import Arrived, Pack
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.record_batch import walk
 from replicator.planes.batches.wire import WireError
 
 FETCH = 1
-MAX_WAIT_MS = 100
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES, LARGEST_FETCH_BYTES = 1_048_576, 4_194_304
 GONE_AFTER_S = 5.0
@@ -56,94 +47,6 @@ _SESSION_ERRORS = frozenset(
     {KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR}
 )
 _UNKNOWN = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, UNKNOWN_TOPIC_ID})
-
-
-class Pack:
-    """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
-
-    __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "topic_id", "tp")
-
-    def __init__(self, tp: TP, topic_id: bytes, raw: list[RawBatch]) -> None:
-        last = raw[-1]
-        self.tp = tp
-        self.topic_id = topic_id
-        self.raw = raw
-        self.first_offset = raw[0].first_offset
-        self.next_offset = last.next_offset
-        self.max_timestamp_ms = last.max_timestamp_ms
-        self.records = sum([it.records for it in raw])
-        self.size_bytes = sum([it.size_bytes for it in raw])
-
-    def let_go(self) -> list[RawBatch]:
-        """Hand over the record batches; whoever still holds the pack holds no records any more."""
-        raw, self.raw = self.raw, []
-        return raw
-
-
-@dataclass(slots=True)
-class Arrived:
-    """What came of one partition.
-
-    Args:
-        next_offset: the position after it; further than `pack`'s end where no record for us follows.
-        is_behind: more is on the source already.
-    """
-
-    tp: TP
-    pack: Pack | None = None
-    next_offset: int = -1
-    failure: PartitionError | None = None
-    is_behind: bool = False
-
-
-class _Partition:
-    """One assigned partition. `node` is the session's it is in, or should be."""
-
-    __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
-                 "not_before_s", "position", "topic_id", "waits")  # fmt: skip
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        self.topic_id = NO_ID
-        self.last_epoch = -1
-        self.leader_epoch = -1
-        self.end = -1
-        self.node: int | None = None
-        self.near = -1
-        self.near_until_s = 0.0
-        self.not_before_s = 0.0
-        self.gone_at_s = 0.0
-        self.failed = False
-        self.waits = backoff_s(0.05, 1.0)
-
-
-@dataclass(slots=True)
-class _Session:
-    """What one broker knows of our fetching, and what changed since.
-
-    Args:
-        epoch: of the next request; 0 begins a session.
-        by_id: whether it names topics by their ids; all of a session are named alike.
-        asked: position and topic id that the broker has of each partition.
-        changed: partitions to name in the next request.
-    """
-
-    id: int = 0
-    epoch: int = 0
-    by_id: bool = False
-    asked: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
-    changed: set[TP] = field(default_factory=set)
-    forgotten: set[TP] = field(default_factory=set)
-    members: set[TP] = field(default_factory=set)
-    is_asking: bool = False
-    not_before_s: float = 0.0
-    looked_s: float = 0.0
-
-    def reset(self) -> None:
-        self.id = self.epoch = 0
-        self.asked.clear()
-        self.forgotten.clear()
-        self.changed = set(self.members)
 
 
 class Fetcher:
@@ -163,12 +66,12 @@ class Fetcher:
         self._max_batch_bytes = max_batch_bytes
         self._limit_bytes = buffer_bytes // 4
         self._arrived_bytes = 0
-        self._partitions: dict[TP, _Partition] = {}
+        self._partitions: dict[TP, Assigned] = {}
         self._homeless: set[TP] = set()
         """Without a session."""
         self._near: set[TP] = set()
         """Read from a replica nearby."""
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, Session] = {}
         self._names: dict[Topic, str] = {}
         """Of topics, by id."""
         self._arrived: deque[Arrived] = deque()
@@ -207,7 +110,7 @@ class Fetcher:
 
     def _take(self, tp: TP, position: int) -> None:
         self._drop(tp)
-        self._partitions[tp] = _Partition(position)
+        self._partitions[tp] = Assigned(position)
         self._homeless.add(tp)
         self._brokers.want((tp.topic,))
 
@@ -218,17 +121,14 @@ class Fetcher:
         if partition is not None:
             self._leave(tp, partition)
 
-    def _leave(self, tp: TP, partition: _Partition) -> None:
+    def _leave(self, tp: TP, partition: Assigned) -> None:
         """Out of its session."""
         session = self._sessions.get(partition.node) if partition.node is not None else None
         partition.node = None
         if session is not None:
-            session.members.discard(tp)
-            session.changed.discard(tp)
-            if tp in session.asked:
-                session.forgotten.add(tp)
+            session.leave(tp)
 
-    def _change(self, tp: TP, partition: _Partition) -> None:
+    def _change(self, tp: TP, partition: Assigned) -> None:
         session = self._sessions.get(partition.node) if partition.node is not None else None
         if session is not None:
             session.changed.add(tp)
@@ -273,15 +173,11 @@ class Fetcher:
             partition.leader_epoch = leader.epoch
             if not self._is_still_the_same(tp, partition):
                 continue
-            session = self._sessions.setdefault(partition.node, _Session(looked_s=now_s))
-            session.members.add(tp)
-            session.changed.add(tp)
-            session.forgotten.discard(tp)
-            if session.by_id and session.asked.get(tp, ("", partition.topic_id))[1] != partition.topic_id:
-                session.reset()  # it knows the partition of a topic that is gone
+            session = self._sessions.setdefault(partition.node, Session(looked_s=now_s))
+            session.join(tp, partition.topic_id)
             self._homeless.discard(tp)
 
-    def _is_still_the_same(self, tp: TP, partition: _Partition) -> bool:
+    def _is_still_the_same(self, tp: TP, partition: Assigned) -> bool:
         """Whether the topic is the one that was read from so far: if not, the partition fails."""
         topic_id = self._brokers.topic_id(tp.topic)
         if partition.topic_id in (NO_ID, topic_id) or topic_id == NO_ID:
@@ -292,7 +188,7 @@ class Fetcher:
         self._fail(tp, partition, INCONSISTENT_TOPIC_ID)
         return False
 
-    def _has_no_leader(self, tp: TP, partition: _Partition, now_s: float) -> None:
+    def _has_no_leader(self, tp: TP, partition: Assigned, now_s: float) -> None:
         """Wait for it; what the cluster says it does not have, for a while, has failed."""
         code = self._brokers.topic_error(tp.topic)
         known = self._brokers.partitions(tp.topic)
@@ -307,7 +203,7 @@ class Fetcher:
             self._fail(tp, partition, KafkaError.UNKNOWN_TOPIC_OR_PART)
         self._brokers.refresh()
 
-    def _ask(self, node: int, session: _Session) -> None:
+    def _ask(self, node: int, session: Session) -> None:
         fetch_bytes = max(SMALLEST_FETCH_BYTES, min(LARGEST_FETCH_BYTES, self._limit_bytes // len(self._sessions)))
         if self._arrived_bytes and self._arrived_bytes + fetch_bytes > self._limit_bytes:
             return
@@ -315,10 +211,9 @@ class Fetcher:
         if connection is None:
             self._follow_leaders(node, session)
             return
-        if session.epoch == 0:
-            session.by_id = self._may_go_by_id(node, session)
-        body = self._request(session, fetch_bytes)
-        version = BY_ID if session.by_id else BY_NAME
+        _, newest = self._brokers.version(node, FETCH) or (0, 0)
+        body = session.request(self._partitions, fetch_bytes, self._rack, newest)
+        version = session.version
         session.is_asking = True
 
         def done(answer: memoryview | Lost) -> None:
@@ -327,12 +222,7 @@ class Fetcher:
 
         connection.send(Request(FETCH, version, body, done, REQUEST_TIMEOUT_S))
 
-    def _may_go_by_id(self, node: int, session: _Session) -> bool:
-        known = self._brokers.version(node, FETCH)
-        is_new = known is not None and known[1] >= BY_ID
-        return is_new and all(self._partitions[tp].topic_id != NO_ID for tp in session.members)
-
-    def _follow_leaders(self, node: int, session: _Session) -> None:
+    def _follow_leaders(self, node: int, session: Session) -> None:
         """The broker can't be reached: its partitions go where they are led now, if that is elsewhere."""
         now_s = time.monotonic()
         if session.looked_s + LOOK_EVERY_S > now_s:
@@ -346,29 +236,9 @@ class Fetcher:
                 self._near.discard(tp)
                 self._make_homeless(tp, partition)
 
-    def _request(self, session: _Session, fetch_bytes: int) -> list[bytes]:
-        topics: dict[Topic, list[FetchPosition]] = {}
-        named = session.changed if session.epoch else set(session.members)
-        for tp in named:
-            it = self._partitions[tp]
-            topics.setdefault(it.topic_id if session.by_id else tp.topic, []).append(
-                FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
-            )
-            session.asked[tp] = it.position, it.topic_id
-        forgotten: dict[Topic, list[int]] = {}
-        for tp in session.forgotten:
-            _, topic_id = session.asked.pop(tp)
-            forgotten.setdefault(topic_id if session.by_id else tp.topic, []).append(tp.partition)
-        session.changed = set()
-        session.forgotten = set()
-        return encode_fetch(
-            max_wait_ms=MAX_WAIT_MS, min_bytes=1, max_bytes=fetch_bytes, partition_max_bytes=fetch_bytes,
-            session_id=session.id, session_epoch=session.epoch, topics=topics, forgotten=forgotten, rack=self._rack,
-        )  # fmt: skip
-
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _answered(self, node: int, session: _Session, answer: memoryview | Lost, version: int) -> None:
+    def _answered(self, node: int, session: Session, answer: memoryview | Lost, version: int) -> None:
         if isinstance(answer, Lost):
             self._lose(session)
             return
@@ -385,21 +255,15 @@ class Fetcher:
             if response.error not in _SESSION_ERRORS:
                 self._refused(response.error, session)
             return
-        session.id = response.session_id
-        session.epoch = session.epoch + 1 if response.session_id else 0
-        session.epoch = 1 if session.epoch > 0x7FFF_FFFF else session.epoch
+        session.answered(response)
         for data in response.partitions:
             tp = TP(self._names.get(data.topic, str(data.topic)), data.partition)
             partition = self._partitions.get(tp)
-            asked = session.asked.get(tp)
-            if partition is None or partition.node != node or partition.failed or asked is None:
-                continue
-            if asked[0] != partition.position:
-                session.changed.add(tp)
-            elif not session.by_id or data.topic == partition.topic_id:
+            is_read_here = partition is not None and partition.node == node and not partition.failed
+            if partition is not None and is_read_here and session.is_answer(tp, partition, data.topic):
                 self._take_data(tp, partition, data, partition.topic_id if session.by_id else b"")
 
-    def _lose(self, session: _Session) -> None:
+    def _lose(self, session: Session) -> None:
         """The connection is gone: the broker's partitions look for their leaders again."""
         members = list(session.members)
         session.members.clear()
@@ -417,7 +281,7 @@ class Fetcher:
         if connection is not None:
             connection.close(why)
 
-    def _refused(self, code: int, session: _Session) -> None:
+    def _refused(self, code: int, session: Session) -> None:
         """The broker refuses the whole request."""
         error = self._source.error(KafkaError(code), op="fetch")
         if isinstance(error, FatalError):
@@ -425,7 +289,7 @@ class Fetcher:
         session.not_before_s = time.monotonic() + 0.5
         self._brokers.refresh()
 
-    def _take_data(self, tp: TP, partition: _Partition, data: PartitionData, topic_id: bytes) -> None:
+    def _take_data(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
         if data.error:
             self._partition_error(tp, partition, data)
             return
@@ -442,7 +306,7 @@ class Fetcher:
         if len(data.records):
             self._take_records(tp, partition, data, topic_id)
 
-    def _take_records(self, tp: TP, partition: _Partition, data: PartitionData, topic_id: bytes) -> None:
+    def _take_records(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
         walked = walk(data.records, partition.position, data.aborted, max_batch_bytes=self._max_batch_bytes)
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
@@ -458,7 +322,7 @@ class Fetcher:
             reason = StopReason.BAD_RECORD
             self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
-    def _diverged(self, tp: TP, partition: _Partition, diverging: tuple[int, int]) -> None:
+    def _diverged(self, tp: TP, partition: Assigned, diverging: tuple[int, int]) -> None:
         """KIP-595: the log went on differently since we read it."""
         epoch, end = diverging
         text = f"the source's log was cut at {end} (leader epoch {epoch}), but it was read up to {partition.position}"
@@ -466,13 +330,13 @@ class Fetcher:
         reason = StopReason.SOURCE_LOG_SHORTER
         self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
-    def _read_nearby(self, tp: TP, partition: _Partition, replica: int) -> None:
+    def _read_nearby(self, tp: TP, partition: Assigned, replica: int) -> None:
         partition.near = replica
         partition.near_until_s = time.monotonic() + NEARBY_S
         self._near.add(tp)
         self._make_homeless(tp, partition)
 
-    def _partition_error(self, tp: TP, partition: _Partition, data: PartitionData) -> None:
+    def _partition_error(self, tp: TP, partition: Assigned, data: PartitionData) -> None:
         now_s = time.monotonic()
         code = data.error
         if data.leader is not None:
@@ -498,16 +362,16 @@ class Fetcher:
             self._failure = error
         return isinstance(error, PartitionError)
 
-    def _make_homeless(self, tp: TP, partition: _Partition) -> None:
+    def _make_homeless(self, tp: TP, partition: Assigned) -> None:
         self._leave(tp, partition)
         self._homeless.add(tp)
 
-    def _fail(self, tp: TP, partition: _Partition, code: int) -> None:
+    def _fail(self, tp: TP, partition: Assigned, code: int) -> None:
         error = self._source.error(KafkaError(code), op="fetch", tp=tp, topic=tp.topic)
         assert isinstance(error, PartitionError), f"{code} is a matter of one partition"
         self._stop(tp, partition, error)
 
-    def _stop(self, tp: TP, partition: _Partition, error: PartitionError) -> None:
+    def _stop(self, tp: TP, partition: Assigned, error: PartitionError) -> None:
         """It delivers nothing more until it is assigned again."""
         partition.failed = True
         self._leave(tp, partition)

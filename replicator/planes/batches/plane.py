@@ -19,7 +19,8 @@ from replicator.offsets import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.coordinator import Coordinator
-from replicator.planes.batches.fetcher import Fetcher, Pack
+from replicator.planes.batches.fetcher import Fetcher
+from replicator.planes.batches.packs import Pack
 from replicator.planes.batches.producer import Producer
 from replicator.planes.batches.raw_batch import RawBatch
 from replicator.planes.batches.reactor import Reactor

@@ -1,0 +1,152 @@
+"""What one broker knows of our fetching, and what it has to be told next (KIP-227). Pure.
+
+The first request of a session names all of its partitions; each later one only those that are new or have another
+position, and those that left. All of a session are named alike: by topic id where every one of them has one, else by
+name, because a broker keeps one kind per session.
+
+Source: KIP-227, KIP-516; clients `FetchSessionHandler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from replicator.deadline import backoff_s
+from replicator.errors import TP
+from replicator.planes.batches.fetch_wire import BY_ID, BY_NAME, FetchPosition, FetchResponse, Topic, encode_fetch
+from replicator.planes.batches.metadata import NO_ID
+
+MAX_WAIT_MS = 100
+LAST_EPOCH = 0x7FFF_FFFF
+
+
+class Assigned:
+    """One assigned partition.
+
+    Attributes:
+        position: to fetch from.
+        topic_id: of the topic that is read; `NO_ID` until its leader is known.
+        last_epoch: leader epoch of the last batch that was read; -1: none yet.
+        end: the high watermark as last seen; -1: never.
+        node: the broker of its session; None while it has none.
+        near: a replica nearby to be read instead of the leader, until `near_until_s`; -1: none.
+        gone_at_s: since when brokers say that there is no such partition; 0: they don't.
+        failed: delivers nothing until it is assigned again.
+    """
+
+    __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
+                 "not_before_s", "position", "topic_id", "waits")  # fmt: skip
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.topic_id = NO_ID
+        self.last_epoch = -1
+        self.leader_epoch = -1
+        self.end = -1
+        self.node: int | None = None
+        self.near = -1
+        self.near_until_s = 0.0
+        self.not_before_s = 0.0
+        self.gone_at_s = 0.0
+        self.failed = False
+        self.waits = backoff_s(0.05, 1.0)
+
+
+@dataclass(slots=True)
+class Session:
+    """See the module.
+
+    Args:
+        epoch: of the next request; 0 begins a session.
+        members: partitions that are read here.
+        asked: position and topic id that the broker has of each partition.
+        changed: partitions to name in the next request.
+        forgotten: partitions that the broker still has and that left.
+        is_asking: a request is on its way.
+    """
+
+    id: int = 0
+    epoch: int = 0
+    by_id: bool = False
+    members: set[TP] = field(default_factory=set)
+    asked: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
+    changed: set[TP] = field(default_factory=set)
+    forgotten: set[TP] = field(default_factory=set)
+    is_asking: bool = False
+    not_before_s: float = 0.0
+    looked_s: float = 0.0
+
+    def join(self, tp: TP, topic_id: bytes) -> None:
+        """Read a partition here from now on."""
+        self.members.add(tp)
+        self.changed.add(tp)
+        self.forgotten.discard(tp)
+        known = self.asked.get(tp)
+        if known is not None and known[1] != topic_id:
+            self.reset()  # the broker knows the partition of a topic that is gone
+
+    def leave(self, tp: TP) -> None:
+        """Read it here no more."""
+        self.members.discard(tp)
+        self.changed.discard(tp)
+        if tp in self.asked:
+            self.forgotten.add(tp)
+
+    def reset(self) -> None:
+        """Begin a new session with the next request."""
+        self.id = self.epoch = 0
+        self.asked.clear()
+        self.forgotten.clear()
+        self.changed = set(self.members)
+
+    @property
+    def version(self) -> int:
+        """Of Fetch."""
+        return BY_ID if self.by_id else BY_NAME
+
+    def request(self, partitions: Mapping[TP, Assigned], fetch_bytes: int, rack: str, newest: int) -> list[bytes]:
+        """The next request's body.
+
+        Args:
+            partitions: the members, and perhaps others.
+            fetch_bytes: how much an answer may hold; a single batch may be larger.
+            newest: version of Fetch that the broker speaks.
+        """
+        if self.epoch == 0:
+            have_ids = all(partitions[tp].topic_id != NO_ID for tp in self.members)
+            self.by_id = newest >= BY_ID and have_ids
+        topics: dict[Topic, list[FetchPosition]] = {}
+        for tp in self.changed if self.epoch else self.members:
+            it = partitions[tp]
+            position = FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
+            topics.setdefault(self._name(tp, it.topic_id), []).append(position)
+            self.asked[tp] = it.position, it.topic_id
+        forgotten: dict[Topic, list[int]] = {}
+        for tp in self.forgotten:
+            _, topic_id = self.asked.pop(tp)
+            forgotten.setdefault(self._name(tp, topic_id), []).append(tp.partition)
+        self.changed = set()
+        self.forgotten = set()
+        return encode_fetch(
+            max_wait_ms=MAX_WAIT_MS, min_bytes=1, max_bytes=fetch_bytes, partition_max_bytes=fetch_bytes,
+            session_id=self.id, session_epoch=self.epoch, topics=topics, forgotten=forgotten, rack=rack,
+        )  # fmt: skip
+
+    def _name(self, tp: TP, topic_id: bytes) -> Topic:
+        return topic_id if self.by_id else tp.topic
+
+    def answered(self, response: FetchResponse) -> None:
+        """Go on after an answer without an error. A broker that keeps no session for us says id 0."""
+        self.id = response.session_id
+        self.epoch = self.epoch % LAST_EPOCH + 1 if response.session_id else 0
+
+    def is_answer(self, tp: TP, partition: Assigned, topic: Topic) -> bool:
+        """Whether an answer about this topic is about the partition as it is read now; if not, it is asked again."""
+        asked = self.asked.get(tp)
+        if asked is None or (self.by_id and topic != partition.topic_id):
+            return False
+        if asked[0] != partition.position:
+            self.changed.add(tp)
+            return False
+        return True
