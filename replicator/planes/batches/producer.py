@@ -19,7 +19,6 @@ remembers the last five batches of a producer and partition.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from replicator.clients import Cluster, KafkaError
@@ -28,6 +27,7 @@ from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpErr
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.coordinator import Coordinator, Refusals
+from replicator.planes.batches.lanes import Item, Lane, Placed
 from replicator.planes.batches.produce_wire import PartitionResult, decode_produce, encode_produce
 from replicator.planes.batches.raw_batch import RawBatch, stamp
 from replicator.planes.batches.reactor import Reactor
@@ -35,93 +35,13 @@ from replicator.planes.batches.wire import WireError
 
 PRODUCE = 0
 VERSIONS = (9, 10)
-REMEMBERED = 5
-"""Batches of a producer and partition that a broker knows again when they are repeated."""
 IN_FLIGHT = 5
 """Requests that a broker has unanswered."""
 REQUEST_BYTES = 4_194_304
 REQUEST_TIMEOUT_S = 30.0
 GONE_AFTER_S = 5.0
 """How long a partition may be unknown to the brokers that should lead it: that of a topic just created is."""
-MAX_SEQUENCE = 0x7FFF_FFFF
 PUSH_EVERY_S = 0.02
-
-Placed = Callable[[RawBatch, int], None]
-"""Told the batch and the offset where its first record landed."""
-
-
-class _Item:
-    """One batch on its way."""
-
-    __slots__ = ("batch", "is_answered", "is_placed", "on_placed")
-
-    def __init__(self, batch: RawBatch, on_placed: Placed | None) -> None:
-        self.batch = batch
-        self.on_placed = on_placed
-        self.is_answered = True
-        """Not on its way: queued, or answered."""
-        self.is_placed = False
-
-
-class _Lane:
-    """One partition of the target.
-
-    Attributes:
-        source: the partition whose records these are, for errors; None: our own.
-        items: in order, from the oldest that is not placed; those before `sent` have been sent.
-        is_added: whether it is part of the open transaction.
-        is_broken: has to send again, once nothing of it is on its way.
-    """
-
-    def __init__(self, target: TP, source: TP | None) -> None:
-        self.target = target
-        self.source = source
-        self.items: deque[_Item] = deque()
-        self.sent = 0
-        self.sequence = 0
-        self.is_added = False
-        self.is_broken = False
-        self.not_before_s = 0.0
-        self.waits = backoff_s(0.02, 1.0)
-        self.gone_at_s = 0.0
-
-    def take(self, count: int) -> int:
-        """The base sequence of the next batch of so many records."""
-        base = self.sequence
-        left = MAX_SEQUENCE - base
-        self.sequence = base + count if count <= left else count - left - 1
-        return base
-
-    def mend(self) -> None:
-        """Send again from the oldest batch, if nothing is on its way any more."""
-        if self.is_broken and all(item.is_answered for item in self.items):
-            self.is_broken = False
-            self.sent = 0
-            self._skip_placed()
-
-    def sends(self) -> _Item:
-        """The next batch, which is on its way from now on."""
-        item = self.items[self.sent]
-        item.is_answered = False
-        self.sent += 1
-        self._skip_placed()
-        return item
-
-    def _skip_placed(self) -> None:
-        while self.sent < len(self.items) and self.items[self.sent].is_placed:
-            self.sent += 1
-
-    def placed(self, item: _Item) -> None:
-        """The batch is in the target's log. It may not be the oldest: the answer about that one can be lost."""
-        item.is_placed = True
-        while self.items and self.items[0].is_placed:
-            self.items.popleft()
-            self.sent -= 1
-
-    @property
-    def is_sendable(self) -> bool:
-        """Whether a batch may be sent: one further from the oldest could drive that out of the broker's mind."""
-        return self.is_added and not self.is_broken and self.sent < min(len(self.items), REMEMBERED)
 
 
 class Producer:
@@ -139,13 +59,13 @@ class Producer:
         self._target = target
         self._coordinator = coordinator
         self._id = transactional_id
-        self._lanes: dict[TP, _Lane] = {}
-        self._busy: dict[TP, _Lane] = {}
+        self._lanes: dict[TP, Lane] = {}
+        self._busy: dict[TP, Lane] = {}
         """Lanes with batches that are not placed."""
         self._in_flight: dict[int, int] = {}
         self._not_before_s: dict[int, float] = {}
-        self._adding: list[_Lane] = []
-        self._added_lanes: list[_Lane] = []
+        self._adding: list[Lane] = []
+        self._added_lanes: list[Lane] = []
         self._companions: tuple[TP, ...] = ()
         self._is_stopped = False
         self.is_untouched = True
@@ -204,14 +124,14 @@ class Producer:
         self.is_untouched = False
         coordinator = self._coordinator
         stamp(batch.data, coordinator.producer_id, coordinator.epoch, lane.take(batch.records))
-        lane.items.append(_Item(batch, on_placed))
+        lane.items.append(Item(batch, on_placed))
         self._busy[target] = lane
         self.unplaced_bytes += batch.size_bytes
 
-    def _lane(self, target: TP, source: TP | None) -> _Lane:
+    def _lane(self, target: TP, source: TP | None) -> Lane:
         lane = self._lanes.get(target)
         if lane is None:
-            lane = self._lanes[target] = _Lane(target, source)
+            lane = self._lanes[target] = Lane(target, source)
         return lane
 
     def check(self) -> None:
@@ -224,7 +144,7 @@ class Producer:
         if self._is_stopped or self.failure is not None or not self._busy:
             return
         self._add()
-        by_node: dict[int, list[_Lane]] = {}
+        by_node: dict[int, list[Lane]] = {}
         now_s = time.monotonic()
         for lane in self._busy.values():
             if lane.is_sendable and lane.not_before_s <= now_s:
@@ -259,7 +179,7 @@ class Producer:
                 self._fail(code, lane, "", op=f"write to {lane.target.topic}")
         self.push()
 
-    def _has_no_leader(self, lane: _Lane, now_s: float) -> None:
+    def _has_no_leader(self, lane: Lane, now_s: float) -> None:
         """Wait for it; give up when the cluster says that there is no such partition, for a while."""
         topic, partition = lane.target
         code = self._brokers.topic_error(topic)
@@ -279,12 +199,12 @@ class Producer:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _send(self, node: int, lanes: list[_Lane], now_s: float) -> None:
+    def _send(self, node: int, lanes: list[Lane], now_s: float) -> None:
         connection = self._brokers.connection(node)
         if connection is None or self._not_before_s.get(node, 0.0) > now_s:
             return
         while lanes and self._in_flight.get(node, 0) < IN_FLIGHT:
-            sent: list[tuple[_Lane, _Item]] = []
+            sent: list[tuple[Lane, Item]] = []
             size = 0
             for lane in lanes:
                 next_bytes = lane.items[lane.sent].batch.size_bytes
@@ -295,7 +215,7 @@ class Producer:
             self._request(node, connection, sent)
             lanes = [lane for lane in lanes if lane.is_sendable]
 
-    def _request(self, node: int, connection: Connection, sent: list[tuple[_Lane, _Item]]) -> None:
+    def _request(self, node: int, connection: Connection, sent: list[tuple[Lane, Item]]) -> None:
         topics: dict[str, list[tuple[int, tuple[memoryview | bytearray]]]] = {}
         for lane, item in sent:
             topics.setdefault(lane.target.topic, []).append((lane.target.partition, (item.batch.data,)))
@@ -310,7 +230,7 @@ class Producer:
         body = encode_produce(self._id, int(REQUEST_TIMEOUT_S * 1000), topics)
         connection.send(Request(PRODUCE, version, body, done, REQUEST_TIMEOUT_S + 5.0))
 
-    def _answered(self, node: int, sent: list[tuple[_Lane, _Item]], answer: memoryview | Lost) -> None:
+    def _answered(self, node: int, sent: list[tuple[Lane, Item]], answer: memoryview | Lost) -> None:
         results: dict[TP, PartitionResult] = {}
         if not isinstance(answer, Lost):
             try:
@@ -335,7 +255,7 @@ class Producer:
         if connection is not None:
             connection.close(f"its answer to Produce can't be read: {error}")
 
-    def _settle(self, lane: _Lane, item: _Item, result: PartitionResult | None) -> None:
+    def _settle(self, lane: Lane, item: Item, result: PartitionResult | None) -> None:
         if result is not None and result.error == 0:
             self._place(lane, item, result)
         elif result is None or self._may_pass(lane, result):
@@ -346,7 +266,7 @@ class Producer:
             self._fail(code, lane, text, op=f"produce to {lane.target.topic}")
         lane.mend()
 
-    def _place(self, lane: _Lane, item: _Item, result: PartitionResult) -> None:
+    def _place(self, lane: Lane, item: Item, result: PartitionResult) -> None:
         lane.placed(item)
         lane.gone_at_s = 0.0
         lane.waits = backoff_s(0.02, 1.0)
@@ -356,7 +276,7 @@ class Producer:
         if item.on_placed is not None:
             item.on_placed(item.batch, result.base_offset)
 
-    def _may_pass(self, lane: _Lane, result: PartitionResult) -> bool:
+    def _may_pass(self, lane: Lane, result: PartitionResult) -> bool:
         """Whether to send again: the leader moved, replicas are missing, or an earlier batch of the lane failed so."""
         if result.leader is not None:
             self._brokers.hint_leader(*lane.target, *result.leader)
@@ -373,7 +293,7 @@ class Producer:
         self._brokers.refresh()
         return True
 
-    def _fail(self, code: int, lane: _Lane, text: str, *, op: str) -> None:
+    def _fail(self, code: int, lane: Lane, text: str, *, op: str) -> None:
         """Note the transaction's first error; one of a fenced producer counts for more than any other."""
         topic = lane.target.topic
         cause = KafkaError(code, text) if text else KafkaError(code)
