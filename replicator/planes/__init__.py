@@ -86,6 +86,13 @@ class Fetched:
     failed: list[PartitionError] = field(default_factory=list)
     more: bool = False
 
+    def add(self, later: Fetched) -> None:
+        """What a later `fetch` brought."""
+        self.batches += later.batches
+        self.passed |= later.passed
+        self.failed += later.failed
+        self.more = later.more
+
 
 class Plane(Protocol):
     """One task's way from source to target. Threading: one thread at a time."""
