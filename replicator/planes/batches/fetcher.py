@@ -35,7 +35,9 @@ from replicator.planes.batches.wire import WireError
 
 FETCH = 1
 REQUEST_TIMEOUT_S = 30.0
-SMALLEST_FETCH_BYTES, LARGEST_FETCH_BYTES = 1_048_576, 4_194_304
+SMALLEST_FETCH_BYTES = 1_048_576
+ARRIVED_SHARE = 8
+"""What arrived may take this part of the task's memory, in two answers: one is taken while the next one comes."""
 GONE_AFTER_S = 5.0
 """How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
 LOOK_EVERY_S = 0.1
@@ -53,7 +55,7 @@ class Fetcher:
     """See the module. Threading: the plane's thread.
 
     Args:
-        buffer_bytes: of the task; a quarter of it is for what arrived.
+        buffer_bytes: of the task, see `ARRIVED_SHARE`.
         max_batch_bytes: larger batches are split.
     """
 
@@ -64,7 +66,7 @@ class Fetcher:
         self._brokers = brokers
         self._source = source
         self._max_batch_bytes = max_batch_bytes
-        self._limit_bytes = buffer_bytes // 4
+        self._limit_bytes = buffer_bytes // ARRIVED_SHARE
         self._arrived_bytes = 0
         self._partitions: dict[TP, Assigned] = {}
         self._homeless: set[TP] = set()
@@ -204,7 +206,7 @@ class Fetcher:
         self._brokers.refresh()
 
     def _ask(self, node: int, session: Session) -> None:
-        fetch_bytes = max(SMALLEST_FETCH_BYTES, min(LARGEST_FETCH_BYTES, self._limit_bytes // len(self._sessions)))
+        fetch_bytes = max(SMALLEST_FETCH_BYTES, self._limit_bytes // (2 * len(self._sessions)))
         if self._arrived_bytes and self._arrived_bytes + fetch_bytes > self._limit_bytes:
             return
         connection = self._brokers.connection(node)

@@ -28,6 +28,8 @@ from replicator.planes.batches.reencode import build_batch
 
 PUSH_BYTES = 262_144
 """Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
+UNPLACED_SHARE = 5
+"""What was appended and is not acknowledged may take this part of the task's memory."""
 OWN_BATCH_BYTES = 524_288
 WRITE_TIMEOUT_S = 30.0
 _UPSTREAM_BASE = attrgetter("upstream_base")
@@ -64,7 +66,7 @@ class BatchesPlane:
         )
         self._coordinator = Coordinator(self._reactor, target_brokers, target, settings)
         self._producer = Producer(self._reactor, target_brokers, target, self._coordinator, settings.transactional_id)
-        self._unplaced_limit_bytes = settings.buffer_bytes // 4
+        self._unplaced_limit_bytes = settings.buffer_bytes // UNPLACED_SHARE
         self._placements: dict[TP, list[Placement]] = {}
         self._own: dict[TP, list[tuple[bytes, bytes | None]]] = {}
         self._own_bytes = 0
