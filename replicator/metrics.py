@@ -31,7 +31,12 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         r = self.registry
         self.records = Counter("replicator_records", "Records committed on the target", _PARTITION, registry=r)
-        self.bytes = Counter("replicator_bytes", "Value bytes committed on the target", _PARTITION, registry=r)
+        self.bytes = Counter(
+            "replicator_bytes",
+            "Bytes committed on the target: of values, or of whole batches, as the data plane counts",
+            _PARTITION,
+            registry=r,
+        )
         self.skipped = Counter(
             "replicator_skipped_records",
             "Source offsets not replicated, by reason (invariant H)",
