@@ -82,6 +82,24 @@ def test_lag_follows_the_flow_with_a_worker_and_without(
     assert "no worker runs" in _status(flow, tmp_path)["problems"][0]
 
 
+def test_status_says_which_plane_carries_the_records_and_why(
+    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+) -> None:
+    """In the JSON, in the table, in the worker's log and metric, and all say the same."""
+    for client, expected in (({}, "batches"), ({"broker.address.family": "v4"}, "records")):
+        flow = make_flow(source, target, clusters={"target": {"client": client}})
+        flow.create(flow.topic)
+        flow.start()
+        said = _status(flow, tmp_path)["data_plane"]
+        event = flow.await_event("data_plane_chosen", flow=flow.name)
+        assert event["plane"] == expected
+        assert said == (f"{expected} ({event['reason']})" if event["reason"] else expected)
+        assert ("broker.address.family" in said) == (expected == "records")
+        assert flow.metric("replicator_data_plane", flow=flow.name, plane=expected) == 1
+        assert f"data plane  {expected}" in _run(_command(flow, tmp_path, "status")).stdout
+        flow.stop()
+
+
 def test_a_stopped_partition_comes_first_with_its_reason(
     source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
