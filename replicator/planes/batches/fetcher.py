@@ -74,6 +74,8 @@ class Fetcher:
         self._near: set[TP] = set()
         """Read from a replica nearby."""
         self._sessions: dict[int, Session] = {}
+        self._epochs: dict[TP, tuple[int, int]] = {}
+        """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
         self._names: dict[Topic, str] = {}
         """Of topics, by id."""
         self._arrived: deque[Arrived] = deque()
@@ -112,7 +114,10 @@ class Fetcher:
 
     def _take(self, tp: TP, position: int) -> None:
         self._drop(tp)
-        self._partitions[tp] = Assigned(position)
+        self._partitions[tp] = partition = Assigned(position)
+        known = self._epochs.get(tp)
+        if known is not None and known[0] == position:
+            partition.last_epoch = known[1]
         self._homeless.add(tp)
         self._brokers.want((tp.topic,))
 
@@ -122,6 +127,8 @@ class Fetcher:
         self._near.discard(tp)
         if partition is not None:
             self._leave(tp, partition)
+            if partition.last_epoch >= 0:
+                self._epochs[tp] = partition.position, partition.last_epoch
 
     def _leave(self, tp: TP, partition: Assigned) -> None:
         """Out of its session."""
