@@ -13,8 +13,8 @@ import pytest
 from replicator.errors import TP
 from replicator.offsets import Placement
 from replicator.planes.batches.connection import Connection, Lost, Request
-from replicator.planes.batches.fetcher import FETCH
-from replicator.planes.batches.producer import PRODUCE
+from replicator.planes.batches.fetch_wire import API_KEY as FETCH
+from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
 from tests.contract.conftest import Lane
 from tests.contract.harness import assert_placed
 from tests.kafka.records import NewRecord, create_topic, produce

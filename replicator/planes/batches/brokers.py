@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from replicator.clients import Cluster
+from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline
 from replicator.error_codes import BY_WEIGHT
 from replicator.errors import RetriableError
@@ -225,6 +225,12 @@ class Brokers:
         """16 bytes; zeros: unknown, or the brokers have none."""
         known = self._view.topics.get(topic)
         return metadata.NO_ID if known is None else known.topic_id
+
+    def lacks(self, topic: str, partition: int) -> bool:
+        """Whether the last answer says that there is no such topic, or that it has fewer partitions."""
+        known = self.partitions(topic)
+        is_too_small = known is not None and partition >= known
+        return is_too_small or self.topic_error(topic) == KafkaError.UNKNOWN_TOPIC_OR_PART
 
     def partitions(self, topic: str) -> int | None:
         """How many the topic has; None: unknown."""

@@ -29,8 +29,6 @@ REQUEST_TIMEOUT_S = 10.0
 TRANSACTION_KEY = 1
 FIND_COORDINATOR_VERSION = 3
 INIT_VERSION = 4
-OLD_INIT_VERSION = 3
-"""Knows no PRODUCER_FENCED yet."""
 ADD_VERSION = 3
 """Newer ones are for brokers."""
 END_VERSION = 3
@@ -139,9 +137,9 @@ class Coordinator:
             last: KafkaOpError
             try:
                 node = self._find(op, deadline)
-                message, wanted = make(), self._version(node, make, version)
+                message = make()
                 budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
-                answer = self._brokers.call(node, message, wanted, budget, op)
+                answer = self._brokers.call(node, message, self._version(node, message, version), budget, op)
             except RetriableError as error:
                 self._node = None
                 last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)
@@ -155,8 +153,8 @@ class Coordinator:
                 raise RetriableError(str(last), op=last.op, hint=last.hint, code=last.code) from last
             self._pause(next(waits), deadline)
 
-    def _version(self, node: int, make: Callable[[], Any], version: int) -> int:
-        known = self._brokers.version(node, make().API_KEY)
+    def _version(self, node: int, message: Any, version: int) -> int:
+        known = self._brokers.version(node, message.API_KEY)
         return version if known is None else min(version, known[1])
 
     def _may_try_again(self, code: int) -> bool:

@@ -26,6 +26,7 @@ from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, Stop
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
 from replicator.planes.batches.fetch_session import Assigned, Session
+from replicator.planes.batches.fetch_wire import API_KEY as FETCH
 from replicator.planes.batches.fetch_wire import PartitionData, Topic, decode_fetch
 from replicator.planes.batches.metadata import NO_ID
 from replicator.planes.batches.packs import Arrived, Pack
@@ -33,7 +34,6 @@ from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.record_batch import walk
 from replicator.planes.batches.wire import WireError
 
-FETCH = 1
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES = 1_048_576
 ARRIVED_SHARE = 8
@@ -80,7 +80,6 @@ class Fetcher:
         """Of topics, by id."""
         self._arrived: deque[Arrived] = deque()
         self._failure: KafkaOpError | None = None
-        self._rack = str(source.settings.client.get("client.rack", ""))
 
     # --- which partitions ---------------------------------------------------------------------------------------------
 
@@ -200,11 +199,9 @@ class Fetcher:
     def _has_no_leader(self, tp: TP, partition: Assigned, now_s: float) -> None:
         """Wait for it; what the cluster says it does not have, for a while, has failed."""
         code = self._brokers.topic_error(tp.topic)
-        known = self._brokers.partitions(tp.topic)
-        is_gone = code == KafkaError.UNKNOWN_TOPIC_OR_PART or (known is not None and tp.partition >= known)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._fail(tp, partition, code)
-        elif not is_gone:
+        elif not self._brokers.lacks(*tp):
             partition.gone_at_s = 0.0
         elif not partition.gone_at_s:
             partition.gone_at_s = now_s
@@ -221,7 +218,7 @@ class Fetcher:
             self._follow_leaders(node, session)
             return
         _, newest = self._brokers.version(node, FETCH) or (0, 0)
-        body = session.request(self._partitions, fetch_bytes, self._rack, newest)
+        body = session.request(self._partitions, fetch_bytes, self._brokers.rack, newest)
         version = session.version
         session.is_asking = True
 

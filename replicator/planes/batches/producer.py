@@ -28,13 +28,12 @@ from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.coordinator import Coordinator, Refusals
 from replicator.planes.batches.lanes import Item, Lane, Placed
-from replicator.planes.batches.produce_wire import PartitionResult, decode_produce, encode_produce
+from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
+from replicator.planes.batches.produce_wire import VERSIONS, PartitionResult, decode_produce, encode_produce
 from replicator.planes.batches.raw_batch import RawBatch, stamp
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.wire import WireError
 
-PRODUCE = 0
-VERSIONS = (9, 10)
 IN_FLIGHT = 5
 """Requests that a broker has unanswered."""
 REQUEST_BYTES = 4_194_304
@@ -181,13 +180,11 @@ class Producer:
 
     def _has_no_leader(self, lane: Lane, now_s: float) -> None:
         """Wait for it; give up when the cluster says that there is no such partition, for a while."""
-        topic, partition = lane.target
+        topic = lane.target.topic
         code = self._brokers.topic_error(topic)
-        known = self._brokers.partitions(topic)
-        is_gone = code == KafkaError.UNKNOWN_TOPIC_OR_PART or (known is not None and partition >= known)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._fail(code, lane, "", op=f"produce to {topic}")
-        elif not is_gone:
+        elif not self._brokers.lacks(*lane.target):
             lane.gone_at_s = 0.0
         elif not lane.gone_at_s:
             lane.gone_at_s = now_s
