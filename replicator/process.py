@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from replicator.config import Flow, Settings
@@ -32,21 +33,34 @@ PARENT_VARIABLE = "REPLICATOR_PARENT_PID"
 class Signals:
     """SIGTERM and SIGINT: the first asks for a clean stop, a second one ends the process at once.
 
+    No `threading.Event`: the handler runs in the main thread between two of its instructions, also where that one holds
+    the event's lock, which `Event.set` would then wait for without end. A `SimpleQueue` may be filled at any moment.
+
     Args:
         at_once: what a second signal does before the process ends.
     """
 
     def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
-        self.stop = threading.Event()
+        self.received: signal.Signals | None = None
+        """The first one that came."""
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._at_once = at_once
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._received)
+            signal.signal(number, self._receive)
 
-    def _received(self, number: int, frame: FrameType | None) -> None:
-        if self.stop.is_set():
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
             self._at_once()
             os._exit(EXIT_INTERRUPTED)
-        self.stop.set()
+        self.received = signal.Signals(number)
+        self._wake.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a signal came, now or within `seconds`. Threading: the main thread."""
+        if self.received is None:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=seconds)
+        return self.received is not None
 
 
 def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
@@ -62,11 +76,12 @@ def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
     for worker in workers.values():
         worker.start()
     parent = os.environ.get(PARENT_VARIABLE)
-    while not signals.stop.is_set() and any(worker.is_alive() for worker in workers.values()):
-        signals.stop.wait(0.2)
+    while not signals.wait(0.2) and any(worker.is_alive() for worker in workers.values()):
         if parent is not None and os.getppid() != int(parent):
             log.warning("parent_is_gone", hint="this process ends, too")
             break
+    if signals.received is not None:
+        log.info("worker_stopping", signal=signals.received.name, within_s=settings.worker.shutdown_timeout_s)
     deadline = Deadline(settings.worker.shutdown_timeout_s + 5)
     for worker in workers.values():
         worker.stop()
@@ -118,7 +133,7 @@ def run_processes(number: int, arguments: Sequence[str], settings: Settings) -> 
     signals = Signals(lambda: _kill_all(children))
     children += [_Child([sys.executable, "-m", "replicator", *arguments]) for _ in range(number)]
     log.info("processes_started", pids=[child.process.pid for child in children])
-    while not signals.stop.wait(0.2):
+    while not signals.wait(0.2):
         for child in children:
             code = child.process.poll()
             if code == EXIT_USAGE:

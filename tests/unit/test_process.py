@@ -1,0 +1,65 @@
+"""The signals of worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from replicator.process import Signals
+
+# from a process of its own: a thread of this one gets its turn only where the main thread waits
+SENDER = """
+import os, random, signal, sys, time
+for line in sys.stdin:
+    end = time.monotonic() + random.uniform(0.0, 0.001)
+    while time.monotonic() < end:
+        pass
+    os.kill(int(line), signal.SIGTERM)
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Give the signals back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def send_soon() -> Iterator[Callable[[], None]]:
+    """Has a SIGTERM sent to this process within a millisecond."""
+    with subprocess.Popen([sys.executable, "-c", SENDER], stdin=subprocess.PIPE, text=True) as sender:
+        assert sender.stdin is not None
+        stdin = sender.stdin
+
+        def ask() -> None:
+            stdin.write(f"{os.getpid()}\n")
+            stdin.flush()
+
+        yield ask
+
+
+@pytest.mark.timeout(60, method="signal")
+def test_a_signal_at_any_moment_is_heard(send_soon: Callable[[], None]) -> None:
+    """Also in the first and in the last step of a wait: a handler that takes a lock would hang there."""
+    for turn in range(500):
+        signals = Signals()
+        send_soon()
+        while not signals.wait(0.0 if turn % 2 else 0.00001):
+            pass
+        assert signals.wait(0.0)
+
+
+def test_it_waits_as_long_as_asked() -> None:
+    signals = Signals()
+    began_s = time.monotonic()
+    assert not signals.wait(0.05)
+    assert time.monotonic() - began_s >= 0.05
