@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import os
 import socket
 import time
@@ -102,13 +103,19 @@ class Cluster:
         self._last_errors: dict[str, tuple[float, KafkaError]] = {}
         self.brokers: frozenset[tuple[str, str, int]] = frozenset()
         """(cluster id, host, port) of each, known after `connect`. The id alone may be shared: examples get copied."""
+        self.troubled_s = -math.inf
+        """When a connection was last lost or refused, on the monotonic clock."""
         self.on_down: Callable[[], None] = lambda: None
         """Called by a client's thread when it lost every broker."""
 
-    def consumer(self, properties: Mapping[str, Any]) -> Consumer:
-        """A read_committed consumer that commits nothing by itself and reports truncation as an error."""
+    def consumer(self, properties: Mapping[str, Any], *, committed: bool = True) -> Consumer:
+        """A consumer that commits nothing by itself and reports truncation as an error.
+
+        Args:
+            committed: whether it reads under read_committed.
+        """
         fixed = {
-            "isolation.level": "read_committed",
+            "isolation.level": "read_committed" if committed else "read_uncommitted",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "allow.auto.create.topics": False,
@@ -183,7 +190,8 @@ class Cluster:
             ) from error
 
     def _remember(self, error: KafkaError) -> None:
-        self._last_errors[error.name()] = (time.monotonic(), error)
+        self.troubled_s = time.monotonic()
+        self._last_errors[error.name()] = (self.troubled_s, error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.on_down()
 

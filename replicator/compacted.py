@@ -22,12 +22,13 @@ READ_AHEAD: Mapping[str, Any] = {
 
 
 class CompactedReader:
-    """Reads partitions of one topic, under read_committed. Threading: one thread.
+    """Reads partitions of one topic. Threading: one thread.
 
     Args:
         cluster: where the topic is.
         partitions: which of them, from their beginning; a mapping tells for each where else to begin.
         take: called with each record, in log order per partition; what it raises ends the read.
+        committed: whether it reads under read_committed.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class CompactedReader:
         topic: str,
         partitions: Iterable[int] | Mapping[int, int],
         take: Callable[[Message], None],
+        *,
+        committed: bool = True,
     ) -> None:
         self._cluster = cluster
         self._topic = topic
         self._pending = set(partitions)
         self._give = take
-        self._consumer = cluster.consumer(READ_AHEAD)
+        self._consumer = cluster.consumer(READ_AHEAD, committed=committed)
         begins = partitions if isinstance(partitions, Mapping) else dict.fromkeys(self._pending, 0)
         self._read_to = dict(begins)
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in begins.items()])
@@ -55,7 +58,7 @@ class CompactedReader:
         return topic_exists(self._cluster, self._consumer, self._topic, deadline)
 
     def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> None:
-        """Everything up to the last stable offset of each partition.
+        """Everything up to the last stable offset of each partition, or to its high watermark.
 
         Raises:
             RetriableError: not reached within `deadline`, or stopped.

@@ -20,9 +20,11 @@ from replicator.errors import (
     KafkaOpError,
     LostError,
     PartitionError,
+    RetriableError,
     StopReason,
 )
 from replicator.ledger import Runs
+from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement
 from replicator.planes import Batch, Fetched, Plane
 from replicator.share import PARTITION_BUDGET_S, TOPIC_REFUSED, Share, TaskTools
 from replicator.wire import ControlRecord, encode_control, encode_sync
@@ -35,6 +37,8 @@ BACKLOG_WAIT_S = 0.02
 MOVE_DELAY_S = 0.2
 """How long positions that only passed over markers wait for records to travel with."""
 MAINTENANCE_INTERVAL_S = 1.0
+ENDED_WITHIN_S = 10.0
+"""When a transaction was committed so long ago, its markers are where they belong."""
 MAX_ABORT_WAIT_S = 10.0
 SMALLEST_BATCH_BYTES = 1024
 
@@ -83,7 +87,7 @@ class Copier:
         batch_bytes: the largest batch that the plane makes.
     """
 
-    def __init__(self, tools: TaskTools, plane: Plane, share: Share, batch_bytes: int) -> None:
+    def __init__(self, tools: TaskTools, plane: Plane, share: Share, settlement: Settlement, batch_bytes: int) -> None:
         self._context = tools.context
         self._settings = tools.context.flow.settings
         self._syncs_topic = tools.context.flow.syncs_topic
@@ -96,8 +100,10 @@ class Copier:
         self._share = share
         self._ledger = share.ledger
         self._stops = share.stops
+        self._settlement = settlement
         self._batch_bytes = batch_bytes
         self._aborts = 0
+        self._committed_s = self._looked_s = time.monotonic()
 
     def run(self) -> None:
         """Copy until the leash says to finish, or the task is halted.
@@ -153,6 +159,7 @@ class Copier:
     def _transaction(self, fetched: Fetched) -> None:
         """Commit what was fetched and follows at once; an abortable error rolls back to the committed syncs."""
         began_s = time.monotonic()
+        self._look_back(began_s)
         filled = _Filled()
         try:
             self._fill_and_commit(fetched, filled)
@@ -177,6 +184,19 @@ class Copier:
         for failure in filled.failures:
             self._share.failed(failure)
 
+    def _look_back(self, now_s: float) -> None:
+        """Look for the last transaction's ends, if the target was in trouble about when it was committed.
+
+        Raises:
+            RetriableError: it has none in some partition, or that could not be found out: the task begins again.
+        """
+        troubled_s = self._context.target.troubled_s
+        if not self._looked_s < troubled_s < self._committed_s + ENDED_WITHIN_S:
+            return
+        if self._settlement.is_needed(self._ledger.known(), self._leash.budget(SETTLE_TIMEOUT_S)):
+            raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
+        self._looked_s = now_s
+
     def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
         deadline = self._leash.budget(self._settings.transaction_timeout_s)
         self._plane.begin()
@@ -195,6 +215,7 @@ class Copier:
             raise LostError
         self._plane.commit(deadline)
         self._aborts = 0
+        self._committed_s = time.monotonic()
         self._ledger.commit(runs)
         self._stops.told(news)
         for tp, written in filled.written.items():

@@ -24,7 +24,7 @@ from replicator.log import Logger
 from replicator.metrics import TaskMetrics
 from replicator.names import task_of
 from replicator.partitions import Starter
-from replicator.planes import Plane
+from replicator.planes import Plane, PlaneSettings
 from replicator.stops import Stops
 from replicator.topics import Catalog, Snapshot
 from replicator.wire import encode_sync
@@ -39,7 +39,8 @@ class TaskContext:
 
     Args:
         confirm: asks the group, within a deadline and until stopped, whether a task is still ours.
-        make_plane: a new data plane for a task's transactional id, with batches of at most so many bytes.
+        plane_settings: of a task's plane, with batches of at most so many bytes.
+        make_plane: a new data plane with such settings.
     """
 
     flow: Flow
@@ -49,7 +50,8 @@ class TaskContext:
     starter: Starter
     log: Logger
     confirm: Callable[[int, Deadline, Callable[[], bool]], bool]
-    make_plane: Callable[[int, TaskMetrics, int], Plane]
+    plane_settings: Callable[[int, int], PlaneSettings]
+    make_plane: Callable[[PlaneSettings, TaskMetrics], Plane]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ The order of steps when a task is got, and again after every fatal error:
     1. confirm with the group that the task is still ours      a zombie must not fence its successor
     2. `plane.open`: fence the last owner, end its transaction
     3. read the task's partition of the syncs topic, read_committed, to its stable end
+       if a transaction of the task has no end in some partition: give it one, and begin again      (`loose_ends`)
        if it says that the task is halted (`halts`): let go of the plane, wait until it says no more, and begin again
     4. take every position from there; write a floor for partitions that have none      (`share`)
     5. assign, and run      (`copier`)
@@ -29,6 +30,7 @@ from replicator.deadline import Deadline, Leash, backoff_s
 from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
 from replicator.halts import halted_text
 from replicator.ledger import Ledger
+from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement
 from replicator.metrics import TaskMetrics
 from replicator.planes import BATCH_BYTES, Plane
 from replicator.share import Share, TaskContext, TaskTools
@@ -116,14 +118,18 @@ class Task(threading.Thread):
         budget = self.leash.budget
         if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
             raise RetriableError("the group does not confirm that the task is ours", op="own the task")
-        plane = self._context.make_plane(self.number, self._metrics, self._batch_bytes)
+        settings = self._context.plane_settings(self.number, self._batch_bytes)
+        plane = self._context.make_plane(settings, self._metrics)
         try:
             plane.open(budget(OPEN_TIMEOUT_S))
             self._set_state("restoring")
             state = self._restore()
+            settlement = Settlement(self._flow, self._context.target, self.number, settings, self._log)
+            if settlement.settle(state.newest, budget(SETTLE_TIMEOUT_S)):
+                raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
             halt = state.halted.get(self.number)
             if halt is None:
-                self._copy(plane, Ledger(state.newest))
+                self._copy(plane, Ledger(state.newest), settlement)
         finally:
             plane.close()
         if halt is not None:
@@ -146,14 +152,14 @@ class Task(threading.Thread):
         if not finishing.is_set():
             self._log.info("task_resumes")
 
-    def _copy(self, plane: Plane, ledger: Ledger) -> None:
+    def _copy(self, plane: Plane, ledger: Ledger, settlement: Settlement) -> None:
         plane.assign({})
         share = Share(self._tools, plane, ledger, self._stops)
         share.follow(self._await_catalog(ledger), appeared=False)
         self._set_state("running")
         self.problem = ""
         self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
-        Copier(self._tools, plane, share, self._batch_bytes).run()
+        Copier(self._tools, plane, share, settlement, self._batch_bytes).run()
 
     def _reader(self) -> SyncsReader[SyncsState]:
         return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], SyncsState())

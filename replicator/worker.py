@@ -216,18 +216,21 @@ class FlowWorker(threading.Thread):
             starter=Starter(self._flow, self._source, self._target, catalog, admins),
             log=self._log,
             confirm=self._membership.confirm,
+            plane_settings=self._plane_settings,
             make_plane=self._make_plane,
         )
 
-    def _make_plane(self, task: int, metrics: TaskMetrics, batch_bytes: int) -> Plane:
+    def _plane_settings(self, task: int, batch_bytes: int) -> PlaneSettings:
         flow = self._flow
-        settings = PlaneSettings(
+        return PlaneSettings(
             transactional_id=transactional_id(flow.source, flow.target, task),
             transaction_timeout_s=flow.settings.transaction_timeout_s,
             compression=flow.settings.compression,
             buffer_bytes=self._settings.worker.buffer_bytes // flow.settings.tasks,
             batch_bytes=batch_bytes,
         )
+
+    def _make_plane(self, settings: PlaneSettings, metrics: TaskMetrics) -> Plane:
         if self._choice.kind == "batches":
             return BatchesPlane(self._source, self._target, settings)
         return RecordsPlane(self._source, self._target, settings, metrics.zero_timestamps)

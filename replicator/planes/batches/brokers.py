@@ -144,15 +144,19 @@ class Brokers:
 
     def link_is_down(self, link: Link, why: str, *, was_idle: bool) -> None:
         if not was_idle:
-            self._errors[link.endpoint] = (time.monotonic(), ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
+            self._note(link.endpoint, ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
         self.refresh()
 
     def link_failed(self, link: Link, error: ConnectError) -> None:
-        self._errors[link.endpoint] = (time.monotonic(), error)
+        self._note(link.endpoint, error)
         led = self._view.led_by(link.node)
         if led:
             self._refresher.refresh(led)
         self._casts.serve()
+
+    def _note(self, endpoint: Endpoint, error: ConnectError) -> None:
+        self._cluster.troubled_s = time.monotonic()
+        self._errors[endpoint] = (self._cluster.troubled_s, error)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

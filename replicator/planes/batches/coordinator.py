@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from kafka.protocol.admin.transactions import DescribeTransactionsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest
 from kafka.protocol.producer import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
@@ -21,7 +22,7 @@ from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
 from replicator.planes import PlaneSettings
-from replicator.planes.batches.brokers import Brokers
+from replicator.planes.batches.brokers import CONTROL, Brokers
 from replicator.planes.batches.connection import Lost
 from replicator.planes.batches.reactor import Reactor, Timer
 
@@ -33,6 +34,7 @@ ADD_VERSION = 3
 """Newer ones are for brokers."""
 END_VERSION = 3
 """From 5 on, each commit raises the epoch (KIP-890): a protocol of its own, of which the old one is no part."""
+DESCRIBE_VERSION = 0
 UNKNOWN_TOPIC_PATIENCE_S = 5.0
 """How long a coordinator may not know a topic that was just created."""
 _MOVED = frozenset({KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR})
@@ -115,6 +117,23 @@ class Coordinator:
             text = f"no answer within {deadline.seconds:g} s; the next owner finds out what became of it"
             raise FatalError(text, op=op, hint=error.hint, code=error.code) from error
 
+    def describe(self, deadline: Deadline) -> tuple[str, int] | None:
+        """The state of the id, by Kafka's name for it, and the producer id that it has; None: the brokers can't tell.
+
+        Raises:
+            RetriableError: no answer before `deadline`.
+            KafkaOpError: refused.
+        """
+        op = "describe the transaction"
+        node = self._find(op, deadline)
+        if not self._reactor.run_until(lambda: self._brokers.connection(node, CONTROL) is not None, deadline):
+            raise self._brokers.error(op)
+        question = DescribeTransactionsRequest(transactional_ids=[self._id])
+        if self._brokers.version(node, question.API_KEY) is None:
+            return None
+        answer = self._ask(op, lambda: question, DESCRIBE_VERSION, deadline, lambda it: it.transaction_states[0])
+        return answer.transaction_state, answer.producer_id
+
     def add(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
         """Take partitions of the target into the transaction; asks until there is an answer.
 
@@ -125,8 +144,14 @@ class Coordinator:
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, op: str, make: Callable[[], Any], version: int, deadline: Deadline) -> Any:
+    def _ask(
+        self, op: str, make: Callable[[], Any], version: int, deadline: Deadline,
+        pick: Callable[[Any], Any] = lambda answer: answer,
+    ) -> Any:  # fmt: skip
         """The coordinator's answer without an error.
+
+        Args:
+            pick: the part of the answer that has the error code.
 
         Raises:
             RetriableError: none within `deadline`.
@@ -139,7 +164,7 @@ class Coordinator:
                 node = self._find(op, deadline)
                 message = make()
                 budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
-                answer = self._brokers.call(node, message, self._version(node, message, version), budget, op)
+                answer = pick(self._brokers.call(node, message, self._version(node, message, version), budget, op))
             except RetriableError as error:
                 self._node = None
                 last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)

@@ -1,0 +1,187 @@
+"""Markers of a transaction that the target lost: the next owner makes records and syncs one again (invariants A, B).
+
+The target here does not verify that a partition is in the transaction that writes to it; so a coordinator that is not
+told of a partition leaves it without a marker, as one does that takes the partition for deleted (KAFKA-20734).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from replicator import clients
+from replicator.deadline import Deadline
+from replicator.embedded import Cluster, ClusterSpec
+from replicator.errors import TP, FatalError, RetriableError
+from replicator.loose_ends import Settlement
+from replicator.metrics import DATA_PLANES
+from replicator.names import transactional_id
+from replicator.planes import PlaneSettings
+from replicator.planes.batches.coordinator import Coordinator
+from replicator.planes.batches.loose_ends import LooseEnds
+from tests.integration.flows import FlowBench, FlowBenches
+from tests.kafka.eventually import eventually
+from tests.kafka.fixtures import OwnClusters
+from tests.kafka.records import NewRecord, end_offsets
+
+UNVERIFIED = {"transaction.partition.verification.enable": "false"}
+SYNCS, FIRST, SECOND = "syncs", "first", "second"
+
+
+class Forgetful:
+    """Patches coordinators so that the next transaction lacks markers in some partitions.
+
+    Args:
+        forgotten: partitions that get none.
+        commit: what the transaction's other partitions get.
+        dies: whether its task is dead then; else it learns of nothing.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, forgotten: set[TP], *, commit: bool = True, dies: bool) -> None:
+        self.forgot: set[TP] = set()
+        self.over = threading.Event()
+        self._forgotten = set(forgotten)
+        self._commit = commit
+        self._dies = dies
+        self._told: set[TP] = set()
+        self._add, self._end = Coordinator.add, Coordinator.end
+        for name, method in (("add", self._patched_add), ("end", self._patched_end)):
+            patch.setattr(Coordinator, name, lambda it, *args, method=method, **options: method(it, *args, **options))
+        patch.setattr(Settlement, "settle", self._wait)
+
+    def _wait(self, *args: Any) -> bool:
+        if self.over.is_set() and self._dies:
+            raise RetriableError("the worker is to be dead", op="test")
+        return False
+
+    def _patched_add(self, coordinator: Coordinator, tps: Iterable[TP], on_done: Callable[[Any], None]) -> None:
+        kept = [tp for tp in tps if tp not in self._forgotten]
+        self.forgot |= set(tps) - set(kept)
+        self._told |= set(kept)
+        if kept:
+            self._add(coordinator, kept, on_done)
+        else:
+            on_done({})
+
+    def _patched_end(self, coordinator: Coordinator, deadline: Deadline, *, commit: bool) -> None:
+        if self._told:
+            self._end(coordinator, deadline, commit=self._commit)
+        self.over.set()
+        if self._dies:
+            raise FatalError("the broker is gone", op="test")
+        self._forgotten.clear()
+
+
+@pytest.fixture(scope="module")
+def careless(module_clusters: OwnClusters) -> Cluster:
+    """A target on which a transaction may lose a partition."""
+    return module_clusters(ClusterSpec("careless", properties=UNVERIFIED))["careless"]
+
+
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def without_end(bench: FlowBench) -> set[TP]:
+    """The partitions with records of a transaction that is over and has no end there."""
+    flow = bench.settings().flow(bench.name)
+    cluster = clients.Cluster(bench.target_alias, "target", flow.target_cluster, flow.group)
+    wanted = PlaneSettings(transactional_id(bench.alias, bench.target_alias, 0), 30, "none", 1 << 20)
+    remote = bench.remote(bench.topic)
+    with closing(LooseEnds(cluster, wanted)) as ends:
+        ends._coordinator.initialise(Deadline(30))
+        found = ends.find([TP(bench.syncs_topic, 0), TP(remote, 0), TP(remote, 1)], Deadline(30))
+    assert not found.unknown
+    return set(found.begins)
+
+
+def records(first: int, count: int = 50) -> list[NewRecord]:
+    return [NewRecord(b"%d" % n, b"key", n % 2, n + 1) for n in range(first, first + count)]
+
+
+@pytest.mark.parametrize("plane", DATA_PLANES)
+@pytest.mark.parametrize("commit", [True, False], ids=["commit", "abort"])
+@pytest.mark.parametrize(
+    "lost",
+    [(SYNCS,), (FIRST,), (SYNCS, FIRST), (FIRST, SECOND), (SYNCS, FIRST, SECOND)],
+    ids="-".join,
+)
+def test_what_has_no_end_gets_the_right_one(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, patch: pytest.MonkeyPatch,
+    lost: tuple[str, ...], plane: str, *, commit: bool,
+) -> None:  # fmt: skip
+    """The next owner ends what has no end, and every record comes over once, whichever markers are missing."""
+    bench = make_flow(source, careless, flow={"data_plane": "batches"})
+    bench.create(bench.topic, partitions=2)
+    bench.produce(bench.topic, records(0))
+    bench.start()
+    bench.await_caught_up(bench.topic)
+    bench.stop()
+    remote = bench.remote(bench.topic)
+    names = {SYNCS: TP(bench.syncs_topic, 0), FIRST: TP(remote, 0), SECOND: TP(remote, 1)}
+    expected = {names[it] for it in lost}
+
+    bench.produce(bench.topic, records(1000))
+    forgetful = Forgetful(patch, expected, commit=commit, dies=True)
+    bench.start(runs=False)
+    assert forgetful.over.wait(30), bench.log()
+    bench.stop()
+    patch.undo()
+    assert forgetful.forgot == expected, "not the transaction that the test is about"
+    assert without_end(bench) == expected
+
+    bench.produce(bench.topic, records(2000))
+    bench.set(data_plane=plane)
+    seen = len(bench.events)
+    bench.start()
+    assert bench.verify(bench.topic).records == 150
+    bench.stop()
+    assert bench.found("transaction_settled", after=seen)
+    assert not without_end(bench)
+    for topic in (remote, bench.syncs_topic):
+        assert end_offsets(bench.target, topic) == end_offsets(bench.target, topic, isolation="read_uncommitted")
+
+
+def test_a_task_that_runs_on_looks_back_after_trouble(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, patch: pytest.MonkeyPatch
+) -> None:
+    """A quiet partition would hide its last records from readers until something else is written to it."""
+    bench = make_flow(source, careless, flow={"data_plane": "batches"})
+    bench.create(bench.topic, partitions=2)
+    bench.produce(bench.topic, records(0))
+    bench.start()
+    bench.await_caught_up(bench.topic)
+    first = TP(bench.remote(bench.topic), 0)
+    forgetful = Forgetful(patch, {first}, dies=False)
+    bench.produce(bench.topic, [it for it in records(1000) if it.partition == 0])
+    assert forgetful.over.wait(30), bench.log()
+    patch.undo()
+    assert forgetful.forgot == {first}
+    careless.restart()
+    bench.produce(bench.topic, [it for it in records(2000) if it.partition == 1])
+    settled = bench.await_event("transaction_settled")
+    assert (settled["partitions"].keys(), settled["result"]) == ({str(first)}, "committed")
+    assert bench.verify(bench.topic).records == 100
+    assert not bench.found("task_lost")
+
+
+def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cluster, careless: Cluster) -> None:
+    """A clean stop and start."""
+    bench = make_flow(source, careless)
+    bench.create(bench.topic, partitions=2)
+    bench.produce(bench.topic, records(0))
+    bench.start()
+    bench.await_caught_up(bench.topic)
+    bench.stop()
+    bench.start()
+    bench.produce(bench.topic, records(1000))
+    assert bench.verify(bench.topic).records == 100
+    assert not bench.found("transaction_settled")
+    assert not bench.found("transactions_not_looked_for")
+    eventually(lambda: not bench.worker.not_ready(), within_s=10)
