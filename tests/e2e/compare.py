@@ -64,6 +64,21 @@ def compare(source: Sequence[Record], target: Sequence[Record]) -> Outcome:
     return Outcome(len(source), lost, duplicated, reordered, invented)
 
 
+def differences(source: Sequence[Record], target: Sequence[Record], at_most: int = 40) -> str:
+    """What the copies of each partition lack or have too much of, with the offsets of both sides."""
+    lines = []
+    copies, originals = by_partition([it for it in target if not is_foreign(it)]), by_partition(source)
+    for partition in sorted(originals.keys() | copies.keys()):
+        places: dict[Content, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for side, records in enumerate((originals.get(partition, []), copies.get(partition, []))):
+            for record in records:
+                places[record.content][side].append(record.offset)
+        lines += [
+            f"{partition}: {wanted} is at {found}" for wanted, found in places.values() if len(wanted) != len(found)
+        ]
+    return "\n".join(lines[:at_most])
+
+
 def numbered(contents: Sequence[Content]) -> Iterator[tuple[Content, int]]:
     """Each with how many of its like came before."""
     seen: Counter[Content] = Counter()
@@ -165,7 +180,7 @@ def check_flow(source_servers: str, target_servers: str, topic: str, target_topi
     source = read_topic(source_servers, topic)
     target = read_topic(target_servers, target_topic)
     outcome = compare(source, target)
-    assert outcome[1:] == (0, 0, 0, 0), f"A: {topic}: {outcome}"
+    assert outcome[1:] == (0, 0, 0, 0), f"A: {topic}: {outcome}\n{differences(source, target)}"
     assert not any((record.value or b"").split()[1:2] == [ABORTED] for record in target), "an aborted record came over"
     check_syncs(read_syncs(target_servers, syncs_topic), topic, source, target)
     return outcome

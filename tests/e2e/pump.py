@@ -61,7 +61,7 @@ class Pump:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _properties(self) -> dict[str, Any]:
-        return {"bootstrap.servers": self._servers, "linger.ms": 2, "reconnect.backoff.max.ms": 500}
+        return {"bootstrap.servers": self._servers, "linger.ms": 2, "reconnect.backoff.max.ms": 500, "log_level": 0}
 
     def _new_transactional(self) -> Producer:
         producer = Producer(

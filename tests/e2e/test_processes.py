@@ -31,6 +31,17 @@ def children(parent: WorkerProcess) -> list[int]:
     return [pid for pid in pids if is_running(pid)]
 
 
+def await_joined(parent: WorkerProcess, pids: list[int]) -> None:
+    """Wait until these children are members of the group."""
+
+    def joined() -> bool:
+        members = {int(event["member"].rsplit("/", 1)[1]) for event in parent.events("worker_joins")}
+        assert set(pids) <= members, f"{members} of {pids}:\n{parent.log()[-4000:]}"
+        return True
+
+    eventually(joined, within_s=30)
+
+
 def test_a_killed_child_is_replaced(bench: Bench) -> None:
     """Two processes share the tasks; one is killed and replaced; Ctrl-C on the terminal ends all, with 0."""
     pump = bench.pump()
@@ -38,12 +49,13 @@ def test_a_killed_child_is_replaced(bench: Bench) -> None:
     parent.await_running(TASKS)
     pids = children(parent)
     assert len(pids) == 2
+    await_joined(parent, pids)
     os.kill(pids[0], signal.SIGKILL)
     event = parent.await_event("process_died")
     assert event["exit_code"] == -9
     replaced = children(parent)
     assert len(replaced) == 2
-    eventually(lambda: len(parent.events("worker_joins")) == 3, within_s=30)
+    await_joined(parent, replaced)
     pump.await_more(1000)
     pump.stop()
     assert bench.verify().records == pump.acknowledged
