@@ -26,7 +26,7 @@ from replicator.planes.batches.loose_ends import LooseEnds
 from tests.integration.flows import FlowBench, FlowBenches
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, end_offsets
+from tests.kafka.records import NewRecord, delete_topic, end_offsets
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
 SYNCS, FIRST, SECOND = "syncs", "first", "second"
@@ -172,13 +172,16 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
 
 
 def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cluster, careless: Cluster) -> None:
-    """A clean stop and start."""
+    """A clean stop and start, also without a remote topic that was there."""
     bench = make_flow(source, careless)
     bench.create(bench.topic, partitions=2)
     bench.produce(bench.topic, records(0))
     bench.start()
     bench.await_caught_up(bench.topic)
+    bench.create(bench.other)
+    bench.await_event("partitions_started", partitions=1)
     bench.stop()
+    delete_topic(bench.target, bench.remote(bench.other))  # what is gone is nothing to wait for
     bench.start()
     bench.produce(bench.topic, records(1000))
     assert bench.verify(bench.topic).records == 100

@@ -92,6 +92,7 @@ class LooseEnds:
         waits = backoff_s(0.02, 0.5)
         patience = Deadline(deadline.slice_s(LEADER_PATIENCE_S))
         while left:
+            left -= self._out_of_reach(left, found)
             for node, led in self._by_leader(left).items():
                 left -= self._ask(node, led, producer_id, found, deadline)
             if left and patience.expired:
@@ -120,6 +121,13 @@ class LooseEnds:
     def _pause(self, seconds: float, deadline: Deadline) -> None:
         """Wait; what arrives meanwhile is taken."""
         self._reactor.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
+
+    def _out_of_reach(self, tps: Iterable[TP], found: Found) -> set[TP]:
+        """Those that are not there, or that may not be seen."""
+        gone = {tp for tp in tps if self._brokers.lacks(tp.topic, tp.partition)}
+        hidden = {tp for tp in tps if self._brokers.topic_error(tp.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED}
+        found.unknown.update(dict.fromkeys(hidden, "TOPIC_AUTHORIZATION_FAILED"))
+        return gone | hidden
 
     def _by_leader(self, tps: Iterable[TP]) -> dict[int, list[TP]]:
         led: dict[int, list[TP]] = {}
