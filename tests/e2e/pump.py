@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tests.kafka.eventually import eventually
 from tests.kafka.records import NewRecord, enqueue
 
-TICK_S = 0.02
+TICK_S = 0.05
 ABORTED = b"aborted"
 BEGIN_MS = 1_357_034_400_000
 """Records are years old, and each has a timestamp of its own: this and its number."""
