@@ -1,9 +1,9 @@
 """Transactions whose end is missing in a partition: found, and given one.
 
-A transaction ends with a marker in every partition that it wrote to. Its coordinator may forget one: a broker of Kafka
-4.0 or newer takes a partition that has no leader for deleted, and leaves it out. That happens when brokers crash and
-come back in a commit or an abort. What was written there then shares the fate of the next transaction of the same
-producer, whatever its own was.
+A transaction ends with a marker in every partition that it wrote to. Its coordinator may forget one: brokers whose
+metadata cache is the one rewritten in Java (4.3.1 is one) take a partition without a leader for deleted, and leave it
+out. That happens when brokers crash and come back in a commit or an abort. What was written there then shares the fate
+of the next transaction of the same producer, whatever its own was.
 
 Source: core `TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue`, `KRaftMetadataCache.
 getPartitionLeaderEndpoint` (KAFKA-20734); KIP-664 for the two questions.
