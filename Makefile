@@ -37,7 +37,7 @@ types: $(STAMP)
 # wants a machine that is not too busy: JOBS=1 there, or when the brokers are given.
 contract: JOBS ?= 2
 integration: JOBS ?= 4
-e2e: JOBS ?= 3
+e2e: JOBS ?= 2
 unit contract integration e2e: $(STAMP)
 	$(BIN)/python -m pytest tests/$@ $(if $(JOBS),-n $(JOBS) --dist loadfile) $(ARGS)
 

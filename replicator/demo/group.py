@@ -128,6 +128,7 @@ class _Member(Part):
                 "auto.offset.reset": "earliest",  # a partition without an offset is one without a processed record
                 "partition.assignment.strategy": "cooperative-sticky",
                 "heartbeat.interval.ms": 300,  # how soon a member hears that the group is rebalancing
+                "session.timeout.ms": 10_000,  # one that leaves while it joins again stays a member for so long
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 50,
                 "queued.max.messages.kbytes": 8192,

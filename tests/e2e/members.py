@@ -149,7 +149,7 @@ class Members:
             "auto.offset.reset": reset,
             "isolation.level": "read_committed",
             "partition.assignment.strategy": "range" if is_eager else "cooperative-sticky",
-            "session.timeout.ms": 30_000,  # members say when they leave; one that is only slow must not lose its place
+            "session.timeout.ms": 12_000,  # who is only slow must not lose its place; who has left must, in time
             "heartbeat.interval.ms": 300,
             "fetch.wait.max.ms": 50,
             "fetch.queue.backoff.ms": 5,

@@ -191,9 +191,14 @@ def test_one_group_fails_over_and_the_flow_goes_on(
 
 
 def await_checkpoints(bench: Bench) -> None:
-    """Wait until the checkpoints know of all partitions, and at least what the group had committed when this began."""
-    at_first = {tp.partition: it for tp, it in offsets(bench.source.bootstrap_servers, group_of(bench)).items()}
-    assert len(at_first) == PARTITIONS
+    """Wait until the group has committed in all partitions, and the checkpoints know at least that."""
+
+    def has_committed() -> dict[int, int]:
+        found = {tp.partition: it for tp, it in offsets(bench.source.bootstrap_servers, group_of(bench)).items()}
+        assert len(found) == PARTITIONS, found
+        return found
+
+    at_first = eventually(has_committed, within_s=20)
 
     def is_known() -> bool:
         known = checkpoints(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
