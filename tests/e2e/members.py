@@ -154,6 +154,7 @@ class Members:
             "fetch.wait.max.ms": 50,
             "fetch.queue.backoff.ms": 5,
             "topic.metadata.refresh.interval.ms": 1000,
+            "log_level": 0,
         }
         self._members = [
             _Member(Consumer({**conf, "client.id": f"{group}-{number}"}), topics, self.processed.append)
