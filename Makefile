@@ -35,7 +35,8 @@ types: $(STAMP)
 
 # Tests mostly wait for brokers, so several processes run side by side, each with clusters of its own; what is timed
 # wants a machine that is not too busy: JOBS=1 there, or when the brokers are given.
-contract: JOBS ?= 2
+unit: JOBS ?= 2
+contract: JOBS ?= 3
 integration: JOBS ?= 4
 e2e: JOBS ?= 2
 unit contract integration e2e: $(STAMP)
