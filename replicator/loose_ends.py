@@ -93,7 +93,7 @@ class Settlement:
             return bool(self._find(ends, map(self._remote, tps), deadline).begins)
 
     def _find(self, ends: LooseEnds, tps: Iterable[TP], deadline: Deadline) -> Found:
-        found = ends.find([self._syncs, *tps], deadline) if LooseEnds.can_ask(self._target) else Found()
+        found = ends.find([self._syncs, *tps], deadline)
         self._tell_unknown(found.unknown)
         return found
 

@@ -7,7 +7,7 @@ told of a partition leaves it without a marker, as one does that takes the parti
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
 
@@ -20,9 +20,9 @@ from replicator.errors import TP, FatalError, RetriableError
 from replicator.loose_ends import Settlement
 from replicator.metrics import DATA_PLANES
 from replicator.names import transactional_id
-from replicator.planes import PlaneSettings
 from replicator.planes.batches.coordinator import Coordinator
 from replicator.planes.batches.loose_ends import LooseEnds
+from tests.contract.harness import settings
 from tests.integration.flows import FlowBench, FlowBenches
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
@@ -82,17 +82,11 @@ def careless(module_clusters: OwnClusters) -> Cluster:
     return module_clusters(ClusterSpec("careless", properties=UNVERIFIED))["careless"]
 
 
-@pytest.fixture
-def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
 def without_end(bench: FlowBench) -> set[TP]:
     """The partitions with records of a transaction that is over and has no end there."""
     flow = bench.settings().flow(bench.name)
     cluster = clients.Cluster(bench.target_alias, "target", flow.target_cluster, flow.group)
-    wanted = PlaneSettings(transactional_id(bench.alias, bench.target_alias, 0), 30, "none", 1 << 20)
+    wanted = settings(transactional_id(bench.alias, bench.target_alias, 0))
     remote = bench.remote(bench.topic)
     with closing(LooseEnds(cluster, wanted)) as ends:
         ends._coordinator.initialise(Deadline(30))
@@ -105,6 +99,14 @@ def records(first: int, count: int = 50) -> list[NewRecord]:
     return [NewRecord(b"%d" % n, b"key", n % 2, n + 1) for n in range(first, first + count)]
 
 
+def begin(bench: FlowBench) -> None:
+    """Let a worker copy the first records of two partitions."""
+    bench.create(bench.topic, partitions=2)
+    bench.produce(bench.topic, records(0))
+    bench.start()
+    bench.await_caught_up(bench.topic)
+
+
 @pytest.mark.parametrize("plane", DATA_PLANES)
 @pytest.mark.parametrize("commit", [True, False], ids=["commit", "abort"])
 @pytest.mark.parametrize(
@@ -113,26 +115,23 @@ def records(first: int, count: int = 50) -> list[NewRecord]:
     ids="-".join,
 )
 def test_what_has_no_end_gets_the_right_one(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, patch: pytest.MonkeyPatch,
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch,
     lost: tuple[str, ...], plane: str, *, commit: bool,
 ) -> None:  # fmt: skip
     """The next owner ends what has no end, and every record comes over once, whichever markers are missing."""
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
-    bench.create(bench.topic, partitions=2)
-    bench.produce(bench.topic, records(0))
-    bench.start()
-    bench.await_caught_up(bench.topic)
+    begin(bench)
     bench.stop()
     remote = bench.remote(bench.topic)
     names = {SYNCS: TP(bench.syncs_topic, 0), FIRST: TP(remote, 0), SECOND: TP(remote, 1)}
     expected = {names[it] for it in lost}
 
     bench.produce(bench.topic, records(1000))
-    forgetful = Forgetful(patch, expected, commit=commit, dies=True)
+    forgetful = Forgetful(monkeypatch, expected, commit=commit, dies=True)
     bench.start(runs=False)
     assert forgetful.over.wait(30), bench.log()
     bench.stop()
-    patch.undo()
+    monkeypatch.undo()
     assert forgetful.forgot == expected, "not the transaction that the test is about"
     assert without_end(bench) == expected
 
@@ -149,19 +148,16 @@ def test_what_has_no_end_gets_the_right_one(
 
 
 def test_a_task_that_runs_on_looks_back_after_trouble(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, patch: pytest.MonkeyPatch
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quiet partition would hide its last records from readers until something else is written to it."""
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
-    bench.create(bench.topic, partitions=2)
-    bench.produce(bench.topic, records(0))
-    bench.start()
-    bench.await_caught_up(bench.topic)
+    begin(bench)
     first = TP(bench.remote(bench.topic), 0)
-    forgetful = Forgetful(patch, {first}, dies=False)
+    forgetful = Forgetful(monkeypatch, {first}, dies=False)
     bench.produce(bench.topic, [it for it in records(1000) if it.partition == 0])
     assert forgetful.over.wait(30), bench.log()
-    patch.undo()
+    monkeypatch.undo()
     assert forgetful.forgot == {first}
     careless.restart()
     bench.produce(bench.topic, [it for it in records(2000) if it.partition == 1])
@@ -174,10 +170,7 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
 def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cluster, careless: Cluster) -> None:
     """A clean stop and start, also without a remote topic that was there."""
     bench = make_flow(source, careless)
-    bench.create(bench.topic, partitions=2)
-    bench.produce(bench.topic, records(0))
-    bench.start()
-    bench.await_caught_up(bench.topic)
+    begin(bench)
     bench.create(bench.other)
     bench.await_event("partitions_started", partitions=1)
     bench.stop()

@@ -24,6 +24,7 @@ from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
 from replicator.planes import PlaneSettings
 from replicator.planes.batches.brokers import CONTROL, Brokers
 from replicator.planes.batches.connection import Lost
+from replicator.planes.batches.messages import by_topic
 from replicator.planes.batches.reactor import Reactor, Timer
 
 REQUEST_TIMEOUT_S = 10.0
@@ -176,7 +177,7 @@ class Coordinator:
                     raise last
             if deadline.expired:
                 raise RetriableError(str(last), op=last.op, hint=last.hint, code=last.code) from last
-            self._pause(next(waits), deadline)
+            self._reactor.pause(next(waits), deadline)
 
     def _version(self, node: int, message: Any, version: int) -> int:
         known = self._brokers.version(node, message.API_KEY)
@@ -202,15 +203,11 @@ class Coordinator:
             if deadline.expired:
                 raise RetriableError("there is no transaction coordinator", op="find it", code="COORDINATOR")
             self._brokers.refresh()
-            self._pause(next(waits), deadline)
+            self._reactor.pause(next(waits), deadline)
         return self._node
 
     def _error(self, code: int, op: str) -> KafkaOpError:
         return self._cluster.error(KafkaError(code), op=op, right="WRITE and DESCRIBE")
-
-    def _pause(self, seconds: float, deadline: Deadline) -> None:
-        """Wait; what arrives meanwhile is taken."""
-        self._reactor.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
 
     # --- for _Adding --------------------------------------------------------------------------------------------------
 
@@ -219,15 +216,12 @@ class Coordinator:
         if self._node is None:
             self._cast_find(on_done)
             return
-        topics: dict[str, list[int]] = {}
-        for tp in tps:
-            topics.setdefault(tp.topic, []).append(tp.partition)
         kind = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
         message = AddPartitionsToTxnRequest(
             v3_and_below_transactional_id=self._id,
             v3_and_below_producer_id=self.producer_id,
             v3_and_below_producer_epoch=self.epoch,
-            v3_and_below_topics=[kind(name=name, partitions=numbers) for name, numbers in topics.items()],
+            v3_and_below_topics=[kind(name=name, partitions=numbers) for name, numbers in by_topic(tps).items()],
         )
         self._brokers.cast(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
 

@@ -21,7 +21,8 @@ from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, RetriableError
 from replicator.planes import PlaneSettings
 from replicator.planes.batches.brokers import Brokers
-from replicator.planes.batches.coordinator import Coordinator, Refusals
+from replicator.planes.batches.coordinator import REQUEST_TIMEOUT_S, Coordinator, Refusals
+from replicator.planes.batches.messages import by_topic
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.support import reason_against
 
@@ -30,7 +31,6 @@ _OVER = frozenset({"Empty", "CompleteCommit", "CompleteAbort"})
 _ENDING = frozenset({"PrepareCommit", "PrepareAbort", "PrepareEpochFence"})
 """States of a transactional id."""
 LEADER_PATIENCE_S = 5.0
-REQUEST_TIMEOUT_S = 10.0
 _LATER = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -68,22 +68,19 @@ class LooseEnds:
         self._brokers = Brokers(self._reactor, target, client_id())
         self._coordinator = Coordinator(self._reactor, self._brokers, target, settings)
 
-    @staticmethod
-    def can_ask(target: Cluster) -> bool:
-        """Whether this can reach the cluster with the settings that it has."""
-        return reason_against(target.settings) is None
-
     def find(self, tps: Iterable[TP], deadline: Deadline) -> Found:
         """Which of these partitions hold records of the id whose transaction is over and has no end there.
 
         Waits while one is being ended. Finds nothing while one is open, which is somebody else's who fenced us, and
-        where brokers are too old to tell (before Kafka 3.0).
+        where nobody can be asked: brokers are too old (before Kafka 3.0), or our connections can't be made.
 
         Raises:
             RetriableError: no answer before `deadline`.
             KafkaOpError: refused.
         """
         found = Found()
+        if reason_against(self._target.settings) is not None:
+            return found
         producer_id = self._producer_id(deadline)
         if producer_id is None:
             return found
@@ -101,7 +98,7 @@ class LooseEnds:
             if left:
                 for topic in {tp.topic for tp in left}:
                     self._brokers.refresh(topic)
-                self._pause(next(waits), deadline)
+                self._reactor.pause(next(waits), deadline)
         return found
 
     def _producer_id(self, deadline: Deadline) -> int | None:
@@ -116,11 +113,7 @@ class LooseEnds:
                 return producer_id if state in _OVER else None
             if deadline.expired:
                 raise RetriableError(f"{state} for {deadline.seconds:g} s", op="await the end of a transaction")
-            self._pause(next(waits), deadline)
-
-    def _pause(self, seconds: float, deadline: Deadline) -> None:
-        """Wait; what arrives meanwhile is taken."""
-        self._reactor.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
+            self._reactor.pause(next(waits), deadline)
 
     def _out_of_reach(self, tps: Iterable[TP], found: Found) -> set[TP]:
         """Those that are not there, or that may not be seen."""
@@ -139,12 +132,9 @@ class LooseEnds:
 
     def _ask(self, node: int, tps: list[TP], producer_id: int, found: Found, deadline: Deadline) -> set[TP]:
         """Ask one leader; the partitions that are settled."""
-        topics: dict[str, list[int]] = {}
-        for tp in tps:
-            topics.setdefault(tp.topic, []).append(tp.partition)
         kind = DescribeProducersRequest.TopicRequest
         question = DescribeProducersRequest(
-            topics=[kind(name=name, partition_indexes=numbers) for name, numbers in topics.items()]
+            topics=[kind(name=name, partition_indexes=numbers) for name, numbers in by_topic(tps).items()]
         )
         budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
         answer = self._brokers.call(node, question, DESCRIBE_VERSION, budget, "look for transactions without an end")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from kafka.protocol.api_header import ResponseClassRegistry
+
+from replicator.errors import TP
 
 MAX_BYTES = 64 << 20
 """Of an answer that is decoded here."""
@@ -28,6 +31,14 @@ class NotUnderstoodError(Exception):
 def name(message: Message) -> str:
     """``EndTxn``."""
     return str(message.name).removesuffix("Request")
+
+
+def by_topic(tps: Iterable[TP]) -> dict[str, list[int]]:
+    """Partitions as requests name them: the numbers of each topic."""
+    topics: dict[str, list[int]] = {}
+    for tp in tps:
+        topics.setdefault(tp.topic, []).append(tp.partition)
+    return topics
 
 
 def is_flexible(message: Message, version: int) -> bool:

@@ -113,6 +113,10 @@ class Reactor:
                 return is_done()
         return True
 
+    def pause(self, seconds: float, deadline: Deadline) -> None:
+        """Pump for so long, or until `deadline`: what arrives meanwhile is taken."""
+        self.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
+
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call from within `pump`, once `seconds` are over."""
         timer = Timer(time.monotonic() + max(0.0, seconds), call)
