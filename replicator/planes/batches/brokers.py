@@ -28,6 +28,7 @@ from replicator.planes.batches.metadata import Leader, View
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.refresher import Refresher
 from replicator.planes.batches.security import Security
+from replicator.planes.batches.slabs import Slabs
 from replicator.planes.batches.unreachable import ConnectError, unreachable
 
 BULK = "bulk"
@@ -49,7 +50,7 @@ class Brokers:
     def __init__(self, reactor: Reactor, cluster: Cluster, client_id: str) -> None:
         self._reactor = reactor
         self._cluster = cluster
-        self._dialler = Dialler(reactor, Security(cluster.settings.security), client_id)
+        self._dialler = Dialler(reactor, Security(cluster.settings.security), client_id, Slabs())
         servers = cluster.settings.bootstrap_servers.split(",")
         self._bootstrap = {-1 - index: Endpoint.of(server) for index, server in enumerate(servers)}
         self._links: dict[tuple[int, str], Link] = {}

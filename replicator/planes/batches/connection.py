@@ -1,7 +1,7 @@
 """One established connection to a broker: requests go out in order, answers come back in order, nothing blocks.
 
-An answer is received straight into a bytearray of its own, which lives as long as somebody holds a view of it. A peer
-is not trusted: a size, a correlation id or a header that makes no sense ends the connection, and every request in
+An answer is received straight into memory of its own, which stays as it is as long as somebody holds a view of it. A
+peer is not trusted: a size, a correlation id or a header that makes no sense ends the connection, and every request in
 flight gets `Lost`, in order.
 
 Source: KIP-482 for the flexible headers; clients `NetworkClient`, `NetworkReceive`.
@@ -13,6 +13,7 @@ import selectors
 import socket
 import ssl
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from itertools import islice
 
 from replicator.planes.batches.incoming import Incoming, NonsenseError, header_end
 from replicator.planes.batches.reactor import Reactor
+from replicator.planes.batches.slabs import Slabs
 
 MAX_RESPONSE_BYTES = 1 << 30
 MAX_IOV = 1024
@@ -29,6 +31,8 @@ JOINED_BYTES = 16 << 10
 """TLS: smaller parts are joined; one record holds as much."""
 READ_PER_ROUND_BYTES = 8 << 20
 """Then the other connections get their turn."""
+WAKE_AT_BYTES = 512 << 10
+"""Of a large answer so much is let arrive before it is read: each wake costs as much as copying 100 KB."""
 API_VERSIONS = 18
 """Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
 _REQUEST = struct.Struct(">ihhih")
@@ -82,12 +86,13 @@ class Connection:
         address: ``host:port``, for error texts.
         on_closed: told once, after the requests in flight were.
         max_response_bytes: an answer that is said to be larger ends the connection.
+        slabs: memory for large answers.
 
     Threading: the reactor's thread.
     """
 
     def __init__(
-        self, reactor: Reactor, sock: socket.socket, *, address: str, node: int, client_id: str,
+        self, reactor: Reactor, sock: socket.socket, slabs: Slabs, *, address: str, node: int, client_id: str,
         on_closed: Callable[[Connection, str], None] | None = None, max_response_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:  # fmt: skip
         self.address = address
@@ -103,9 +108,11 @@ class Connection:
         self._waiting: deque[_InFlight] = deque()
         self._correlation_id = 0
         self._outgoing: deque[memoryview] = deque()
-        self._incoming = Incoming(max_response_bytes)
+        self._slabs = slabs
+        self._incoming = Incoming(max_response_bytes, slabs)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._read_wants_write = self._write_wants_read = False
+        self._wakes_at_bytes = 1
         self._mask = selectors.EVENT_READ
         self._is_closed = False
         sock.setblocking(False)
@@ -171,6 +178,7 @@ class Connection:
             self._guarded(self._write)
 
     def on_sweep(self, now_s: float) -> None:
+        self._slabs.sweep(now_s)
         for waiting in self._waiting:
             if waiting.give_up_s <= now_s:
                 self.close(f"no answer within {waiting.request.timeout_s:g} s", "_TIMED_OUT")
@@ -182,6 +190,7 @@ class Connection:
             step()
             if not self._is_closed:
                 self._watch_what_is_needed()
+                self._wake_late()
         except NonsenseError as error:
             self.close(f"the peer does not speak Kafka's protocol: {error}")
         except ssl.SSLError as error:
@@ -197,6 +206,13 @@ class Connection:
         if mask != self._mask:
             self._mask = mask
             self._reactor.change(self, mask)
+
+    def _wake_late(self) -> None:
+        """Be woken when a good part of what is missing is there, or the end. The kernel lets its buffer be the limit."""
+        wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or 1
+        if wanted != self._wakes_at_bytes and not self._is_tls and sys.platform == "linux":
+            self._wakes_at_bytes = wanted
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -262,14 +278,12 @@ class Connection:
             self._reactor.soon(lambda: self.on_ready(selectors.EVENT_READ) if not self._is_closed else None)
 
     def _received(self, count: int) -> None:
-        body = self._incoming.add(count, self._expect)
-        if body is None:
-            return
-        request = self._waiting[0].request
-        result = body if _has_plain_header(request) else body[header_end(body) :]
-        self._waiting.popleft()
-        self.answers += 1
-        self._finish(request, result)
+        for body in self._incoming.add(count, self._expect):
+            request = self._waiting[0].request
+            result = body if _has_plain_header(request) else body[header_end(body) :]
+            self._waiting.popleft()
+            self.answers += 1
+            self._finish(request, result)
 
     def _expect(self, correlation_id: int) -> None:
         """Refuse an answer to anything but the oldest request, before memory is given to it."""

@@ -1,4 +1,4 @@
-"""An answer on its way in: size and correlation id first, then its body into memory of its own.
+"""Answers on their way in: small ones several at a time, the body of a large one straight into memory of its own.
 
 Nothing that the peer says is believed before it is checked, and memory for a large answer comes as its bytes do.
 
@@ -8,11 +8,15 @@ Source: KIP-482 for the tagged fields; clients `NetworkReceive`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from replicator.planes.batches.slabs import Slabs
 
 ALLOCATED_AT_ONCE_BYTES = 64 << 20
 """An answer that is said to be larger gets its memory as its bytes arrive."""
 FIRST_PIECE_BYTES = 1 << 20
+GATHERED_BYTES = 4096
+"""Received at once, where an answer begins: several small answers, or the beginning of a large one."""
 _HEAD = struct.Struct(">ii")
 
 
@@ -21,54 +25,87 @@ class NonsenseError(Exception):
 
 
 class Incoming:
-    """The answer that is being received: size and correlation id first, then its body into memory of its own."""
+    """What a connection receives.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        max_bytes: of an answer.
+        slabs: where memory for large ones comes from.
+    """
+
+    def __init__(self, max_bytes: int, slabs: Slabs) -> None:
         self._max_bytes = max_bytes
-        self._head = bytearray(_HEAD.size)
-        self._body: bytearray | None = None
+        self._slabs = slabs
+        self._gathered = bytearray(GATHERED_BYTES)
+        self._body: memoryview | None = None
+        """Of the answer that is too large to be gathered."""
         self._have = 0
+        """Bytes in the body, or gathered."""
         self._size = 0
+        """Of the body."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """Of the large answer that has begun to arrive."""
+        return 0 if self._body is None else self._size - self._have
 
     def drop(self) -> None:
         self._body = None
 
     def room(self) -> memoryview:
-        """Where the next bytes go; to be released before `add`."""
-        target = self._head if self._body is None else self._body
-        return memoryview(target)[self._have :]
+        """Where the next bytes go."""
+        return memoryview(self._gathered if self._body is None else self._body)[self._have :]
 
-    def add(self, count: int, expect: Callable[[int], None]) -> memoryview | None:
-        """Count bytes that arrived; the whole body when it is complete.
+    def add(self, count: int, expect: Callable[[int], None]) -> Iterator[memoryview]:
+        """Count bytes that arrived; the bodies of the answers that they complete. Has to be read to the end.
 
         Args:
-            expect: refuses a correlation id.
+            expect: refuses a correlation id; called when the answers before it were handed out.
 
         Raises:
             NonsenseError: the size or the correlation id is none.
         """
         self._have += count
         if self._body is None:
-            if self._have >= 4:
-                self._check_size()
-            if self._have < _HEAD.size:
-                return None
-            expect(_HEAD.unpack(self._head)[1])
-            self._have = 0
-            self._body = bytearray(self._size if self._size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
-        body = self._body
-        if self._have == self._size:
-            self._body, self._have = None, 0
-            return memoryview(body)
-        if self._have == len(body):
-            body.extend(bytes(min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))))
-        return None
+            yield from self._take_apart(expect)
+        elif self._have == self._size:
+            body, self._body, self._have = self._body, None, 0
+            yield body
+        elif self._have == len(self._body):
+            self._grow(self._body)
 
-    def _check_size(self) -> None:
-        size = int.from_bytes(self._head[:4], "big", signed=True)
+    def _take_apart(self, expect: Callable[[int], None]) -> Iterator[memoryview]:
+        """What was gathered."""
+        gathered, have, at = self._gathered, self._have, 0
+        while have - at >= _HEAD.size:
+            size, correlation_id = _HEAD.unpack_from(gathered, at)
+            self._check_size(size)
+            expect(correlation_id)
+            begin, stop = at + _HEAD.size, at + 4 + size
+            if stop > have:
+                if size > GATHERED_BYTES - 4:
+                    self._begin_body(size - 4, gathered[begin:have])
+                    return
+                break
+            at = stop
+            yield memoryview(gathered[begin:stop])
+        if have - at >= 4:
+            self._check_size(int.from_bytes(gathered[at : at + 4], "big", signed=True))
+        gathered[: have - at] = gathered[at:have]
+        self._have = have - at
+
+    def _begin_body(self, size: int, first: bytearray) -> None:
+        self._size, self._have = size, len(first)
+        self._body = self._slabs.take(size if size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
+        self._body[: len(first)] = first
+
+    def _grow(self, body: memoryview) -> None:
+        more = min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))
+        self._body = self._slabs.take(len(body) + more)
+        self._body[: len(body)] = body
+
+    def _check_size(self, size: int) -> None:
         if not 4 <= size <= self._max_bytes:
             raise NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
-        self._size = size - 4
 
 
 def header_end(body: memoryview) -> int:

@@ -16,6 +16,7 @@ from replicator.planes.batches.connection import Connection
 from replicator.planes.batches.dialing import Attempt, Endpoint, Established
 from replicator.planes.batches.reactor import Reactor, Timer
 from replicator.planes.batches.security import Security
+from replicator.planes.batches.slabs import Slabs
 from replicator.planes.batches.unreachable import ConnectError
 
 FIRST_BACKOFF_S = 0.05
@@ -44,6 +45,7 @@ class Dialler:
     reactor: Reactor
     security: Security
     client_id: str
+    slabs: Slabs
 
 
 @dataclass(slots=True)
@@ -151,7 +153,7 @@ class Link:
             return
         self.versions = result.versions
         connection = Connection(
-            self._dialler.reactor, result.sock, address=str(self.endpoint), node=self.node,
+            self._dialler.reactor, result.sock, self._dialler.slabs, address=str(self.endpoint), node=self.node,
             client_id=self._dialler.client_id, on_closed=self._ended, max_response_bytes=self._max_response_bytes,
         )  # fmt: skip
         lifetime = _Lifetime.of(time.monotonic(), result.lifetime_s) if result.lifetime_s else None

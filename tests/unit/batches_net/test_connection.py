@@ -16,6 +16,7 @@ from replicator.planes.batches import connection as module
 from replicator.planes.batches import incoming
 from replicator.planes.batches.connection import Connection, Lost, Part, Request
 from replicator.planes.batches.reactor import Reactor
+from replicator.planes.batches.slabs import Slabs
 from tests.kafka.certificates import Authority
 from tests.unit.batches_net.fake_broker import FakeBroker, Peer
 
@@ -28,6 +29,7 @@ class Bench:
 
     def __init__(self, reactor: Reactor, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> None:
         self.reactor = reactor
+        self.slabs = Slabs()
         self.results: list[tuple[str, memoryview | Lost]] = []
         self.closed: list[str] = []
         self._tls = tls
@@ -40,7 +42,7 @@ class Bench:
         if self._tls:
             sock = self._tls[1].wrap_socket(sock, server_hostname="localhost")
         return Connection(
-            self.reactor, sock, address="b:1", node=1, client_id="me",
+            self.reactor, sock, self.slabs, address="b:1", node=1, client_id="me",
             on_closed=lambda _, why: self.closed.append(why), max_response_bytes=limit,
         )  # fmt: skip
 
@@ -176,7 +178,7 @@ def test_tagged_fields_of_the_header_are_skipped(bench: Bench) -> None:
 def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the answer is whole, whatever the steps."""
     monkeypatch.setattr(incoming, "ALLOCATED_AT_ONCE_BYTES", 100_000)
-    monkeypatch.setattr(incoming, "FIRST_PIECE_BYTES", 1000)
+    monkeypatch.setattr(incoming, "FIRST_PIECE_BYTES", 5000)
     body = os.urandom(1_234_567)
 
     def talk(peer: Peer) -> None:
@@ -199,7 +201,7 @@ def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeyp
 
     assert bench.reactor.run_until(is_begun, Deadline(WAIT_S))
     assert connection._incoming._body is not None
-    assert len(connection._incoming._body) == 1000, "a length that lies allocates nothing to speak of"
+    assert len(connection._incoming._body) == 5000, "a length that lies allocates nothing to speak of"
 
 
 @pytest.mark.parametrize(
