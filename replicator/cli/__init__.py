@@ -8,6 +8,7 @@ Exit codes: 0 done · 1 failed · 2 usage or configuration · 3 refused, nothing
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from replicator.cli.app import app
@@ -20,6 +21,8 @@ def main() -> None:
     # each registers its commands
     from replicator.cli import config, demo, flow, groups, moves, run, status  # noqa: F401, PLC0415
 
+    gc.freeze()  # what is imported stays: no collection has to look at it
+    gc.enable()
     try:
         app()
     except ConfigError as error:

@@ -190,7 +190,6 @@ class Connection:
             step()
             if not self._is_closed:
                 self._watch_what_is_needed()
-                self._wake_late()
         except NonsenseError as error:
             self.close(f"the peer does not speak Kafka's protocol: {error}")
         except ssl.SSLError as error:
@@ -208,7 +207,7 @@ class Connection:
             self._reactor.change(self, mask)
 
     def _wake_late(self) -> None:
-        """Be woken when a good part of what is missing is there, or the end. The kernel lets its buffer be the limit."""
+        """Be woken when a good part of what is missing is there, or the end; at most what the kernel has room for."""
         wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or 1
         if wanted != self._wakes_at_bytes and not self._is_tls and sys.platform == "linux":
             self._wakes_at_bytes = wanted
@@ -267,9 +266,13 @@ class Connection:
                     raise ConnectionResetError(0, "closed by the peer")
                 budget -= count
                 self._received(count)
-                if self._is_closed or (count < wanted and not self._is_tls):
-                    return  # it is empty
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                if count < wanted and not self._is_tls:  # it is empty
+                    self._wake_late()
+                    return
+        except BlockingIOError:
+            self._wake_late()
+            return
+        except (InterruptedError, ssl.SSLWantReadError):
             return
         except ssl.SSLWantWriteError:
             self._read_wants_write = True

@@ -10,7 +10,7 @@ Source: KIP-98; core `ProducerStateManager`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from replicator.deadline import backoff_s
 from replicator.errors import TP
@@ -56,7 +56,7 @@ class Lane:
         self.is_added = False
         self.is_broken = False
         self.not_before_s = 0.0
-        self.waits = backoff_s(0.02, 1.0)
+        self._waits: Iterator[float] | None = None
         self.gone_at_s = 0.0
 
     def take(self, count: int) -> int:
@@ -65,6 +65,12 @@ class Lane:
         left = MAX_SEQUENCE - base
         self.sequence = base + count if count <= left else count - left - 1
         return base
+
+    def rest(self, now_s: float) -> None:
+        """Something failed that may pass: after a while, longer each time until a batch is placed, send again."""
+        self.is_broken = True
+        self._waits = self._waits or backoff_s(0.02, 1.0)
+        self.not_before_s = now_s + next(self._waits)
 
     def mend(self) -> None:
         """Send again from the oldest batch, if nothing is on its way any more."""
@@ -88,6 +94,8 @@ class Lane:
     def placed(self, item: Item) -> None:
         """The batch is in the target's log. It may not be the oldest: the answer about that one can be lost."""
         item.is_placed = True
+        self.gone_at_s = 0.0
+        self._waits = None
         while self.items and self.items[0].is_placed:
             self.items.popleft()
             self.sent -= 1

@@ -28,8 +28,8 @@ from replicator.planes.batches.reencode import build_batch
 
 PUSH_BYTES = 262_144
 """Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
-UNPLACED_SHARE = 5
-"""What was appended and is not acknowledged may take this part of the task's memory."""
+UNPLACED_SHARE = 16
+"""What was appended and is not acknowledged may take this part of the task's memory: as much as one large answer."""
 OWN_BATCH_BYTES = 524_288
 WRITE_TIMEOUT_S = 30.0
 _UPSTREAM_BASE = attrgetter("upstream_base")

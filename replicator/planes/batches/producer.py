@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from replicator.clients import Cluster, KafkaError
-from replicator.deadline import Deadline, backoff_s
+from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpError, RetriableError
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Connection, Lost, Request
@@ -256,8 +256,7 @@ class Producer:
         if result is not None and result.error == 0:
             self._place(lane, item, result)
         elif result is None or self._may_pass(lane, result):
-            lane.is_broken = True
-            lane.not_before_s = time.monotonic() + next(lane.waits)
+            lane.rest(time.monotonic())
         else:
             code, text = _culprit(result)
             self._fail(code, lane, text, op=f"produce to {lane.target.topic}")
@@ -265,8 +264,6 @@ class Producer:
 
     def _place(self, lane: Lane, item: Item, result: PartitionResult) -> None:
         lane.placed(item)
-        lane.gone_at_s = 0.0
-        lane.waits = backoff_s(0.02, 1.0)
         if not lane.items:
             self._busy.pop(lane.target, None)
         self.unplaced_bytes -= item.batch.size_bytes

@@ -1,7 +1,7 @@
 """Memory for large answers, used again: fresh memory costs more than what is received into it.
 
-The kernel clears every page of fresh memory, one fault each; for records that pass unopened that was a quarter of all CPU.
-So a slab stays after its answer is gone, and the next one is received into it.
+The kernel clears every page of fresh memory, one fault each; for records that pass unopened that was a quarter of all
+CPU. So a slab stays after its answer is gone, and the next one is received into it.
 
 Nobody has to give a slab back: it is free when nobody holds a view of it, which a bytearray knows. First fit from the
 front, so that what is at the end comes to rest, and is let go.

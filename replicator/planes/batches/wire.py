@@ -9,6 +9,7 @@ Pure. Source: KIP-482 (compact types and tagged fields); `ByteUtils.readUnsigned
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -77,6 +78,9 @@ class Reader:
     def uvarint(self) -> int:
         """Up to 2³⁵ - 1; larger than any length that can be valid."""
         data, at, end = self.data, self.at, self.end
+        if at < end and data[at] < 0x80:  # nearly always
+            self.at = at + 1
+            return data[at]
         value = 0
         for shift in range(0, 7 * UVARINT_BYTES, 7):
             if at >= end:
@@ -167,6 +171,7 @@ def uvarint(value: int) -> bytes:
     return bytes(encoded)
 
 
+@lru_cache(maxsize=4096)
 def compact_string(value: str | None) -> bytes:
     """A compact string; a null one for None."""
     if value is None:
