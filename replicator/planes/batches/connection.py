@@ -107,7 +107,7 @@ class Connection:
         self._on_closed = on_closed
         self._waiting: deque[_InFlight] = deque()
         self._correlation_id = 0
-        self._outgoing: deque[memoryview] = deque()
+        self._outgoing: deque[Part] = deque()
         self._slabs = slabs
         self._incoming = Incoming(max_response_bytes, slabs)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
@@ -147,7 +147,7 @@ class Connection:
         self._waiting.append(_InFlight(request, self._correlation_id, give_up_s))
         is_idle = not self._outgoing
         parts = [self._header(request), *request.body]
-        self._outgoing.extend(_joined(parts) if self._is_tls else (memoryview(it) for it in parts if len(it)))
+        self._outgoing.extend(_joined(parts) if self._is_tls else filter(len, parts))
         if is_idle:
             self._guarded(self._write)
 
@@ -227,7 +227,7 @@ class Connection:
         try:
             while self._outgoing:
                 offered, taken = self._write_some()
-                self._drop_written(taken)
+                self._drop_written(offered, taken)
                 if taken < offered and not self._is_tls:
                     return  # the kernel's buffer is full: it says so when there is room
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
@@ -239,15 +239,18 @@ class Connection:
         """Bytes offered, bytes taken. TLS: after a refusal, OpenSSL wants the same bytes again, and gets them."""
         if self._is_tls:
             return len(self._outgoing[0]), self._socket.send(self._outgoing[0])
-        views = list(islice(self._outgoing, MAX_IOV))
-        return sum(map(len, views)), self._socket.sendmsg(views)
+        parts = list(islice(self._outgoing, MAX_IOV))
+        return sum(map(len, parts)), self._socket.sendmsg(parts)
 
-    def _drop_written(self, taken: int) -> None:
+    def _drop_written(self, offered: int, taken: int) -> None:
         outgoing = self._outgoing
+        if taken == offered and len(outgoing) <= MAX_IOV and not self._is_tls:  # nearly always
+            outgoing.clear()
+            return
         while taken:
             first = outgoing[0]
             if taken < len(first):
-                outgoing[0] = first[taken:]
+                outgoing[0] = memoryview(first)[taken:]
                 return
             taken -= len(first)
             outgoing.popleft()

@@ -18,8 +18,8 @@ from replicator.planes.batches.wire import Reader, compact_string, uvarint
 API_KEY: Final = 0
 VERSIONS: Final = (9, 10)
 
-Buffers = Sequence[bytes | bytearray | memoryview]
-"""The parts of one record batch; each of one byte per item."""
+Buffer = bytes | bytearray | memoryview
+"""Of one byte per item."""
 
 _ALL_REPLICAS = -1
 _REQUEST = Struct(">hi")  # acks, timeout
@@ -61,22 +61,20 @@ class ProduceResponse:
 
 
 def encode_produce(
-    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffers]]]
-) -> list[bytes | bytearray | memoryview]:
+    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffer]]]
+) -> list[Buffer]:
     """The body of a request, as buffers to send one after the other; batches are not copied.
 
     Args:
         timeout_ms: how long the broker waits for all replicas.
-        topics: for each partition the parts of *one* batch; a request must not hold two for the same partition.
+        topics: for each partition *one* batch; a request must not hold two for the same partition.
     """
-    buffers: list[bytes | bytearray | memoryview] = []
+    buffers: list[Buffer] = []
     pending = compact_string(transactional_id) + _REQUEST.pack(_ALL_REPLICAS, timeout_ms) + uvarint(len(topics) + 1)
     for topic, partitions in topics.items():
         pending += compact_string(topic) + uvarint(len(partitions) + 1)
-        for partition, parts in partitions:
-            size = sum(map(len, parts))
-            buffers.append(pending + partition.to_bytes(4, "big") + uvarint(size + 1))
-            buffers += parts
+        for partition, batch in partitions:
+            buffers += (pending + partition.to_bytes(4, "big") + uvarint(len(batch) + 1), batch)
             pending = b"\0"  # no tags
         pending += b"\0"
     buffers.append(pending + b"\0")

@@ -213,9 +213,9 @@ class Producer:
             lanes = [lane for lane in lanes if lane.is_sendable]
 
     def _request(self, node: int, connection: Connection, sent: list[tuple[Lane, Item]]) -> None:
-        topics: dict[str, list[tuple[int, tuple[memoryview | bytearray]]]] = {}
+        topics: dict[str, list[tuple[int, memoryview | bytearray]]] = {}
         for lane, item in sent:
-            topics.setdefault(lane.target.topic, []).append((lane.target.partition, (item.batch.data,)))
+            topics.setdefault(lane.target.topic, []).append((lane.target.partition, item.batch.data))
         known = self._brokers.version(node, PRODUCE)
         version = VERSIONS[0] if known is None else min(VERSIONS[1], known[1])
         self._in_flight[node] = self._in_flight.get(node, 0) + 1

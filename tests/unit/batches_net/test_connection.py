@@ -35,10 +35,14 @@ class Bench:
         self._tls = tls
         self.brokers: list[FakeBroker] = []
 
-    def connect(self, talk: Talk, limit: int = module.MAX_RESPONSE_BYTES) -> Connection:
+    def connect(
+        self, talk: Talk, limit: int = module.MAX_RESPONSE_BYTES, receive_buffer_bytes: int | None = None
+    ) -> Connection:
         broker = FakeBroker(talk, tls=self._tls[0] if self._tls else None)
         self.brokers.append(broker)
         sock = socket.create_connection(("127.0.0.1", broker.port))
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         if self._tls:
             sock = self._tls[1].wrap_socket(sock, server_hostname="localhost")
         return Connection(
@@ -146,6 +150,71 @@ def test_a_large_answer_has_memory_of_its_own_that_can_be_written(bench: Bench) 
     views[0][:4] = b"mine"
     assert bytes(views[1]) == answers[1]
     assert not views[0].readonly
+
+
+@pytest.mark.parametrize("piece", [1, 7, 13, 4095, 4096, 4097, 1_000_000])
+def test_small_answers_among_large_ones_in_pieces(bench: Bench, piece: int) -> None:
+    """Sent at once, cut anywhere: several small ones are taken at a time, and what begins behind them is not lost."""
+    sizes = [0, 1, 40, 40, 40, 4080, 4087, 4088, 4089, 5000, 3, 70_000, 0, 2000, 2000, 2000, 130_000, 9]
+    answers = [os.urandom(size) for size in (sizes if piece > 20 else sizes[:5] + sizes[9:11])]
+
+    def talk(peer: Peer) -> None:
+        frames = b""
+        for body in answers:
+            asked = peer.ask()
+            frame = asked.correlation_id.to_bytes(4, "big") + b"\0" + body
+            frames += len(frame).to_bytes(4, "big") + frame
+        for at in range(0, len(frames), piece):
+            peer.sock.sendall(frames[at : at + piece])
+        peer.read(1)
+
+    connection = bench.connect(talk)
+    for number in range(len(answers)):
+        bench.send(connection, str(number))
+    bench.await_results(len(answers))
+    assert [bytes(it) for _, it in bench.results if not isinstance(it, Lost)] == answers
+    assert connection.in_flight == 0
+
+
+def test_memory_of_answers_is_used_again_once_nobody_holds_them(bench: Bench) -> None:
+    """And never before: a view of a part is enough to keep it."""
+    answers = [os.urandom(300_000) for _ in range(20)]
+
+    def talk(peer: Peer) -> None:
+        for body in answers:
+            peer.say(peer.ask(), body)
+
+    connection = bench.connect(talk)
+    held: list[tuple[int, memoryview]] = []
+    for number in range(len(answers)):
+        bench.send(connection, str(number))
+        bench.await_results(1)
+        result = bench.results.pop()[1]
+        assert isinstance(result, memoryview)
+        if number in {3, 4, 11}:
+            held.append((number, result[1000:1010]))
+        else:
+            assert bytes(result) == answers[number]
+        del result
+    assert [bytes(view) for _, view in held] == [answers[number][1000:1010] for number, _ in held]
+    assert bench.slabs.size_bytes < 5 * 400_000
+
+
+@pytest.mark.parametrize("receive_buffer_bytes", [16_384, 131_072, None])
+def test_a_large_answer_through_a_small_buffer(bench: Bench, receive_buffer_bytes: int | None) -> None:
+    """We ask to be woken late, yet no buffer fills before that; a small answer behind it comes at once."""
+    body = os.urandom(2_345_678)
+
+    def talk(peer: Peer) -> None:
+        peer.say(peer.ask(), body)
+        peer.say(peer.ask(), b"small")
+
+    connection = bench.connect(talk, receive_buffer_bytes=receive_buffer_bytes)
+    bench.send(connection, "large")
+    bench.await_results(1)
+    bench.send(connection, "small")
+    bench.await_results(2)
+    assert [bytes(it) for _, it in bench.results if not isinstance(it, Lost)] == [body, b"small"]
 
 
 def test_an_answer_in_pieces_of_one_byte(bench: Bench) -> None:
