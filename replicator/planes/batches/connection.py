@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from replicator.planes.batches.incoming import Incoming, NonsenseError, header_end
@@ -218,7 +219,7 @@ class Connection:
     def _header(self, request: Request) -> bytes:
         """Size and request header v1 or v2: both have a client id with a 2-byte length."""
         tail = b"\0" if request.is_flexible else b""
-        size = 10 + len(self._client_id) + len(tail) + sum(len(part) for part in request.body)
+        size = 10 + len(self._client_id) + len(tail) + sum(map(len, request.body))
         fixed = (size, request.api_key, request.version, self._correlation_id, len(self._client_id))
         return _REQUEST.pack(*fixed) + self._client_id + tail
 
@@ -262,14 +263,13 @@ class Connection:
         try:
             budget = READ_PER_ROUND_BYTES
             while budget > 0:
-                with self._incoming.room() as room:
-                    wanted = len(room)
-                    count = self._socket.recv_into(room, wanted)
+                room = self._incoming.room()
+                count = self._socket.recv_into(room)
                 if not count:
                     raise ConnectionResetError(0, "closed by the peer")
                 budget -= count
-                self._received(count)
-                if count < wanted and not self._is_tls:  # it is empty
+                self._incoming.add(count, self._take)
+                if count < len(room) and not self._is_tls:  # it is empty
                     self._wake_late()
                     return
         except BlockingIOError:
@@ -283,24 +283,21 @@ class Connection:
         if self._is_tls and self._socket.pending():  # type: ignore[attr-defined]
             self._reactor.soon(lambda: self.on_ready(selectors.EVENT_READ) if not self._is_closed else None)
 
-    def _received(self, count: int) -> None:
-        for body in self._incoming.add(count, self._expect):
-            request = self._waiting[0].request
-            result = body if _has_plain_header(request) else body[header_end(body) :]
-            self._waiting.popleft()
-            self.answers += 1
-            self._finish(request, result)
-
-    def _expect(self, correlation_id: int) -> None:
-        """Refuse an answer to anything but the oldest request, before memory is given to it."""
+    def _take(self, correlation_id: int, body: memoryview | None) -> None:
+        """Refuse an answer to anything but the oldest request, before it gets memory; hand over one that is whole."""
         if not self._waiting:
             raise NonsenseError("an answer that nobody asked for")
-        wanted = self._waiting[0].correlation_id
-        if correlation_id != wanted:
-            raise NonsenseError(f"an answer to request {correlation_id} instead of {wanted}")
+        oldest = self._waiting[0]
+        if correlation_id != oldest.correlation_id:
+            raise NonsenseError(f"an answer to request {correlation_id} instead of {oldest.correlation_id}")
+        if body is not None:
+            result = body if _has_plain_header(oldest.request) else body[header_end(body) :]
+            self._waiting.popleft()
+            self.answers += 1
+            self._finish(oldest.request, result)
 
     def _finish(self, request: Request, result: memoryview | Lost) -> None:
-        self._reactor.soon(lambda: request.on_done(result))
+        self._reactor.soon(partial(request.on_done, result))
 
 
 @dataclass(slots=True)

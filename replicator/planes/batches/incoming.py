@@ -8,7 +8,7 @@ Source: KIP-482 for the tagged fields; clients `NetworkReceive`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from replicator.planes.batches.slabs import Slabs
 
@@ -35,13 +35,14 @@ class Incoming:
     def __init__(self, max_bytes: int, slabs: Slabs) -> None:
         self._max_bytes = max_bytes
         self._slabs = slabs
-        self._gathered = bytearray(GATHERED_BYTES)
+        self._gathered = memoryview(bytearray(GATHERED_BYTES))
         self._body: memoryview | None = None
         """Of the answer that is too large to be gathered."""
         self._have = 0
         """Bytes in the body, or gathered."""
         self._size = 0
         """Of the body."""
+        self._correlation_id = 0
 
     @property
     def missing_bytes(self) -> int:
@@ -53,47 +54,54 @@ class Incoming:
 
     def room(self) -> memoryview:
         """Where the next bytes go."""
-        return memoryview(self._gathered if self._body is None else self._body)[self._have :]
+        return (self._gathered if self._body is None else self._body)[self._have :]
 
-    def add(self, count: int, expect: Callable[[int], None]) -> Iterator[memoryview]:
-        """Count bytes that arrived; the bodies of the answers that they complete. Has to be read to the end.
+    def add(self, count: int, take: Callable[[int, memoryview | None], None]) -> None:
+        """Count bytes that arrived.
 
         Args:
-            expect: refuses a correlation id; called when the answers before it were handed out.
+            take: gets the correlation id and the body of an answer that is complete; of one that is not only the
+                id, as soon as that is known, and may refuse it.
 
         Raises:
-            NonsenseError: the size or the correlation id is none.
+            NonsenseError: a size is none.
         """
         self._have += count
         if self._body is None:
-            yield from self._take_apart(expect)
+            self._take_apart(take)
         elif self._have == self._size:
             body, self._body, self._have = self._body, None, 0
-            yield body
+            take(self._correlation_id, body)
         elif self._have == len(self._body):
             self._grow(self._body)
 
-    def _take_apart(self, expect: Callable[[int], None]) -> Iterator[memoryview]:
+    def _take_apart(self, take: Callable[[int, memoryview | None], None]) -> None:
         """What was gathered."""
         gathered, have, at = self._gathered, self._have, 0
         while have - at >= _HEAD.size:
             size, correlation_id = _HEAD.unpack_from(gathered, at)
-            self._check_size(size)
-            expect(correlation_id)
+            if not 4 <= size <= self._max_bytes:
+                raise self._refusal(size)
             begin, stop = at + _HEAD.size, at + 4 + size
             if stop > have:
+                take(correlation_id, None)
                 if size > GATHERED_BYTES - 4:
-                    self._begin_body(size - 4, gathered[begin:have])
+                    self._begin_body(correlation_id, size - 4, gathered[begin:have])
                     return
                 break
             at = stop
-            yield memoryview(gathered[begin:stop])
-        if have - at >= 4:
-            self._check_size(int.from_bytes(gathered[at : at + 4], "big", signed=True))
-        gathered[: have - at] = gathered[at:have]
-        self._have = have - at
+            take(correlation_id, memoryview(bytearray(gathered[begin:stop])))
+        left = have - at
+        if 4 <= left < _HEAD.size:
+            size = int.from_bytes(gathered[at : at + 4], "big", signed=True)
+            if not 4 <= size <= self._max_bytes:
+                raise self._refusal(size)
+        if left and at:
+            gathered[:left] = bytes(gathered[at:have])
+        self._have = left
 
-    def _begin_body(self, size: int, first: bytearray) -> None:
+    def _begin_body(self, correlation_id: int, size: int, first: memoryview) -> None:
+        self._correlation_id = correlation_id
         self._size, self._have = size, len(first)
         self._body = self._slabs.take(size if size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
         self._body[: len(first)] = first
@@ -103,9 +111,8 @@ class Incoming:
         self._body = self._slabs.take(len(body) + more)
         self._body[: len(body)] = body
 
-    def _check_size(self, size: int) -> None:
-        if not 4 <= size <= self._max_bytes:
-            raise NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
+    def _refusal(self, size: int) -> NonsenseError:
+        return NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
 
 
 def header_end(body: memoryview) -> int:

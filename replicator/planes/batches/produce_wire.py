@@ -27,6 +27,13 @@ _PARTITION = Struct(">ihqqqB")  # partition, error, base offset, append time, lo
 _PARTITION_BYTES = _PARTITION.size + 2
 _RECORD_ERROR_BYTES = 6
 _NOTHING_MORE = b"\0\0"  # no message, no tags
+_ONE = 2
+"""The length of a compact array of one element, as it is encoded."""
+_LONG = 0x80
+"""From here on a length takes more than one byte."""
+_SHORTEST_USUAL = 3
+_USUAL = Struct(">ihqqqBBBBiB")
+"""As `_PARTITION`, no message, no tags; no tags of its topic; throttle time, no tags."""
 _LEADER_TAG = 0
 _LEADER = Struct(">ii")
 
@@ -87,6 +94,9 @@ def decode_produce(body: memoryview) -> ProduceResponse:
     Raises:
         WireError: it can't be decoded.
     """
+    usual = _usual(body)
+    if usual is not None:
+        return usual
     reader = Reader(body)
     partitions: list[PartitionResult] = []
     for _ in range(reader.array_length()):
@@ -97,6 +107,23 @@ def decode_produce(body: memoryview) -> ProduceResponse:
     throttle_ms = reader.int32()
     reader.skip_tags()
     return ProduceResponse(partitions, throttle_ms)
+
+
+def _usual(body: memoryview) -> ProduceResponse | None:
+    """The answer that nearly always comes: about one batch, which was taken. None: it is another one."""
+    at = len(body) - _USUAL.size
+    if at < _SHORTEST_USUAL or body[0] != _ONE or body[at - 1] != _ONE or body[1] != at - 2 or body[1] >= _LONG:
+        return None
+    partition, error, base_offset, append_time, log_start, length, *more = _USUAL.unpack_from(body, at)
+    message, tags, topic_tags, throttle_ms, last_tags = more
+    if error or length > 1 or message or tags or topic_tags or last_tags:
+        return None
+    try:
+        topic = str(body[2 : at - 1], "utf-8")
+    except UnicodeDecodeError:
+        return None
+    result = PartitionResult(topic, partition, 0, base_offset, append_time, log_start, [], None, None)
+    return ProduceResponse([result], throttle_ms)
 
 
 def _partition(reader: Reader, topic: str) -> PartitionResult:

@@ -97,8 +97,11 @@ class Reactor:
             watched = self._watched.get(key.fd)
             if watched is not None:
                 watched.on_ready(mask)
-        self._sweep()
-        self._run_due()
+        now_s = time.monotonic()
+        if now_s >= self._next_sweep_s:
+            self._sweep(now_s)
+        if self._timers and self._timers[0][0] <= now_s:
+            self._run_due(now_s)
         self._run_queued()
 
     def run_until(self, is_done: Callable[[], bool], deadline: Deadline) -> bool:
@@ -186,16 +189,13 @@ class Reactor:
             while self._woken.recv(4096):
                 pass
 
-    def _sweep(self) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._next_sweep_s:
-            self._next_sweep_s = now_s + SWEEP_S
-            for watched in list(self._watched.values()):
-                watched.on_sweep(now_s)
+    def _sweep(self, now_s: float) -> None:
+        self._next_sweep_s = now_s + SWEEP_S
+        for watched in list(self._watched.values()):
+            watched.on_sweep(now_s)
 
-    def _run_due(self) -> None:
+    def _run_due(self, now_s: float) -> None:
         """The timers that are due now; one that is set meanwhile waits for the next round."""
-        now_s = time.monotonic()
         while self._timers and self._timers[0][0] <= now_s:
             heapq.heappop(self._timers)[2].fire()
 

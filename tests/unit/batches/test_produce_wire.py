@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from kafka.protocol.producer import ProduceRequest
 from kafka.protocol.producer import ProduceResponse as TheirResponse
 
+from replicator.planes.batches import produce_wire
 from replicator.planes.batches.produce_wire import (
     VERSIONS,
     PartitionResult,
@@ -70,6 +72,41 @@ def test_batches_are_handed_on_without_a_copy() -> None:
     one, other = bytearray(61), memoryview(bytearray(500))
     buffers = encode_produce("t", 1, {"a": [(0, one), (1, other)], "b": [(0, other)]})
     assert [any(it is batch for batch in (one, other)) for it in buffers] == [False, True] * 3 + [False]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=70)
+    | st.just("t" * 126)
+    | st.just("t" * 127),
+    RESULTS.map(lambda it: dataclasses.replace(it, record_errors=[], message=None, leader=None)),
+    st.sampled_from([0, 0, 0, 7]),
+    INT32,
+)
+def test_the_usual_answer(topic: str, result: PartitionResult, error: int, throttle_ms: int) -> None:
+    """About one batch: it has a way of its own, which must say the same, and leave everything else alone."""
+    one = dataclasses.replace(result, topic=topic, error=error)
+    response = ProduceResponse([one], throttle_ms)
+    encoded = encode_response(response)
+    assert decode_produce(memoryview(encoded)) == response
+    for at in range(len(encoded)):
+        for byte in (0, 1, 3, 0x82, 0xFF):
+            other = bytearray(encoded)
+            other[at] = byte
+            assert _decoded(memoryview(other)) == _decoded_in_general(memoryview(other))
+
+
+def _decoded(body: memoryview) -> ProduceResponse | str:
+    try:
+        return decode_produce(body)
+    except WireError as error:
+        return str(error)
+
+
+def _decoded_in_general(body: memoryview) -> ProduceResponse | str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(produce_wire, "_usual", lambda _: None)
+        return _decoded(body)
 
 
 def encode_response(response: ProduceResponse, version: int = 10) -> bytes:
