@@ -27,7 +27,7 @@ from bench.results import Kind
 from bench.stage import Say
 
 SHORT_SIZES = {100: 1_000_000, 1024: 400_000}
-FULL_SIZES = {100: 4_000_000, 1024: 1_000_000, 10_240: 100_000}
+FULL_SIZES = {100: 4_000_000, 1024: 1_000_000, 10_240: 400_000}
 TINY_BYTES, SHORT_TINY, FULL_TINY = 100, 100_000, 400_000
 OURS = "ours-batches,ours-records"
 BOTH, ALL = f"{OURS},mm2-tuned-eos", f"{OURS},mm2-tuned-eos,mm2-stock-eos"

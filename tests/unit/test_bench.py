@@ -203,7 +203,7 @@ def test_every_measurement_has_defaults_and_a_full_form() -> None:
         assert measurement.options(short) != measurement.options(full) or kind == "offset-map"
     for name in {it for short, full in sizes.values() for it in getattr(full, "contenders", ())} - {latency.NOTHING}:
         check_name(name)
-    assert sizes["throughput"][1].sizes == {100: 4_000_000, 1024: 1_000_000, 10_240: 100_000}
+    assert sizes["throughput"][1].sizes == {100: 4_000_000, 1024: 1_000_000, 10_240: 400_000}
     assert sizes["tiny"][1].batch_records == 1
     assert "replayer" in sizes["throughput"][0].contenders
 
