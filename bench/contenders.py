@@ -168,14 +168,18 @@ def check_name(name: str) -> None:
 
 
 def our_environment(name: str) -> dict[str, str]:
-    """Variables that make Python run the replicator of the contender `ours…`: out of its tree, or this one.
+    """Variables that make Python run the replicator of the contender `ours…`: out of its tree, or this one."""
+    return {"PYTHONPATH": str(_tree(name)), "PYTHONSAFEPATH": "1"}
 
-    The tree gets its byte code, as an installed package has it: compiling is no part of a start.
-    """
+
+def compile_tree(name: str) -> None:
+    """Give the contender's tree its byte code, as an installed package has it: compiling is no part of a start."""
+    compileall.compile_dir(_tree(name) / "replicator", quiet=1)
+
+
+def _tree(name: str) -> Path:
     match = OURS.fullmatch(name)
-    tree = Path((match["tree"] if match is not None else None) or Path(__file__).parents[1])
-    compileall.compile_dir(tree / "replicator", quiet=1)
-    return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+    return Path((match["tree"] if match is not None else None) or Path(__file__).parents[1])
 
 
 def our_config(task: Task, plane: str | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench import proc
 from bench.backlog import BenchError, clean_up
-from bench.contenders import REPLAYER, SOURCE, TARGET, Launcher, Task, check_name
+from bench.contenders import REPLAYER, SOURCE, TARGET, Launcher, Task, check_name, compile_tree
 from replicator.embedded import Cluster, ClusterSpec, OwnedProcess, Reaper, ensure_kafka, open_clusters
 
 HEAP_MB = 1024
@@ -80,6 +80,7 @@ def open_stage(contenders: Sequence[str], existing: Mapping[str, str] | None = N
     """
     for name in contenders:
         check_name(name)
+        compile_tree(name)
     kafka = ensure_kafka() if any(name.startswith("mm2") for name in contenders) else None
     with open_clusters([spec(SOURCE), spec(TARGET)], existing=existing or {}) as clusters, Reaper() as reaper:
         yield Stage(clusters[SOURCE], clusters[TARGET], reaper, Launcher(reaper, kafka))
