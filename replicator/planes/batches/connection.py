@@ -24,6 +24,7 @@ from itertools import islice
 from replicator.planes.batches.incoming import Incoming, NonsenseError, header_end
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.slabs import Slabs
+from replicator.planes.batches.wire import Part
 
 MAX_RESPONSE_BYTES = 1 << 30
 MAX_IOV = 1024
@@ -37,8 +38,6 @@ WAKE_AT_BYTES = 512 << 10
 API_VERSIONS = 18
 """Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
 _REQUEST = struct.Struct(">ihhih")
-
-Part = bytes | bytearray | memoryview
 
 
 class Lost(Exception):

@@ -17,7 +17,7 @@ ALLOCATED_AT_ONCE_BYTES = 64 << 20
 FIRST_PIECE_BYTES = 1 << 20
 GATHERED_BYTES = 4096
 """Received at once, where an answer begins: several small answers, or the beginning of a large one."""
-_HEAD = struct.Struct(">ii")
+_INT32 = struct.Struct(">i")
 
 
 class NonsenseError(Exception):
@@ -78,11 +78,14 @@ class Incoming:
     def _take_apart(self, take: Callable[[int, memoryview | None], None]) -> None:
         """What was gathered."""
         gathered, have, at = self._gathered, self._have, 0
-        while have - at >= _HEAD.size:
-            size, correlation_id = _HEAD.unpack_from(gathered, at)
+        while have - at >= _INT32.size:
+            (size,) = _INT32.unpack_from(gathered, at)
             if not 4 <= size <= self._max_bytes:
-                raise self._refusal(size)
-            begin, stop = at + _HEAD.size, at + 4 + size
+                raise NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
+            begin, stop = at + 2 * _INT32.size, at + 4 + size
+            if begin > have:
+                break
+            (correlation_id,) = _INT32.unpack_from(gathered, at + _INT32.size)
             if stop > have:
                 take(correlation_id, None)
                 if size > GATHERED_BYTES - 4:
@@ -92,10 +95,6 @@ class Incoming:
             at = stop
             take(correlation_id, memoryview(bytearray(gathered[begin:stop])))
         left = have - at
-        if 4 <= left < _HEAD.size:
-            size = int.from_bytes(gathered[at : at + 4], "big", signed=True)
-            if not 4 <= size <= self._max_bytes:
-                raise self._refusal(size)
         if left and at:
             gathered[:left] = bytes(gathered[at:have])
         self._have = left
@@ -110,9 +109,6 @@ class Incoming:
         more = min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))
         self._body = self._slabs.take(len(body) + more)
         self._body[: len(body)] = body
-
-    def _refusal(self, size: int) -> NonsenseError:
-        return NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
 
 
 def header_end(body: memoryview) -> int:

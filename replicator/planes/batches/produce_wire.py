@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from replicator.planes.batches.wire import Reader, compact_string, uvarint
+from replicator.planes.batches.wire import Part, Reader, compact_string, uvarint
 
 API_KEY: Final = 0
 VERSIONS: Final = (9, 10)
-
-Buffer = bytes | bytearray | memoryview
-"""Of one byte per item."""
 
 _ALL_REPLICAS = -1
 _REQUEST = Struct(">hi")  # acks, timeout
@@ -68,15 +65,15 @@ class ProduceResponse:
 
 
 def encode_produce(
-    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffer]]]
-) -> list[Buffer]:
+    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Part]]]
+) -> list[Part]:
     """The body of a request, as buffers to send one after the other; batches are not copied.
 
     Args:
         timeout_ms: how long the broker waits for all replicas.
         topics: for each partition *one* batch; a request must not hold two for the same partition.
     """
-    buffers: list[Buffer] = []
+    buffers: list[Part] = []
     pending = compact_string(transactional_id) + _REQUEST.pack(_ALL_REPLICAS, timeout_ms) + uvarint(len(topics) + 1)
     for topic, partitions in topics.items():
         pending += compact_string(topic) + uvarint(len(partitions) + 1)

@@ -14,9 +14,10 @@ import pytest
 from replicator.deadline import Deadline
 from replicator.planes.batches import connection as module
 from replicator.planes.batches import incoming
-from replicator.planes.batches.connection import Connection, Lost, Part, Request
+from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.slabs import Slabs
+from replicator.planes.batches.wire import Part
 from tests.kafka.certificates import Authority
 from tests.unit.batches_net.fake_broker import FakeBroker, Peer
 
