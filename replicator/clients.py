@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -308,6 +309,15 @@ def transaction_error(producer: Producer) -> KafkaException | None:
     except KafkaException as error:
         return None if error.args[0].code() == KafkaError._STATE else error
     return None
+
+
+@lru_cache(10_000)
+def group_metadata(group: str) -> Any:
+    """What `Producer.send_offsets_to_transaction` wants to know of a group of which the caller is no member.
+
+    Only a consumer tells it; this one knows no broker.
+    """
+    return Consumer({"group.id": group, "log_level": 0}, logger=_SILENT).consumer_group_metadata()
 
 
 def client_id() -> str:

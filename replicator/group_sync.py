@@ -2,18 +2,18 @@
 
 A commit of ours carries a tag in its metadata (`committed`), so that one that somebody else made since is recognised.
 
-    read the group's offsets on the target → nobody else's among them? → commit what differs → the broker has the last
-    word: it refuses as long as the group has members
+    read the group's offsets on the target → nobody else's among them, and no members? → place what differs → look again
+    → commit (`group_commits`)
 
-Between the read and the commit lie milliseconds, in which a group would have to join, commit and leave again to lose
-what it committed. A process that was stopped in between, or that waited for an answer, reads again.
+The first look says what is to be written, the second one whether it may be.
 
 Invariants:
-    F: a group's offset is written only over an absent one or our own last write, never while the group has members.
+    F: a group's offset is written only over an absent one or our own last write, and not while the group has members.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -24,23 +24,17 @@ from replicator.clients import AdminClient, Cluster
 from replicator.committed import INACTIVE, Committed, GroupOffsets, is_ours, tag
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
-from replicator.errors import TP
-from replicator.groups import (
-    OffsetsReader,
-    commit_offsets,
-    first_error,
-    is_passing,
-    is_refusal_of_members,
-    list_groups,
-)
+from replicator.errors import TP, FencedError
+from replicator.group_commits import AT_ONCE, GroupCommits
+from replicator.groups import OffsetsReader, chunks, is_passing, list_groups
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
+from replicator.names import groups_id
 from replicator.topics import Catalog
 
-FRESH_S = 5.0
-"""How long after it was asked for an answer may still decide what is overwritten."""
 LOOK_AGAIN_S = 30.0
 """How often every group is looked at, also one for which nothing changed: offsets on the target expire, groups move."""
+REFUSED_AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +51,14 @@ class Decision:
 
 
 def decide(flow: str, wanted: Mapping[TP, int], found: GroupOffsets, topics: Collection[str]) -> Decision:
-    """Invariant F, without the members, whom the broker watches. Pure.
-
-    One commit of somebody else is enough for the whole group to have moved: its other partitions may have had nothing
-    to commit.
+    """Invariant F, without the members. Pure.
 
     Args:
         wanted: translated offsets.
         found: what the group has on the target now.
-        topics: the remote topics of the flow; what the group has for others is not our matter.
+        topics: see `has_moved`.
     """
-    has_moved = any(tp.topic in topics and not is_ours(it, flow) for tp, it in found.items())
-    if has_moved:
+    if has_moved(flow, found, topics):
         return Decision(moved=True, writes={})
     writes = {
         tp: Committed(next_offset, tag(flow, next_offset))
@@ -76,6 +66,18 @@ def decide(flow: str, wanted: Mapping[TP, int], found: GroupOffsets, topics: Col
         if tp not in found or found[tp].next_offset != next_offset
     }
     return Decision(moved=False, writes=writes)
+
+
+def has_moved(flow: str, found: GroupOffsets, topics: Collection[str]) -> bool:
+    """Whether somebody else committed on the target. Pure.
+
+    One commit is enough for the whole group: its other partitions may have had nothing to commit.
+
+    Args:
+        found: what the group has there now.
+        topics: the remote topics of the flow; what the group has for others is not our matter.
+    """
+    return any(tp.topic in topics and not is_ours(it, flow) for tp, it in found.items())
 
 
 class GroupSync:
@@ -101,11 +103,17 @@ class GroupSync:
         self._metrics = metrics
         self._log = log
         self._offsets = OffsetsReader(target, admin, log)
+        self._placed = OffsetsReader(target, admin, log, stable=False)
+        """For the look past our own open transaction."""
+        self._commits = GroupCommits(target, groups_id(flow.source, flow.target))
         self._seen_pass = 0
         self._looked_s = 0.0
         self._settled: dict[str, dict[TP, int]] = {}
         self._states: dict[str, str] = {}
         self._refusals: dict[str, str] = {}
+        self._refused_s = 0.0
+        """When those that are refused were tried last."""
+        self._lacking: set[TP] = set()
 
     def step(self, leash: Leash, timeout_s: float) -> None:
         """Commit what changed since the last pass.
@@ -121,18 +129,13 @@ class GroupSync:
         number = self._checkpoints.passes
         wanted = self._wanted()
         is_due = time.monotonic() - self._looked_s > LOOK_AGAIN_S
-        look = set(wanted) if is_due else {group for group, it in wanted.items() if self._settled.get(group) != it}
+        look = set(wanted) if is_due else self._changed(wanted)
         if look:
-            budget = leash.budget(timeout_s)
-            states = list_groups(self._target, self._admin, budget)
-            active = {group for group in look if states.get(group, "DEAD") not in INACTIVE}
-            for group in active:
-                self._settle(group, "active", None)
-            found = self._offsets.read(sorted(look - active), budget)
-            for group, error in self._offsets.failures.items():
-                if not is_passing(error):
-                    self._settle(group, "refused", wanted[group], str(error))
-            self._commit({group: wanted[group] for group in found}, found, budget)
+            try:
+                self._sync({group: wanted[group] for group in look}, leash.budget(timeout_s))
+            except FencedError as error:
+                self._log.info("group_sync_begins_again", why=str(error))
+                return
         if is_due:
             self._looked_s = time.monotonic()
         self._states = {group: state for group, state in self._states.items() if group in wanted}
@@ -148,27 +151,76 @@ class GroupSync:
             wanted.setdefault(group, {})[tp] = checkpoint.downstream_next
         return wanted
 
-    def _commit(self, wanted: Mapping[str, dict[TP, int]], found: Mapping[str, GroupOffsets], budget: Deadline) -> None:
-        topics = {topic.target_topic for topic in self._catalog.snapshot.topics.values()}
-        decisions = {group: decide(self._flow.name, wanted[group], found[group], topics) for group in found}
-        oldest_s = time.monotonic() - FRESH_S
-        decisions = {group: it for group, it in decisions.items() if self._offsets.asked_s[group] > oldest_s}
-        writes = {group: it.writes for group, it in decisions.items() if it.writes}
-        outcome = commit_offsets(self._target, self._admin, writes, budget)
-        for group, decision in decisions.items():
-            error = first_error(outcome.get(group))
-            if decision.moved:
-                self._settle(group, "moved", wanted[group], "it has offsets on the target that are not ours")
-            elif error is None:
-                self._settle(group, "synced", wanted[group])
-            elif is_refusal_of_members(error):
-                self._settle(group, "active", None)
-            elif not is_passing(error):
+    def _changed(self, wanted: Mapping[str, dict[TP, int]]) -> set[str]:
+        """Groups to look at before all are; one that is refused ends a transaction each time: not every time."""
+        changed = {group for group, it in wanted.items() if self._settled.get(group) != it}
+        if time.monotonic() - self._refused_s < REFUSED_AGAIN_S:
+            return changed - self._refusals.keys()
+        self._refused_s = time.monotonic()
+        return changed
+
+    def _sync(self, wanted: Mapping[str, dict[TP, int]], budget: Deadline) -> None:
+        self._commits.open(budget)
+        topics = {it.target_topic: it.target_partitions for it in self._catalog.snapshot.topics.values()}
+        wanted = self._without_lacking(wanted, topics)
+        active = self._active(wanted, budget)
+        found = self._offsets.read(sorted(wanted.keys() - active), budget)
+        for group, error in self._offsets.failures.items():
+            if not is_passing(error):
                 self._settle(group, "refused", wanted[group], str(error))
-        for refusals in outcome.values():
-            error = first_error(refusals)
-            if error is not None and is_passing(error) and not is_refusal_of_members(error):
-                raise error  # the groups that it met are not settled: they come again
+        writes: dict[str, GroupOffsets] = {}
+        for group, it in found.items():
+            decision = decide(self._flow.name, wanted[group], it, topics)
+            if decision.moved:
+                self._settle_moved(group, wanted[group])
+            elif decision.writes:
+                writes[group] = decision.writes
+            else:
+                self._settle(group, "synced", wanted[group])
+
+        def confirm(groups: Collection[str]) -> Collection[str]:
+            return self._confirm(groups, wanted, topics, budget)
+
+        for some in chunks(sorted(writes, key=lambda group: group in self._refusals), AT_ONCE):
+            outcome = self._commits.commit({group: writes[group] for group in some}, confirm, budget)
+            for group, refusal in outcome.items():
+                state = "synced" if refusal is None else "refused"
+                self._settle(group, state, wanted[group], str(refusal or ""))
+
+    def _without_lacking(
+        self, wanted: Mapping[str, dict[TP, int]], topics: Mapping[str, int]
+    ) -> dict[str, dict[TP, int]]:
+        """Less the partitions that the target does not have: they would fail the transaction of all.
+
+        Their groups are not settled by what is left, and come again.
+        """
+        lacking = {tp for it in wanted.values() for tp in it if topics.get(tp.topic, math.inf) <= tp.partition}
+        if lacking - self._lacking:
+            self._catalog.ask_refresh()  # most likely another worker has made them since
+        self._lacking = lacking
+        return {group: {tp: it for tp, it in wanted[group].items() if tp not in lacking} for group in wanted}
+
+    def _active(self, groups: Collection[str], budget: Deadline) -> set[str]:
+        """Those that have members, or may have some."""
+        states = list_groups(self._target, self._admin, budget)
+        active = {group for group in groups if states.get(group, "DEAD") not in INACTIVE}
+        for group in active:
+            self._settle(group, "active", None)
+        return active
+
+    def _confirm(
+        self, groups: Collection[str], wanted: Mapping[str, dict[TP, int]], topics: Collection[str], budget: Deadline
+    ) -> Collection[str]:
+        """Of these, those that nobody has used since they were looked at first; for `GroupCommits`."""
+        active = self._active(groups, budget)
+        found = self._placed.read(sorted(group for group in groups if group not in active), budget)
+        moved = {group for group, it in found.items() if has_moved(self._flow.name, it, topics)}
+        for group in moved:
+            self._settle_moved(group, wanted[group])
+        return found.keys() - moved - self._placed.unsure
+
+    def _settle_moved(self, group: str, wanted: dict[TP, int]) -> None:
+        self._settle(group, "moved", wanted, "it has offsets on the target that are not ours")
 
     def _settle(self, group: str, state: str, wanted: dict[TP, int] | None, why: str = "") -> None:
         """Note what became of a group; `wanted`: what needs no other look until it changes."""
@@ -185,4 +237,5 @@ class GroupSync:
             self._settled[group] = wanted
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Let go of the producer."""
+        self._commits.close()

@@ -25,7 +25,8 @@ from replicator.clients import (
 )
 from replicator.committed import INACTIVE, Committed, GroupOffsets, GroupState
 from replicator.deadline import Deadline
-from replicator.errors import TP, KafkaOpError, RetriableError
+from replicator.error_codes import classify
+from replicator.errors import TP, AbortTransactionError, KafkaOpError, RetriableError
 from replicator.log import Logger
 
 AT_ONCE = 1000
@@ -62,7 +63,7 @@ def describe_groups(
         KafkaOpError: a group gave no answer, or may not be described.
     """
     found: dict[str, GroupState] = {}
-    for some in _chunks(groups):
+    for some in chunks(groups, AT_ONCE):
         futures = admin.describe_consumer_groups(some, request_timeout=max(0.1, deadline.left_s()))
         for group, result in await_results(futures, deadline).items():
             if isinstance(result, Exception):
@@ -93,25 +94,27 @@ def group_states(
 class OffsetsReader:
     """Reads what groups committed, again and again, without waiting long for one that gives no answer.
 
+    Args:
+        stable: whether offsets of an open transaction are waited for; else they are looked past.
+
     Threading: one thread.
     """
 
-    def __init__(self, cluster: Cluster, admin: AdminClient, log: Logger) -> None:
+    def __init__(self, cluster: Cluster, admin: AdminClient, log: Logger, *, stable: bool = True) -> None:
         self._cluster = cluster
         self._admin = admin
         self._log = log
+        self._stable = stable
         self.failures: dict[str, KafkaOpError] = {}
         """Why groups of the last call could not be read."""
         self.unsure: set[str] = set()
         """Groups of the last call whose offsets of that time are not known: there was no answer, or one that was asked
         for earlier, or one that lacks partitions."""
-        self.asked_s: dict[str, float] = {}
-        """When each group of the last call was asked for its answer, on the monotonic clock."""
-        self._late: dict[str, tuple[float, Future[Any]]] = {}
+        self._late: dict[str, Future[Any]] = {}
         self._refused: set[str] = set()
 
     def read(self, groups: Iterable[str], deadline: Deadline) -> dict[str, GroupOffsets]:
-        """What each of these groups committed, in partitions where that is stable; a group that failed is left out.
+        """What each of these groups committed; a group that failed is left out.
 
         Raises:
             KafkaOpError: not one of them could be read, and not for want of a right.
@@ -119,16 +122,13 @@ class OffsetsReader:
         found: dict[str, GroupOffsets] = {}
         self.failures = {}
         self.unsure = set()
-        self.asked_s = {}
-        for some in _chunks(groups):
+        for some in chunks(groups, AT_ONCE):
             late = {group: self._late.pop(group) for group in some if group in self._late}
-            now_s = time.monotonic()
-            self.asked_s |= {group: late[group][0] if group in late else now_s for group in some}
-            futures = {group: late[group][1] if group in late else self._ask(group, deadline) for group in some}
+            futures = late | {group: self._ask(group, deadline) for group in some if group not in late}
             self._await(futures, deadline)
             for group, future in futures.items():
                 if not future.done():
-                    self._late[group] = self.asked_s[group], future
+                    self._late[group] = future
                     continue
                 result = self._result(group, future)
                 if isinstance(result, KafkaOpError):
@@ -141,10 +141,16 @@ class OffsetsReader:
                 raise passing[0]
         return found
 
+    def forget_late(self) -> None:
+        """Ask anew for what was not answered yet."""
+        self._late.clear()
+
     def _ask(self, group: str, deadline: Deadline) -> Future[Any]:
         timeout_s = max(0.1, deadline.left_s())
         request = [ConsumerGroupTopicPartitions(group)]
-        return self._admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=timeout_s)[group]
+        return self._admin.list_consumer_group_offsets(request, require_stable=self._stable, request_timeout=timeout_s)[
+            group
+        ]
 
     @staticmethod
     def _await(futures: Mapping[str, Future[Any]], deadline: Deadline) -> None:
@@ -186,7 +192,7 @@ def commit_offsets(
     The broker decides: a group that got a member meanwhile keeps its offsets.
     """
     outcome: dict[str, Refusals] = {}
-    for some in _chunks(wanted):
+    for some in chunks(wanted, AT_ONCE):
         futures: dict[str, Future[Any]] = {}
         for group in some:
             partitions = [
@@ -225,9 +231,10 @@ def _wait(future: Future[Any], seconds: float) -> None:
         return
 
 
-def _chunks(groups: Iterable[str]) -> Iterator[list[str]]:
+def chunks(groups: Iterable[str], at_once: int) -> Iterator[list[str]]:
+    """So many at a time."""
     left = iter(groups)
-    while some := list(islice(left, AT_ONCE)):
+    while some := list(islice(left, at_once)):
         yield some
 
 
@@ -284,6 +291,12 @@ def is_refusal_of_members(error: KafkaOpError) -> bool:
 
 
 def is_passing(error: KafkaOpError) -> bool:
-    """Whether it may be over in a moment; else it is about the group, and an operator has to do something."""
+    """Whether it may be over in a moment; else it is about the group, and an operator has to do something.
+
+    That of a transaction counts by its code: whatever it is, it ends the transaction.
+    """
     is_about_the_group = "AUTHORIZATION" in error.code or error.code == "UNKNOWN_TOPIC_OR_PART"
-    return isinstance(error, RetriableError) and not is_about_the_group
+    is_aborted = isinstance(error, AbortTransactionError)
+    kind = classify(error.code, "target", has_tp=False, fatal=False, aborts=False, retriable=False)
+    may_pass = kind is RetriableError if is_aborted else isinstance(error, RetriableError)
+    return may_pass and not is_about_the_group

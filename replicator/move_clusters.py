@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,20 +22,20 @@ from replicator.earlier import LastMove
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.failover import Facts, GroupFacts
 from replicator.flow_clusters import FlowClusters
+from replicator.group_commits import GroupCommits
 from replicator.groups import commit_offsets, group_states, is_passing, is_refusal_of_members, list_groups
 from replicator.halts import Reason as HaltReason
 from replicator.halts import halt, halt_body, halt_text, to_halt
 from replicator.hooks import run_hook
 from replicator.interrupts import held_back
 from replicator.move import Command, Order, Plan, Row
+from replicator.names import groups_id
 from replicator.observe import describe_workers
 from replicator.refine import Refiner, Unrefined
 from replicator.routes import FlowView, Router
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
-SYNC_SETTLES_S = 0.2
-"""What group sync takes at most from reading a group's offsets to committing them, but for a broker that hangs."""
 
 
 class MoveClusters:
@@ -188,7 +188,19 @@ class MoveClusters:
         return group_states(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
 
     def _read(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupOffsets]:
-        return self.clusters.offsets_reader(cluster).read(groups, self.clusters.budget())
+        reader = self.clusters.offsets_reader(cluster)
+        found = reader.read(groups, self.clusters.budget())
+        if cluster is self.clusters.target and reader.unsure:
+            self._end_group_sync()
+            reader.forget_late()
+            found = reader.read(groups, self.clusters.budget())
+        return found
+
+    def _end_group_sync(self) -> None:
+        """End a transaction in which group sync was killed: until its timeout, nobody would know the offsets."""
+        transactional_id = groups_id(self._flow.source, self._flow.target)
+        with suppress(KafkaOpError), closing(GroupCommits(self.clusters.target, transactional_id)) as commits:
+            commits.open(self.clusters.budget())
 
     def _problem(self, cluster: Cluster, group: str, offsets: Mapping[str, GroupOffsets]) -> str:
         """Why what the group has now was not read, or not all of it; empty when it was."""
@@ -242,10 +254,7 @@ class MoveClusters:
         return replace(row, far_next=found.next_offset, translation="exact", reason="")
 
     def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
-        """See `mover.World`; what may pass is tried again until the deadline.
-
-        Group sync may have read the offsets before this, and write after it: it is given the time to be found out.
-        """
+        """See `mover.World`; what may pass is tried again until the deadline."""
         cluster = self._side(order, far=on_far)
         deadline = self.clusters.budget()
         left = {group: dict(it) for group, it in wanted.items() if it}
@@ -262,8 +271,6 @@ class MoveClusters:
             left = again
             if left:
                 time.sleep(deadline.slice_s(0.1))
-        if cluster is self.clusters.target and wanted:
-            time.sleep(SYNC_SETTLES_S)
         return refused
 
     def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:

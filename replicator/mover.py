@@ -18,14 +18,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from replicator.committed import Committed, GroupOffsets, Owner, owner_of
+from replicator.committed import Committed, GroupOffsets
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
 from replicator.failover import Facts, plan_move
 from replicator.move import Command, Order, Plan, Row, RowState, counted
 
 LOOK_EVERY_S = 0.2
-ATTEMPTS = 3
 SHOWN_OBSTACLES = 5
 REFUSED_HINT = "--accept-data-loss moves them all the same"
 
@@ -207,7 +206,8 @@ class Mover:
 
     def _commit(self, plan: Plan) -> Outcome:
         planned, wanted = plan.planned, plan.commits()
-        refusals, found = self._commit_and_read(plan.order, wanted)
+        refusals = self._world.commit(plan.order, wanted, on_far=True)
+        found = self._world.offsets(plan.order, wanted, on_far=True)
         rows = tuple(_read_back(row, wanted, refusals, found) if row in planned else row for row in plan.rows)
         plan = replace(plan, rows=rows)
         texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
@@ -217,21 +217,6 @@ class Mover:
         texts += _refused(plan).texts if plan.is_refused else ()  # seen only after the flow was halted
         state = "done" if not has_failed else "partly_done" if committed or self._options.halts else "failed"
         return Outcome(plan, state, tuple(texts))
-
-    def _commit_and_read(
-        self, order: Order, wanted: Mapping[str, GroupOffsets]
-    ) -> tuple[Mapping[str, Mapping[TP, str]], Mapping[str, GroupOffsets]]:
-        """(refusals, what is there afterwards); what group sync wrote over in the same moment is written again."""
-        refusals: dict[str, Mapping[TP, str]] = {}
-        left = wanted
-        for _ in range(ATTEMPTS):
-            refused = self._world.commit(order, left, on_far=True)
-            refusals |= {group: refused.get(group, {}) for group in left}
-            found = self._world.offsets(order, wanted, on_far=True)
-            left = {group: it for group, it in left.items() if _is_overtaken(it, refusals[group], found.get(group, {}))}
-            if not left or order.command is Command.RESYNC:
-                break
-        return refusals, found
 
     def _gone_on(self, plan: Plan, groups: Iterable[str]) -> Iterable[str]:
         """Whether the group went on where it came from, while it was being moved."""
@@ -311,11 +296,6 @@ def _risk_text(plan: Plan) -> str:
         of = counted(unknown, "partition")
         parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer")
     return "; ".join(parts)
-
-
-def _is_overtaken(wanted: GroupOffsets, refused: Mapping[TP, str], found: GroupOffsets) -> bool:
-    """Whether group sync wrote over a commit that was taken."""
-    return any(tp not in refused and owner_of(found.get(tp)) is Owner.SYNC for tp in wanted)
 
 
 def _read_back(

@@ -44,6 +44,11 @@ def moves_id(source: str, target: str) -> str:
     return f"replicator-{source}-{target}-moves"
 
 
+def groups_id(source: str, target: str) -> str:
+    """The transactional id under which group sync commits."""
+    return f"replicator-{source}-{target}-groups"
+
+
 def task_of(topic: str, partition: int, tasks: int) -> int:
     """The task that owns a source partition."""
     return (zlib.crc32(topic.encode()) + partition) % tasks

@@ -1,9 +1,20 @@
-"""Free ports that stay free while a broker is down."""
+"""Free ports that stay free while a broker is down.
+
+A port belongs to the process that asked for it until that ends, also while nobody listens there: a lock on one byte of
+a file that all processes of a user share says so. Without it, a cluster that starts next door could take the port of a
+broker that was just killed, and answer in its place.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import BinaryIO
 
 from replicator.embedded.spec import ClusterError
 
@@ -15,19 +26,54 @@ FIRST_PORT, LAST_PORT = 20_000, 32_700
 ATTEMPTS = 1_000
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports on the loopback interface on which nobody listens.
+class _Ports:
+    """Those of this process. Threading: any."""
 
-    Random ones, so that processes that ask at the same moment hardly ever get the same.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._ours: set[int] = set()
+
+    def take(self, port: int) -> bool:
+        """Whether the port is ours from now on: nobody had it, and nobody listens there."""
+        with self._lock:
+            if self._file is None:  # closing it would give all of them back
+                path = Path(tempfile.gettempdir()) / f"replicator-ports-{os.getuid()}"
+                self._file = path.open("ab")
+            if port in self._ours or not _lock_byte(self._file, port):
+                return False
+            if not _is_free(port):
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, port)
+                return False
+            self._ours.add(port)
+            return True
+
+
+_PORTS = _Ports()
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports on the loopback interface on which nobody listens, and that nobody else is given.
+
+    Raises:
+        ClusterError: there are not so many.
     """
     ports: set[int] = set()
     for _ in range(ATTEMPTS):
         if len(ports) == count:
             return sorted(ports)
         port = random.SystemRandom().randint(FIRST_PORT, LAST_PORT)
-        if port not in ports and _is_free(port):
+        if _PORTS.take(port):
             ports.add(port)
     raise ClusterError(f"no {count} free ports between {FIRST_PORT} and {LAST_PORT} on {HOST}")
+
+
+def _lock_byte(file: BinaryIO, place: int) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except OSError:
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:

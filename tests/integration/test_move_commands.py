@@ -16,9 +16,13 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from replicator import checkpoints as checkpoints_duty
-from replicator.committed import tag
+from replicator.clients import Cluster as Clients
+from replicator.committed import Committed, tag
+from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
+from replicator.names import groups_id
+from replicator.transactions import FencingWriter
 from replicator.translation import Between, OffsetMap
 from tests.e2e.commands import Command, run
 from tests.e2e.compare import read_syncs
@@ -273,6 +277,23 @@ def test_failover_and_resync_twice(desk: Desk) -> None:
         assert committed(desk.flow.target, group) == wanted
     commit(desk.flow.source, group, {desk.tp(0): 12})
     eventually(lambda: offsets(desk.flow.target, group)[desk.remote(0)] == 12, SOON_S)
+
+
+def test_what_group_sync_left_open_when_it_was_killed_is_ended(own_desk: Desk) -> None:
+    """Nobody would know the group's offsets until that transaction times out, and nobody may wait on the worst day."""
+    flow = own_desk.open().flow
+    group = own_desk.group("hangs", 10, 20)
+    flow.stop()
+    settings = flow.settings()
+    clients = Clients(flow.target_alias, "target", settings.clusters[flow.target_alias], "workers")
+    killed = FencingWriter(clients, groups_id(flow.alias, flow.target_alias))
+    killed.open(Deadline(SOON_S))
+    killed.begin()
+    killed.place(group, {own_desk.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
+    killed.close()
+    arguments = ("failover", "--accept-data-loss", group)
+    assert states(own_desk.move(*arguments, down=flow.alias)) == [("exact", "committed")] * 2
+    assert offsets(flow.target, group) == {own_desk.remote(0): 10, own_desk.remote(1): 20}
 
 
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:

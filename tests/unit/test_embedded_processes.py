@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -252,3 +253,17 @@ def test_free_ports_are_different_and_out_of_the_way_of_outgoing_connections() -
     found = ports.free_ports(30)
     assert len(set(found)) == 30
     assert all(ports.FIRST_PORT <= port <= ports.LAST_PORT for port in found)
+
+
+def test_a_port_is_nobody_elses_while_its_broker_is_down() -> None:
+    """Nobody listens there now, and yet neither this process nor another one is given it."""
+    (port,) = ports.free_ports(1)
+    ask = f"from replicator.embedded import ports; ports.FIRST_PORT = ports.LAST_PORT = {port}; ports.free_ports(1)"
+    other = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=30, check=False)
+    assert f"no 1 free ports between {port} and {port}" in other.stderr
+    with (
+        mock.patch.object(ports, "FIRST_PORT", port),
+        mock.patch.object(ports, "LAST_PORT", port),
+        pytest.raises(ClusterError, match=f"between {port} and {port}"),
+    ):
+        ports.free_ports(1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator import mover
-from replicator.committed import Committed, Owner, owner_of, tag
+from replicator.committed import Owner, owner_of
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.move import Command, Order, RowState
 from replicator.mover import MoveOptions, Mover, Outcome
@@ -645,21 +645,6 @@ def test_a_commit_that_is_not_there_has_failed() -> None:
     (row,) = (row for row in outcome.plan.rows if row.state is RowState.FAILED)
     assert row.reason.startswith("read back nothing")
     assert it.run().state == "done"
-
-
-def test_group_sync_that_writes_in_the_same_moment_is_written_over_again() -> None:
-    it = switchover("g", "h")
-    world = FakeWorld(it.two)
-
-    def overtake() -> None:
-        it.two.consume("west", COPY, 1, group="h")
-        it.two.groups["west"]["g"].offsets[COPY] = Committed(1, tag(EAST_WEST, 1))
-
-    world.before["offsets"] = overtake
-    assert it.run(world).state == "done"
-    assert _owners(it.two, "west")[COPY] is Owner.MOVE
-    gone_on = it.two.group("west", "h").offsets[COPY]
-    assert owner_of(gone_on) is Owner.GROUP  # the other group's own commit stays
 
 
 def test_a_consumer_that_still_runs_on_the_old_cluster_is_told() -> None:

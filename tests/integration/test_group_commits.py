@@ -1,0 +1,220 @@
+"""Group sync writes over nothing of anybody else's, wherever it is held up (invariants F and G)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from replicator.clients import Cluster as Clients
+from replicator.committed import Committed, move_tag, tag
+from replicator.config import ClusterSettings
+from replicator.deadline import Deadline
+from replicator.embedded import Cluster
+from replicator.errors import TP, FencedError
+from replicator.group_commits import GroupCommits, Look
+from replicator.groups import OffsetsReader
+from replicator.log import NO_LOG
+from replicator.transactions import FencingWriter
+from tests.integration.flows import REACT_S, FlowBench, FlowBenches
+from tests.integration.groups import Member, commit, committed
+from tests.kafka.eventually import eventually
+from tests.kafka.fixtures import UniqueName
+from tests.kafka.records import create_topic
+
+OURS = Committed(5, tag("east->west", 5))
+
+
+@pytest.fixture
+def clients(target: Cluster) -> Clients:
+    settings = ClusterSettings(bootstrap_servers=target.admin_servers)
+    return Clients("west", "target", settings, "replicator-east-west")
+
+
+@pytest.fixture
+def commits(clients: Clients, unique: UniqueName) -> Iterator[GroupCommits]:
+    with closing(GroupCommits(clients, unique("groups"))) as commits:
+        yield commits
+
+
+@pytest.fixture
+def orders(target: Cluster, unique: UniqueName) -> TP:
+    return TP(create_topic(target.admin_servers, unique("orders")), 0)
+
+
+def everything(groups: Collection[str]) -> Collection[str]:
+    return groups
+
+
+def test_what_is_committed_while_ours_are_placed_stays(
+    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+) -> None:
+    """The broker compares places in its log, whatever the look says; ours for another group take effect."""
+    moved, left = unique("moved"), unique("left")
+
+    def look(groups: Collection[str]) -> Collection[str]:
+        commit(target.admin_servers, moved, {orders: 100}, "theirs")
+        return groups
+
+    wanted = {moved: {orders: OURS}, left: {orders: OURS}}
+    assert commits.commit(wanted, look, Deadline(REACT_S)) == {moved: None, left: None}
+    eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
+    assert committed(target.admin_servers, moved) == {orders: (100, "theirs")}
+
+
+def tuple_of(it: Committed) -> tuple[int, str]:
+    return it.next_offset, it.metadata
+
+
+def test_what_the_look_takes_out_is_not_written(
+    target: Cluster, clients: Clients, commits: GroupCommits, orders: TP, unique: UniqueName
+) -> None:
+    """And the look sees past the open transaction."""
+    out, left = unique("out"), unique("left")
+    commit(target.admin_servers, out, {orders: 100}, "theirs")
+    reader = OffsetsReader(clients, clients.admin(), NO_LOG, stable=False)
+    looks: list[set[str]] = []
+
+    def look(groups: Collection[str]) -> Collection[str]:
+        looks.append(set(groups))
+        found = reader.read(groups, Deadline(REACT_S))
+        assert not reader.unsure
+        return {group for group in groups if not found[group]}
+
+    outcome = commits.commit({out: {orders: OURS}, left: {orders: OURS}}, look, Deadline(REACT_S))
+    assert outcome == {left: None}
+    assert looks == [{out, left}, {left}]
+    eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
+    assert committed(target.admin_servers, out) == {orders: (100, "theirs")}
+
+
+def test_one_that_is_refused_costs_the_others_nothing(
+    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+) -> None:
+    good, bad = unique("a-good"), unique("b-bad")
+    wanted = {good: {orders: OURS}, bad: {TP(unique("no-topic"), 0): OURS}}
+    outcome = commits.commit(wanted, everything, Deadline(REACT_S))
+    assert outcome[good] is None
+    assert outcome[bad] is not None
+    assert f"commit for the group {bad}" in str(outcome[bad])
+    eventually(lambda: committed(target.admin_servers, good) == {orders: tuple_of(OURS)}, REACT_S)
+
+
+def test_two_that_commit_under_one_id_fence_each_other(
+    target: Cluster, clients: Clients, orders: TP, unique: UniqueName
+) -> None:
+    """What the first one placed is aborted at once; it can go on under the id afterwards."""
+    group, name = unique("billing"), unique("groups")
+    with closing(GroupCommits(clients, name)) as first, closing(GroupCommits(clients, name)) as second:
+
+        def look(groups: Collection[str]) -> Collection[str]:
+            second.open(Deadline(REACT_S))
+            assert committed(target.admin_servers, group) == {}  # stable: nothing is pending any more
+            return groups
+
+        with pytest.raises(FencedError):
+            first.commit({group: {orders: OURS}}, look, Deadline(REACT_S))
+        assert committed(target.admin_servers, group) == {}
+        assert first.commit({group: {orders: OURS}}, everything, Deadline(REACT_S)) == {group: None}
+    eventually(lambda: committed(target.admin_servers, group) == {orders: tuple_of(OURS)}, REACT_S)
+
+
+# --- the duty ---------------------------------------------------------------------------------------------------------
+
+
+class Hold:
+    """Stops a thread the next time it comes by, once it is set."""
+
+    def __init__(self) -> None:
+        self.is_set = threading.Event()
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def pass_by(self) -> None:
+        if self.is_set.is_set() and not self.reached.is_set():
+            self.reached.set()
+            assert self.released.wait(REACT_S)
+
+
+def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
+    """Hold group sync before it places, before it looks again, or before it commits."""
+    commit_all, commit_transaction = GroupCommits.commit, FencingWriter.commit
+
+    def hold_commit(self: GroupCommits, wanted: Any, look: Look, deadline: Deadline) -> Any:
+        def hold_look(groups: Collection[str]) -> Collection[str]:
+            if place == "look":
+                hold.pass_by()
+            return look(groups)
+
+        if place == "place":
+            hold.pass_by()
+        return commit_all(self, wanted, hold_look, deadline)
+
+    def hold_transaction(self: FencingWriter, deadline: Deadline) -> None:
+        if place == "commit":
+            hold.pass_by()
+        commit_transaction(self, deadline)
+
+    patch.setattr(GroupCommits, "commit", hold_commit)
+    patch.setattr(FencingWriter, "commit", hold_transaction)
+
+
+def start(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+    bench = make_flow(source, target)
+    bench.create(bench.topic)
+    bench.produce(bench.topic, [b"%d" % i for i in range(10)])
+    bench.start()
+    bench.await_caught_up(bench.topic)
+    return bench
+
+
+def await_synced(bench: FlowBench, group: str, place: int) -> None:
+    """Wait until group sync put a group there."""
+    copy = TP(bench.remote(bench.topic), 0)
+    eventually(lambda: committed(bench.target, group) == {copy: (place, tag(bench.name, place))}, REACT_S)
+
+
+@pytest.mark.parametrize("place", ["place", "look", "commit"])
+def test_group_sync_that_is_held_up_does_not_write_over_a_move(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:  # fmt: skip
+    """What it has decided before the move is gone; another group goes on."""
+    hold = Hold()
+    held(place, hold, monkeypatch)
+    bench = start(make_flow, source, target)
+    group, other, copy = unique("billing"), unique("other"), TP(bench.remote(bench.topic), 0)
+    for name in (group, other):
+        commit(bench.source, name, {TP(bench.topic, 0): 4})
+        await_synced(bench, name, 4)
+    hold.is_set.set()
+    commit(bench.source, group, {TP(bench.topic, 0): 7})
+    assert hold.reached.wait(REACT_S)
+    commit(bench.target, group, {copy: 9}, move_tag("m1"))
+    hold.released.set()
+    bench.await_event("group_not_synced", group=group, state="moved")
+    commit(bench.source, other, {TP(bench.topic, 0): 6})
+    await_synced(bench, other, 6)
+    assert committed(bench.target, group) == {copy: (9, move_tag("m1"))}
+
+
+def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = Hold()
+    held("look", hold, monkeypatch)
+    bench = start(make_flow, source, target)
+    group, copy = unique("billing"), TP(bench.remote(bench.topic), 0)
+    commit(bench.source, group, {TP(bench.topic, 0): 4})
+    await_synced(bench, group, 4)
+    hold.is_set.set()
+    commit(bench.source, group, {TP(bench.topic, 0): 7})
+    assert hold.reached.wait(REACT_S)
+    with closing(Member(bench.target, group, copy.topic)):
+        hold.released.set()
+        bench.await_event("group_not_synced", group=group, state="active")
+        assert committed(bench.target, group) == {copy: (4, tag(bench.name, 4))}
+    await_synced(bench, group, 7)
