@@ -31,7 +31,7 @@ from replicator.groups import is_passing
 from replicator.transactions import FencingWriter
 
 AT_ONCE = 250
-"""Groups of a transaction: a third of a second, in which their consumers have to wait if they begin on the target."""
+"""Groups of a transaction: half a second, in which their consumers have to wait if they begin on the target."""
 ABORT_TIMEOUT_S = 5.0
 
 Look = Callable[[Collection[str]], Collection[str]]
