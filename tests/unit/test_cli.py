@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pytest
 
-from replicator.cli import main
+from replicator.cli import COMMANDS, files_for, main
+from replicator.cli.app import app
 from replicator.cli.output import count_text, seconds_text
 
 CONFIG = """
@@ -100,3 +102,31 @@ def test_seconds_read_as_a_person_says_them(seconds: float | None, text: str) ->
 
 def test_counts_have_separators() -> None:
     assert (count_text(1_234_567), count_text(0), count_text(None)) == ("1,234,567", "0", "?")
+
+
+def test_each_command_is_found_in_its_file() -> None:
+    found: dict[str, set[str]] = {}
+    for file in COMMANDS:
+        import_module(f"replicator.cli.{file}")
+    for command in app.registered_commands:
+        assert command.callback is not None
+        file = command.callback.__module__.rpartition(".")[2]
+        found.setdefault(file, set()).add(command.name or command.callback.__name__)
+    groups = {group.name or "" for group in app.registered_groups}
+    assert found | {name: {name} for name in groups} == {file: set(names) for file, names in COMMANDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        ("run --processes 2", ["run"]),
+        ("-c run status -o json", ["status"]),
+        ("--config=run.yaml explain billing", ["groups"]),
+        ("-crun.yaml config show", ["config"]),
+        ("--help", list(COMMANDS)),
+        ("-c", list(COMMANDS)),
+        ("nonsense", list(COMMANDS)),
+    ],
+)
+def test_only_the_file_of_the_command_is_imported(arguments: str, files: list[str]) -> None:
+    assert files_for(arguments.split()) == files

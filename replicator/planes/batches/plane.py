@@ -21,10 +21,10 @@ from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.coordinator import Coordinator
 from replicator.planes.batches.fetcher import Fetcher
 from replicator.planes.batches.packs import Pack
+from replicator.planes.batches.plain_records import build_batch
 from replicator.planes.batches.producer import Producer
 from replicator.planes.batches.raw_batch import RawBatch
 from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.reencode import build_batch
 
 PUSH_BYTES = 262_144
 """Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""

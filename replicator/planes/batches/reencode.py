@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from itertools import islice
 from operator import attrgetter, itemgetter, lt
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from aiokafka.errors import CorruptRecordException
-from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder
 from awscrt.checksums import crc32c
 
 from replicator.offsets import gaps_between
 from replicator.planes.batches import old_formats, plain_records
 from replicator.planes.batches.compression import MAX_BYTES, compress, decompress
-from replicator.planes.batches.plain_records import NO_TIMESTAMP, Record
+from replicator.planes.batches.plain_records import NO_LIMIT, NO_TIMESTAMP, Record
 from replicator.planes.batches.raw_batch import (
     CHECKED_FROM,
     CODEC_BITS,
@@ -43,7 +42,23 @@ _FIELDS = attrgetter("offset", "timestamp", "key", "value", "headers")
 _OFFSET, _TIMESTAMP = itemgetter(0), itemgetter(1)
 _ATTRIBUTES_LOW_AT = CHECKED_FROM + 1
 _SMALLEST_RECORD_BYTES: Final = 7
-_NO_LIMIT: Final = 1 << 62
+
+
+class _Compiled(NamedTuple):
+    """What is used of aiokafka."""
+
+    Batch: Any
+    Builder: Any
+    CorruptError: type[Exception]
+
+
+@cache
+def _compiled() -> _Compiled:
+    """Imported with the first batch that is opened: its package loads clients, too, and most workers open none."""
+    from aiokafka.errors import CorruptRecordException  # noqa: PLC0415
+    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder  # noqa: PLC0415
+
+    return _Compiled(DefaultRecordBatch, DefaultRecordBatchBuilder, CorruptRecordException)
 
 
 def open_batch(data: memoryview) -> list[Record]:
@@ -52,7 +67,7 @@ def open_batch(data: memoryview) -> list[Record]:
     Raises:
         BadBatchError: it can't be decompressed or taken apart, or is not what its header says.
     """
-    return take_apart([expand(data)], 0, _NO_LIMIT)
+    return take_apart([expand(data)], 0, NO_LIMIT)
 
 
 def expand(data: memoryview) -> memoryview:
@@ -84,17 +99,18 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
         BadBatchError: one is not what its header says, or offsets are out of order. Java does not look at those; here
             they would be written into the map.
     """
+    compiled = _compiled()
     records: list[Record] = []
     for batch in batches:
         before = len(records)
         try:
             if batch[MAGIC_AT] == MAGIC:
-                records += map(_FIELDS, DefaultRecordBatch(batch))
+                records += map(_FIELDS, compiled.Batch(batch))
             else:
                 records += old_formats.records_in(batch)
         except UnicodeDecodeError:
             records[before:] = _plain_records(batch)
-        except (ValueError, CorruptRecordException, OverflowError, MemoryError, SystemError) as error:
+        except (ValueError, compiled.CorruptError, OverflowError, MemoryError, SystemError) as error:
             raise BadBatchError(f"its records don't add up: {error}", _first_offset(batch)) from None
     if not records:
         return records
@@ -129,28 +145,11 @@ def write_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -
     return batches
 
 
-def build_batch(records: Sequence[tuple[bytes, bytes | None]], timestamp_ms: int) -> bytearray:
-    """One batch of our own small records, uncompressed.
-
-    Args:
-        records: keys and values, at least one.
-    """
-    builder = _builder(_NO_LIMIT)
-    for index, (key, value) in enumerate(records):
-        builder.append(index, timestamp_ms, key, value, [])
-    batch: bytearray = builder.build()
-    return batch
-
-
-def _builder(limit: int) -> DefaultRecordBatchBuilder:
-    return DefaultRecordBatchBuilder(MAGIC, 0, 0, -1, -1, -1, limit)
-
-
 def _encoded(records: Sequence[Record], limit: int) -> bytearray:
     """A batch of the first records, as many as fit into `limit` bytes, but at least one."""
     if records[0][1] == NO_TIMESTAMP and any(record[1] != NO_TIMESTAMP for record in records):
         return plain_records.encode(records, limit)
-    builder = _builder(limit)
+    builder = _compiled().Builder(MAGIC, 0, 0, -1, -1, -1, limit)
     append = builder.append
     index = 0
     try:

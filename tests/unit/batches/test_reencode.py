@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.planes.batches import plain_records
-from replicator.planes.batches.plain_records import Headers, Record
+from replicator.planes.batches.plain_records import Headers, Record, build_batch
 from replicator.planes.batches.raw_batch import BadBatchError
-from replicator.planes.batches.reencode import build_batch, expand, open_batch, take_apart, write_batches
+from replicator.planes.batches.reencode import expand, open_batch, take_apart, write_batches
 from tests.unit.batches.logs import START_MS, BatchSpec, old_message, read_back, record, source_offsets, varint, view
 
 LARGE = 1_000_000
