@@ -32,15 +32,15 @@ def _bars(runs: Iterable[Row], column: Column, skip: Sequence[str] = ()) -> list
 def _draining(document: Row) -> dict[str, str]:
     """Rate, CPU, memory and start, by size; the replayer is a line where it counts."""
     kind = document["kind"]
-    by_size = {size: group for (size,), group in sorted(grouped(document["result"], "size_bytes").items())}
+    by_size = dict(sorted(grouped(document["result"], "size_bytes", "records").items()))
 
     def panels(column: Column, *, has_limit: bool = False) -> list[Panel]:
         made = []
-        for size, runs in by_size.items():
+        for (size, records), runs in by_size.items():
             limit = bar("", "", [run for run in runs if run["contender"] == REPLAYER], column) if has_limit else None
             made.append(
                 Panel(
-                    f"records of {size:,} B",
+                    f"{throughput_report.amount(size, records)}",
                     _bars(runs, column, (REPLAYER,)),
                     limit.value if limit else None,
                     f"the broker's own limit: {limit.text}" if limit and limit.value is not None else "",

@@ -23,14 +23,14 @@ class Options:
     """What to measure.
 
     Args:
-        sizes: record size → number of records.
+        sizes: bytes of a record, and how many records; each once.
         limit_s: how long one run may take.
         count_all: read every record back in the first round of each contender, and compare their number.
         existing: bootstrap servers by cluster, for clusters that run already.
         batch_records: the most records in one batch of the source; None: as many as fit.
     """
 
-    sizes: dict[int, int]
+    sizes: tuple[tuple[int, int], ...]
     rounds: int
     contenders: tuple[str, ...]
     limit_s: float
@@ -48,8 +48,8 @@ def measure(options: Options, say: Say) -> list[Run]:
     runs: list[Run] = []
     with open_stage(options.contenders, options.existing) as stage:
         bench = _Bench(stage, options)
-        for size, records in options.sizes.items():
-            backlog = Backlog(f"bench-{size}", PARTITIONS, records // PARTITIONS, size)
+        for size, records in options.sizes:
+            backlog = Backlog(f"bench-{size}-{records}", PARTITIONS, records // PARTITIONS, size)
             stage.clear()
             say(f"filling {backlog.topic}: {backlog.records:,} records of {size} bytes")
             backlog.create(stage.source.bootstrap_servers)
@@ -73,7 +73,7 @@ class _Bench:
     def __init__(self, stage: Stage, options: Options) -> None:
         self._stage = stage
         self._options = options
-        self._counted: set[tuple[str, int]] = set()
+        self._counted: set[tuple[str, str]] = set()
 
     def run(self, name: str, backlog: Backlog, number: int) -> Run:
         """One contender, from the start of its process to the last record."""
@@ -85,8 +85,8 @@ class _Bench:
             samples, markers = self._follow(name, process, started_s, watch, backlog)
             usage = meter.read()
             peak = proc.peak_rss_bytes(proc.tree(process.pid))
-            if self._options.count_all and (name, backlog.size_bytes) not in self._counted:
-                self._counted.add((name, backlog.size_bytes))
+            if self._options.count_all and (name, backlog.topic) not in self._counted:
+                self._counted.add((name, backlog.topic))
                 found = watch.count()
                 if found != backlog.records:
                     raise BenchError(f"{name} made {found:,} records of {backlog.records:,}")

@@ -12,13 +12,14 @@ from bench.text import LACKING, Column, Groups, Row, about, grouped, idleness, m
 REFERENCE = "mm2-tuned-eos"
 RATE = Column("rec/s, second half", "rec/s, 2nd half", "half_records_per_s")
 CPU = Column("CPU µs/record, second half", "µs/rec, 2nd half", "half_cpu_us", 2)
+CPU_WHOLE = Column("CPU µs/record, whole run", "µs/rec", "cpu_us", 2)
 RSS = Column("peak RSS MiB", "peak MiB", "peak_rss_bytes", unit=2**20)
 FIRST = Column("first record s", "first s", "first_record_s", 1)
 COLUMNS = (
     Column("rec/s, whole run", "rec/s", "records_per_s"),
     RATE,
     CPU,
-    Column("CPU µs/record, whole run", "µs/rec", "cpu_us", 2),
+    CPU_WHOLE,
     RSS,
     FIRST,
 )
@@ -36,9 +37,14 @@ measured is in the rest as above.
 
 
 def by_size(runs: Sequence[Row]) -> Groups:
-    """By size and contender, sizes in order."""
-    groups = grouped(runs, "size_bytes", "contender")
-    return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+    """By size, number of records, and contender, in order of the first two."""
+    groups = grouped(runs, "size_bytes", "records", "contender")
+    return dict(sorted(groups.items(), key=lambda item: item[0][:2]))
+
+
+def amount(size: int, records: int) -> str:
+    """What was drained."""
+    return f"{records:,} × {size:,} B"
 
 
 def rows(runs: Sequence[Row]) -> list[list[str]]:
@@ -46,11 +52,11 @@ def rows(runs: Sequence[Row]) -> list[list[str]]:
     return [
         [
             name,
-            f"{group[0]['records']:,} × {size:,} B",
+            amount(size, records),
             *(LACKING if name == REPLAYER and it in NOT_OF_THE_REPLAYER else it.cell(group) for it in COLUMNS),
             str(len(group)),
         ]
-        for (size, name), group in by_size(runs).items()
+        for (size, records, name), group in by_size(runs).items()
     ]
 
 
@@ -61,13 +67,15 @@ def ratios(runs: Sequence[Row], reference: str = REFERENCE) -> list[list[str]]:
     """
     groups = by_size(runs)
     table = []
-    for (size, name), group in groups.items():
-        base = groups.get((size, reference))
+    for (size, records, name), group in groups.items():
+        base = groups.get((size, records, reference))
         if base is None or name in {reference, REPLAYER}:
             continue
         cells = [times(it.ratio(group, base), 3 if it in (CPU,) else 2) for it in COLUMNS]
-        share = RATE.ratio(group, groups.get((size, REPLAYER), ()))
-        table.append([f"{name} / {reference}", f"{size:,} B", *cells, LACKING if share is None else f"{share:.0%}"])
+        share = RATE.ratio(group, groups.get((size, records, REPLAYER), ()))
+        table.append(
+            [f"{name} / {reference}", amount(size, records), *cells, LACKING if share is None else f"{share:.0%}"]
+        )
     return table
 
 

@@ -203,7 +203,7 @@ def test_every_measurement_has_defaults_and_a_full_form() -> None:
         assert measurement.options(short) != measurement.options(full) or kind == "offset-map"
     for name in {it for short, full in sizes.values() for it in getattr(full, "contenders", ())} - {latency.NOTHING}:
         check_name(name)
-    assert sizes["throughput"][1].sizes == {100: 4_000_000, 1024: 1_000_000, 10_240: 400_000}
+    assert sizes["throughput"][1].sizes == ((100, 4_000_000), (1024, 1_000_000), (10_240, 100_000), (10_240, 400_000))
     assert sizes["tiny"][1].batch_records == 1
     assert "replayer" in sizes["throughput"][0].contenders
 
@@ -213,7 +213,7 @@ def test_options_on_the_command_line_win() -> None:
     line = "throughput --full --size 100 --records 8 --rounds 2 --contenders ours-batches-2,replayer"
     given = program.parser().parse_args([*line.split(), "--source-bootstrap", "127.0.0.1:1"])
     options = MEASUREMENTS["throughput"].options(given)
-    assert (options.sizes, options.rounds, options.contenders) == ({100: 8}, 2, ("ours-batches-2", "replayer"))
+    assert (options.sizes, options.rounds, options.contenders) == (((100, 8),), 2, ("ours-batches-2", "replayer"))
     assert options.existing == {"source": "127.0.0.1:1"}
 
 
