@@ -36,6 +36,8 @@ ABORT_TIMEOUT_S = 5.0
 
 Look = Callable[[Collection[str]], Collection[str]]
 """Of these groups, those whose offsets may be written over now."""
+Tell = Callable[[str, KafkaOpError | None], None]
+"""What became of a group: None, or why its offsets are refused."""
 
 
 class GroupCommits:
@@ -65,33 +67,28 @@ class GroupCommits:
             self.close()
             raise
 
-    def commit(
-        self, wanted: Mapping[str, GroupOffsets], look: Look, deadline: Deadline
-    ) -> dict[str, KafkaOpError | None]:
+    def commit(self, wanted: Mapping[str, GroupOffsets], look: Look, tell: Tell, deadline: Deadline) -> None:
         """Commit what `look` confirms.
 
         Args:
             wanted: at most `AT_ONCE` groups.
             look: called while the offsets are placed; with fewer groups again, when it did not confirm all.
-
-        Returns:
-            Of each group that was not taken out by `look`: None, or why its offsets are refused.
+            tell: called for each group that `look` did not take out; of one that is refused at once, so that it is
+                known even when the deadline passes before the others are written.
 
         Raises:
             FencedError: somebody else opened the id.
             KafkaOpError: not committed, or not known to be.
         """
-        refused: dict[str, KafkaOpError] = {}
         left = dict(wanted)
         try:
             while left:
                 self.open(deadline)
                 assert self._writer is not None
                 self._writer.begin()
-                fault = self._place(left, deadline)
-                if fault is not None:
-                    refused |= fault
-                    left = {group: it for group, it in left.items() if group not in fault}
+                refused = self._place(left, tell, deadline)
+                if refused is not None:
+                    del left[refused]
                 elif len(confirmed := set(look(left.keys()))) < len(left):
                     left = {group: it for group, it in left.items() if group in confirmed}
                 else:
@@ -101,9 +98,10 @@ class GroupCommits:
         except KafkaOpError:
             self._give_up()
             raise
-        return {**refused, **dict.fromkeys(left)}
+        for group in left:
+            tell(group, None)
 
-    def _place(self, wanted: Mapping[str, GroupOffsets], deadline: Deadline) -> dict[str, KafkaOpError] | None:
+    def _place(self, wanted: Mapping[str, GroupOffsets], tell: Tell, deadline: Deadline) -> str | None:
         """Place all; the one that is refused ends that."""
         assert self._writer is not None
         for group, offsets in wanted.items():
@@ -112,7 +110,8 @@ class GroupCommits:
             except AbortTransactionError as error:
                 if is_passing(error):
                     raise
-                return {group: error}
+                tell(group, error)
+                return group
         return None
 
     def _give_up(self) -> None:

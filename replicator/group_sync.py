@@ -24,7 +24,7 @@ from replicator.clients import AdminClient, Cluster
 from replicator.committed import INACTIVE, Committed, GroupOffsets, is_ours, tag
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
-from replicator.errors import TP, FencedError
+from replicator.errors import TP, FencedError, KafkaOpError
 from replicator.group_commits import AT_ONCE, GroupCommits
 from replicator.groups import OffsetsReader, chunks, is_passing, list_groups
 from replicator.log import Logger
@@ -181,11 +181,11 @@ class GroupSync:
         def confirm(groups: Collection[str]) -> Collection[str]:
             return self._confirm(groups, wanted, topics, budget)
 
+        def tell(group: str, refusal: KafkaOpError | None) -> None:
+            self._settle(group, "synced" if refusal is None else "refused", wanted[group], str(refusal or ""))
+
         for some in chunks(sorted(writes, key=lambda group: group in self._refusals), AT_ONCE):
-            outcome = self._commits.commit({group: writes[group] for group in some}, confirm, budget)
-            for group, refusal in outcome.items():
-                state = "synced" if refusal is None else "refused"
-                self._settle(group, state, wanted[group], str(refusal or ""))
+            self._commits.commit({group: writes[group] for group in some}, confirm, tell, budget)
 
     def _without_lacking(
         self, wanted: Mapping[str, dict[TP, int]], topics: Mapping[str, int]

@@ -1,21 +1,19 @@
 """Free ports that stay free while a broker is down.
 
 A port belongs to the process that asked for it until that ends, also while nobody listens there: a lock on one byte of
-a file that all processes of a user share says so. Without it, a cluster that starts next door could take the port of a
-broker that was just killed, and answer in its place.
+a file in the cache, which the user's processes share, says so. Without it, a cluster that starts next door could take
+the port of a broker that was just killed, and answer in its place.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import random
 import socket
-import tempfile
 import threading
-from pathlib import Path
 from typing import BinaryIO
 
+from replicator.embedded.jars import cache_dir
 from replicator.embedded.spec import ClusterError
 
 HOST = "127.0.0.1"
@@ -38,8 +36,8 @@ class _Ports:
         """Whether the port is ours from now on: nobody had it, and nobody listens there."""
         with self._lock:
             if self._file is None:  # closing it would give all of them back
-                path = Path(tempfile.gettempdir()) / f"replicator-ports-{os.getuid()}"
-                self._file = path.open("ab")
+                cache_dir().mkdir(parents=True, exist_ok=True)
+                self._file = (cache_dir() / "ports").open("ab")
             if port in self._ours or not _lock_byte(self._file, port):
                 return False
             if not _is_free(port):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
 import pytest
 
 from replicator.clients import Cluster as Clients
-from replicator.committed import Committed, move_tag, tag
+from replicator.committed import Committed, GroupOffsets, move_tag, tag
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
-from replicator.errors import TP, FencedError
-from replicator.group_commits import GroupCommits, Look
+from replicator.errors import TP, FencedError, KafkaOpError, RetriableError
+from replicator.group_commits import GroupCommits, Look, Tell
 from replicator.groups import OffsetsReader
 from replicator.log import NO_LOG
 from replicator.transactions import FencingWriter
@@ -45,6 +45,13 @@ def orders(target: Cluster, unique: UniqueName) -> TP:
     return TP(create_topic(target.admin_servers, unique("orders")), 0)
 
 
+def told(commits: GroupCommits, wanted: Mapping[str, GroupOffsets], look: Look) -> dict[str, KafkaOpError | None]:
+    """Commit; what became of each group."""
+    outcome: dict[str, KafkaOpError | None] = {}
+    commits.commit(wanted, look, outcome.__setitem__, Deadline(REACT_S))
+    return outcome
+
+
 def everything(groups: Collection[str]) -> Collection[str]:
     return groups
 
@@ -59,8 +66,7 @@ def test_what_is_committed_while_ours_are_placed_stays(
         commit(target.admin_servers, moved, {orders: 100}, "theirs")
         return groups
 
-    wanted = {moved: {orders: OURS}, left: {orders: OURS}}
-    assert commits.commit(wanted, look, Deadline(REACT_S)) == {moved: None, left: None}
+    assert told(commits, {moved: {orders: OURS}, left: {orders: OURS}}, look) == {moved: None, left: None}
     eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
     assert committed(target.admin_servers, moved) == {orders: (100, "theirs")}
 
@@ -84,8 +90,7 @@ def test_what_the_look_takes_out_is_not_written(
         assert not reader.unsure
         return {group for group in groups if not found[group]}
 
-    outcome = commits.commit({out: {orders: OURS}, left: {orders: OURS}}, look, Deadline(REACT_S))
-    assert outcome == {left: None}
+    assert told(commits, {out: {orders: OURS}, left: {orders: OURS}}, look) == {left: None}
     assert looks == [{out, left}, {left}]
     eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
     assert committed(target.admin_servers, out) == {orders: (100, "theirs")}
@@ -96,11 +101,28 @@ def test_one_that_is_refused_costs_the_others_nothing(
 ) -> None:
     good, bad = unique("a-good"), unique("b-bad")
     wanted = {good: {orders: OURS}, bad: {TP(unique("no-topic"), 0): OURS}}
-    outcome = commits.commit(wanted, everything, Deadline(REACT_S))
+    outcome = told(commits, wanted, everything)
     assert outcome[good] is None
     assert outcome[bad] is not None
     assert f"commit for the group {bad}" in str(outcome[bad])
     eventually(lambda: committed(target.admin_servers, good) == {orders: tuple_of(OURS)}, REACT_S)
+
+
+def test_one_that_is_refused_is_told_whatever_comes_after(
+    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+) -> None:
+    """Else a pass that has no time left for the others would begin with the same refusal for ever."""
+    good, bad = unique("a-good"), unique("b-bad")
+    wanted = {good: {orders: OURS}, bad: {TP(unique("no-topic"), 0): OURS}}
+    outcome: dict[str, KafkaOpError | None] = {}
+
+    def look(groups: Collection[str]) -> Collection[str]:
+        raise RetriableError("no answer", op="look")
+
+    with pytest.raises(RetriableError):
+        commits.commit(wanted, look, outcome.__setitem__, Deadline(REACT_S))
+    assert outcome.keys() == {bad}
+    assert committed(target.admin_servers, good) == {}
 
 
 def test_two_that_commit_under_one_id_fence_each_other(
@@ -116,9 +138,9 @@ def test_two_that_commit_under_one_id_fence_each_other(
             return groups
 
         with pytest.raises(FencedError):
-            first.commit({group: {orders: OURS}}, look, Deadline(REACT_S))
+            told(first, {group: {orders: OURS}}, look)
         assert committed(target.admin_servers, group) == {}
-        assert first.commit({group: {orders: OURS}}, everything, Deadline(REACT_S)) == {group: None}
+        assert told(first, {group: {orders: OURS}}, everything) == {group: None}
     eventually(lambda: committed(target.admin_servers, group) == {orders: tuple_of(OURS)}, REACT_S)
 
 
@@ -143,7 +165,7 @@ def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
     """Hold group sync before it places, before it looks again, or before it commits."""
     commit_all, commit_transaction = GroupCommits.commit, FencingWriter.commit
 
-    def hold_commit(self: GroupCommits, wanted: Any, look: Look, deadline: Deadline) -> Any:
+    def hold_commit(self: GroupCommits, wanted: Any, look: Look, tell: Tell, deadline: Deadline) -> None:
         def hold_look(groups: Collection[str]) -> Collection[str]:
             if place == "look":
                 hold.pass_by()
@@ -151,7 +173,7 @@ def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
 
         if place == "place":
             hold.pass_by()
-        return commit_all(self, wanted, hold_look, deadline)
+        commit_all(self, wanted, hold_look, tell, deadline)
 
     def hold_transaction(self: FencingWriter, deadline: Deadline) -> None:
         if place == "commit":
