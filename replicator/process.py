@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import count
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -44,12 +45,13 @@ class Signals:
         self.received: signal.Signals | None = None
         """The first one that came."""
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._count = count(1)
         self._at_once = at_once
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if next(self._count) > 1:  # counted in one step: the next signal may be handled within this call
             self._at_once()
             os._exit(EXIT_INTERRUPTED)
         self.received = signal.Signals(number)

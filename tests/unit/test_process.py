@@ -63,3 +63,21 @@ def test_it_waits_as_long_as_asked() -> None:
     began_s = time.monotonic()
     assert not signals.wait(0.05)
     assert time.monotonic() - began_s >= 0.05
+
+
+def test_two_signals_in_the_same_moment_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes while the first is being handled: it must not count as the first, too."""
+    ended: list[int] = []
+    names = signal.Signals
+
+    def name_slowly(number: int) -> signal.Signals:
+        monkeypatch.setattr(signal, "Signals", names)
+        signal.raise_signal(signal.SIGINT)
+        return names(number)
+
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(signal, "Signals", name_slowly)
+    signals = Signals()
+    signal.raise_signal(signal.SIGTERM)
+    assert ended == [130]
+    assert signals.wait(0.0)
