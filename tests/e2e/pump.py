@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, enqueue
+from tests.kafka.records import NewRecord, end_offsets, enqueue
 
 TICK_S = 0.05
 ABORTED = b"aborted"
@@ -84,12 +84,22 @@ class Pump:
         eventually(lambda: self._number >= enough, within_s, every_s=0.01)
 
     def stop(self) -> None:
-        """Stop, and wait until the last record is acknowledged or given up."""
+        """Stop, and wait until the last record is acknowledged or given up, and a read_committed reader finds it.
+
+        A commit is acknowledged before its markers are in the partitions: whoever looks at once may miss its records.
+        """
         self._stopping.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the pump hangs"
         left = self._plain.flush(60)
         assert left == 0, f"{left} records were never acknowledged by the source"
+        eventually(self._is_stable, within_s=60)
+
+    def _is_stable(self) -> bool:
+        """Whether no transaction is open: the source ends one whose outcome is unknown after its timeout."""
+        stable = end_offsets(self._servers, self.topic)
+        assert stable == end_offsets(self._servers, self.topic, isolation="read_uncommitted"), stable
+        return True
 
     def abandon(self) -> None:
         """Stop without waiting for anything."""
