@@ -119,6 +119,7 @@ def test_ten_times_there_and_back(make_bench: MakeBench, source: Cluster, target
     group = group_of(bench)
     worked = [at_home(bench, count=2)]
     worked[0].await_more(500)
+    worked[0].await_partitions(PARTITIONS)
     moves_s = []
     for _ in range(ROUND_TRIPS):
         for command, arrive in (("switchover", away), ("failback", at_home)):
