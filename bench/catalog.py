@@ -108,10 +108,10 @@ def _throughput_arguments(parser: Parser) -> None:
 
 def _throughput_options(given: Arguments) -> throughput.Options:
     usual = FULL_SIZES if given.full else SHORT_SIZES
-    wanted = [size for size in given.size if size not in dict(usual)] if given.size else []
-    sizes = [it for it in usual if not given.size or it[0] in given.size] + [(size, OTHER_RECORDS) for size in wanted]
-    if given.records:
-        sizes = [(size, given.records) for size in dict(sizes)]
+    sizes = []
+    for size in given.size or dict(usual):
+        amounts = [records for it, records in usual if it == size] or [OTHER_RECORDS]
+        sizes += [(size, records) for records in ([given.records] if given.records else amounts)]
     return _drain_options(given, sizes)
 
 

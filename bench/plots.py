@@ -40,7 +40,7 @@ def _draining(document: Row) -> dict[str, str]:
             limit = bar("", "", [run for run in runs if run["contender"] == REPLAYER], column) if has_limit else None
             made.append(
                 Panel(
-                    f"{throughput_report.amount(size, records)}",
+                    throughput_report.amount(size, records),
                     _bars(runs, column, (REPLAYER,)),
                     limit.value if limit else None,
                     f"the broker's own limit: {limit.text}" if limit and limit.value is not None else "",

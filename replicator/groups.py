@@ -148,9 +148,10 @@ class OffsetsReader:
     def _ask(self, group: str, deadline: Deadline) -> Future[Any]:
         timeout_s = max(0.1, deadline.left_s())
         request = [ConsumerGroupTopicPartitions(group)]
-        return self._admin.list_consumer_group_offsets(request, require_stable=self._stable, request_timeout=timeout_s)[
-            group
-        ]
+        answers = self._admin.list_consumer_group_offsets(
+            request, require_stable=self._stable, request_timeout=timeout_s
+        )
+        return answers[group]
 
     @staticmethod
     def _await(futures: Mapping[str, Future[Any]], deadline: Deadline) -> None:

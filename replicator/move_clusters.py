@@ -22,7 +22,6 @@ from replicator.earlier import LastMove
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.failover import Facts, GroupFacts
 from replicator.flow_clusters import FlowClusters
-from replicator.group_commits import GroupCommits
 from replicator.groups import commit_offsets, group_states, is_passing, is_refusal_of_members, list_groups
 from replicator.halts import Reason as HaltReason
 from replicator.halts import halt, halt_body, halt_text, to_halt
@@ -33,6 +32,7 @@ from replicator.names import groups_id
 from replicator.observe import describe_workers
 from replicator.refine import Refiner, Unrefined
 from replicator.routes import FlowView, Router
+from replicator.transactions import FencingWriter
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
@@ -199,8 +199,8 @@ class MoveClusters:
     def _end_group_sync(self) -> None:
         """End a transaction in which group sync was killed: until its timeout, nobody would know the offsets."""
         transactional_id = groups_id(self._flow.source, self._flow.target)
-        with suppress(KafkaOpError), closing(GroupCommits(self.clusters.target, transactional_id)) as commits:
-            commits.open(self.clusters.budget())
+        with suppress(KafkaOpError), closing(FencingWriter(self.clusters.target, transactional_id)) as writer:
+            writer.open(self.clusters.budget())
 
     def _problem(self, cluster: Cluster, group: str, offsets: Mapping[str, GroupOffsets]) -> str:
         """Why what the group has now was not read, or not all of it; empty when it was."""

@@ -100,11 +100,10 @@ class FencingWriter:
             FencedError: somebody else opened the id.
             FatalError: it can't begin.
         """
-        op = "begin a transaction"
         try:
             self._producer.begin_transaction()
         except KafkaException as cause:
-            raise self._cluster.error(cause, op=op) from cause
+            raise self._cluster.error(cause, op="begin a transaction") from cause
 
     def place(self, group: str, offsets: GroupOffsets, deadline: Deadline) -> None:
         """Put a group's offsets into the transaction: they have their place in the broker's log when this returns.

@@ -107,6 +107,14 @@ class FlowBench:
             self.await_event("task_runs", after=seen)
         return self._worker
 
+    def start_filled(self) -> FlowBench:
+        """Create the topic with ten records, and start; they are replicated when this returns."""
+        self.create(self.topic)
+        self.produce(self.topic, [b"%d" % i for i in range(10)])
+        self.start()
+        self.await_caught_up(self.topic)
+        return self
+
     def stop(self) -> None:
         """Stop it cleanly."""
         if self._worker is not None:

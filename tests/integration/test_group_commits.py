@@ -184,15 +184,6 @@ def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FencingWriter, "commit", hold_transaction)
 
 
-def start(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
-    bench = make_flow(source, target)
-    bench.create(bench.topic)
-    bench.produce(bench.topic, [b"%d" % i for i in range(10)])
-    bench.start()
-    bench.await_caught_up(bench.topic)
-    return bench
-
-
 def await_synced(bench: FlowBench, group: str, place: int) -> None:
     """Wait until group sync put a group there."""
     copy = TP(bench.remote(bench.topic), 0)
@@ -207,7 +198,7 @@ def test_group_sync_that_is_held_up_does_not_write_over_a_move(
     """What it has decided before the move is gone; another group goes on."""
     hold = Hold()
     held(place, hold, monkeypatch)
-    bench = start(make_flow, source, target)
+    bench = make_flow(source, target).start_filled()
     group, other, copy = unique("billing"), unique("other"), TP(bench.remote(bench.topic), 0)
     for name in (group, other):
         commit(bench.source, name, {TP(bench.topic, 0): 4})
@@ -228,7 +219,7 @@ def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(
 ) -> None:
     hold = Hold()
     held("look", hold, monkeypatch)
-    bench = start(make_flow, source, target)
+    bench = make_flow(source, target).start_filled()
     group, copy = unique("billing"), TP(bench.remote(bench.topic), 0)
     commit(bench.source, group, {TP(bench.topic, 0): 4})
     await_synced(bench, group, 4)

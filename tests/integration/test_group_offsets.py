@@ -29,12 +29,7 @@ SOON_S = 10.0
 @pytest.fixture
 def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
     """A flow that has replicated ten records."""
-    bench = make_flow(source, target)
-    bench.create(bench.topic)
-    bench.produce(bench.topic, [b"%d" % i for i in range(10)])
-    bench.start()
-    bench.await_caught_up(bench.topic)
-    return bench
+    return make_flow(source, target).start_filled()
 
 
 def remote(bench: FlowBench, partition: int = 0) -> TP:
