@@ -188,16 +188,21 @@ class MoveClusters:
         return group_states(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
 
     def _read(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupOffsets]:
-        reader = self.clusters.offsets_reader(cluster)
-        found = reader.read(groups, self.clusters.budget())
-        if cluster is self.clusters.target and reader.unsure:
-            self._end_group_sync()
+        """What groups committed; offsets that are not stable are read again until the deadline."""
+        reader, wanted = self.clusters.offsets_reader(cluster), list(groups)
+        deadline = self.clusters.budget()
+        while True:
+            found = reader.read(wanted, self.clusters.budget())
+            refused = {group for group, error in reader.failures.items() if not is_passing(error)}
+            if reader.unsure <= refused or deadline.expired:
+                return found
+            if cluster is self.clusters.target:
+                self._end_group_sync()
             reader.forget_late()
-            found = reader.read(groups, self.clusters.budget())
-        return found
+            time.sleep(deadline.slice_s(0.1))
 
     def _end_group_sync(self) -> None:
-        """End a transaction in which group sync was killed: until its timeout, nobody would know the offsets."""
+        """End a transaction of group sync, which may have died in it: until its timeout, nobody would know the offsets."""
         transactional_id = groups_id(self._flow.source, self._flow.target)
         with suppress(KafkaOpError), closing(FencingWriter(self.clusters.target, transactional_id)) as writer:
             writer.open(self.clusters.budget())
@@ -206,7 +211,8 @@ class MoveClusters:
         """Why what the group has now was not read, or not all of it; empty when it was."""
         if group in offsets and group not in self.clusters.offsets_reader(cluster).unsure:
             return ""
-        text = f"the offsets of {group} are not stable: a transaction of its consumers is open, or hangs"
+        whose = "its consumers or of group sync" if cluster is self.clusters.target else "its consumers"
+        text = f"the offsets of {group} are not stable: a transaction of {whose} is open, or hangs"
         return str(self.clusters.offsets_reader(cluster).failures.get(group, text))
 
     def _not_flowing(self) -> str:

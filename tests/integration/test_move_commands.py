@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from replicator.committed import Committed, tag
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
+from replicator.groups import LATE_AFTER_S
 from replicator.names import groups_id
 from replicator.transactions import FencingWriter
 from replicator.translation import Between, OffsetMap
@@ -69,6 +71,16 @@ class Desk:
 
     def remote(self, partition: int = 0) -> TP:
         return TP(self.flow.remote(self.flow.topic), partition)
+
+    def place(self, transactional_id: str, group: str) -> FencingWriter:
+        """A transaction on the target in which lies an offset of the group as group sync would write it."""
+        flow = self.flow
+        settings = flow.settings().clusters[flow.target_alias]
+        writer = FencingWriter(Clients(flow.target_alias, "target", settings, "workers"), transactional_id)
+        writer.open(Deadline(SOON_S))
+        writer.begin()
+        writer.place(group, {self.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
+        return writer
 
     def group(self, name: str, *places: int, topic: str = "", synced: bool = True) -> str:
         """A group that committed these offsets, of the partitions from 0 on; `synced`: and group sync has seen it."""
@@ -284,16 +296,21 @@ def test_what_group_sync_left_open_when_it_was_killed_is_ended(own_desk: Desk) -
     flow = own_desk.open().flow
     group = own_desk.group("hangs", 10, 20)
     flow.stop()
-    settings = flow.settings()
-    clients = Clients(flow.target_alias, "target", settings.clusters[flow.target_alias], "workers")
-    killed = FencingWriter(clients, groups_id(flow.alias, flow.target_alias))
-    killed.open(Deadline(SOON_S))
-    killed.begin()
-    killed.place(group, {own_desk.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
-    killed.close()
+    own_desk.place(groups_id(flow.alias, flow.target_alias), group).close()
     arguments = ("failover", "--accept-data-loss", group)
     assert states(own_desk.move(*arguments, down=flow.alias)) == [("exact", "committed")] * 2
     assert offsets(flow.target, group) == {own_desk.remote(0): 10, own_desk.remote(1): 20}
+
+
+def test_offsets_in_a_transaction_of_somebody_else_are_waited_for(desk: Desk) -> None:
+    """Which takes longer than several readings, as it may on a machine that does a lot more."""
+    group = desk.group("late", 10, 20)
+    stranger = desk.place(f"stranger-{desk.run_id}", group)
+    ends = threading.Timer(3 * LATE_AFTER_S, stranger.abort, [Deadline(SOON_S)])
+    ends.start()
+    assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
+    ends.join()
+    stranger.close()
 
 
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:
