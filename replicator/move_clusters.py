@@ -202,7 +202,7 @@ class MoveClusters:
             time.sleep(deadline.slice_s(0.1))
 
     def _end_group_sync(self) -> None:
-        """End a transaction of group sync, which may have died in it: until its timeout, nobody would know the offsets."""
+        """End a transaction of group sync, which may have died in it: until its timeout, nobody knows the offsets."""
         transactional_id = groups_id(self._flow.source, self._flow.target)
         with suppress(KafkaOpError), closing(FencingWriter(self.clusters.target, transactional_id)) as writer:
             writer.open(self.clusters.budget())

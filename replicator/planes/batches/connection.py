@@ -35,6 +35,8 @@ READ_PER_ROUND_BYTES = 8 << 20
 """Then the other connections get their turn."""
 WAKE_AT_BYTES = 512 << 10
 """Of a large answer so much is let arrive before it is read: each wake costs as much as copying 100 KB."""
+BUSY_WITH = 2
+"""Requests that keep a broker busy: while it has more, their answers are read several at a time."""
 API_VERSIONS = 18
 """Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
 _REQUEST = struct.Struct(">ihhih")
@@ -61,6 +63,7 @@ class Request:
         on_done: gets the answer's body, a writable view that nobody else has, or `Lost`; called from `Reactor.pump`.
         timeout_s: seconds after which the connection is given up, with all that is in flight on it.
         is_flexible: the version has flexible headers: request header v2, response header v1.
+        answer_bytes: the answer has at least so many, its size and header included; 0: not known.
     """
 
     api_key: int
@@ -69,6 +72,7 @@ class Request:
     on_done: Callable[[memoryview | Lost], None]
     timeout_s: float = 30.0
     is_flexible: bool = True
+    answer_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -138,18 +142,19 @@ class Connection:
         return self._socket.fileno()
 
     def send(self, request: Request) -> None:
-        """Send, as far as the socket takes it now; the rest follows. On a closed connection `on_done` gets `Lost`."""
+        """Send, at the end of the reactor's round, what the socket takes then; the rest follows.
+
+        On a closed connection `on_done` gets `Lost`.
+        """
         if self._is_closed:
             self._finish(request, Lost(f"the connection to {self.address} is closed"))
             return
         self._correlation_id = (self._correlation_id + 1) & 0x7FFFFFFF
         give_up_s = time.monotonic() + request.timeout_s
         self._waiting.append(_InFlight(request, self._correlation_id, give_up_s))
-        is_idle = not self._outgoing
         parts = [self._header(request), *request.body]
         self._outgoing.extend(_joined(parts) if self._is_tls else filter(len, parts))
-        if is_idle:
-            self._guarded(self._write)
+        self._reactor.at_end(self._settle)
 
     def close(self, why: str, code: str = "_TRANSPORT") -> None:
         """End it; what is in flight gets `Lost`, in order."""
@@ -179,10 +184,22 @@ class Connection:
 
     def on_sweep(self, now_s: float) -> None:
         self._slabs.sweep(now_s)
+        if self._wakes_at_bytes > 1 and not self._incoming.missing_bytes:
+            self._guarded(self._read)  # answers that are shorter than they may be must not wait for others
         for waiting in self._waiting:
             if waiting.give_up_s <= now_s:
                 self.close(f"no answer within {waiting.request.timeout_s:g} s", "_TIMED_OUT")
                 return
+
+    def _settle(self) -> None:
+        """The end of a round: send what was asked for, and say how much of what comes is worth waking up for."""
+        if not self._is_closed:
+            self._guarded(self._send_and_wait)
+
+    def _send_and_wait(self) -> None:
+        if self._outgoing and not self._mask & selectors.EVENT_WRITE and not self._write_wants_read:
+            self._write()
+        self._wake_late()
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Do a step; whatever goes wrong with the socket or the peer ends the connection."""
@@ -207,11 +224,20 @@ class Connection:
             self._reactor.change(self, mask)
 
     def _wake_late(self) -> None:
-        """Be woken when a good part of what is missing is there, or the end; at most what the kernel has room for."""
-        wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or 1
+        """Be woken when a good part of what is awaited is there, or the end; at most what the kernel has room for."""
+        wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or self._worth_reading_bytes()
         if wanted != self._wakes_at_bytes and not self._is_tls and sys.platform == "linux":
             self._wakes_at_bytes = wanted
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+
+    def _worth_reading_bytes(self) -> int:
+        """Of small answers: all but the last few, which the broker works at meanwhile."""
+        wanted = -self._incoming.gathered_bytes
+        for waiting in islice(self._waiting, max(0, len(self._waiting) - BUSY_WITH)):
+            if not waiting.request.answer_bytes:
+                break
+            wanted += waiting.request.answer_bytes
+        return max(1, wanted)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -269,10 +295,10 @@ class Connection:
                 budget -= count
                 self._incoming.add(count, self._take)
                 if count < len(room) and not self._is_tls:  # it is empty
-                    self._wake_late()
+                    self._reactor.at_end(self._settle)
                     return
         except BlockingIOError:
-            self._wake_late()
+            self._reactor.at_end(self._settle)
             return
         except (InterruptedError, ssl.SSLWantReadError):
             return

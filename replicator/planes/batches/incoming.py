@@ -49,6 +49,11 @@ class Incoming:
         """Of the large answer that has begun to arrive."""
         return 0 if self._body is None else self._size - self._have
 
+    @property
+    def gathered_bytes(self) -> int:
+        """Of a small answer that has begun to arrive."""
+        return self._have if self._body is None else 0
+
     def drop(self) -> None:
         self._body = None
 

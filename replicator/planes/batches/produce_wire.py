@@ -22,6 +22,10 @@ _ALL_REPLICAS = -1
 _REQUEST = Struct(">hi")  # acks, timeout
 _PARTITION = Struct(">ihqqqB")  # partition, error, base offset, append time, log start, first byte of errors' length
 _PARTITION_BYTES = _PARTITION.size + 2
+_TOPIC_BYTES = 3
+"""Lengths of its name and of its partitions, no tags."""
+_ANSWER_BYTES = 4 + 5 + 1 + 5
+"""Size, header without tags, how many topics, throttle time and no tags."""
 _RECORD_ERROR_BYTES = 6
 _NOTHING_MORE = b"\0\0"  # no message, no tags
 _ONE = 2
@@ -83,6 +87,11 @@ def encode_produce(
         pending += b"\0"
     buffers.append(pending + b"\0")
     return buffers
+
+
+def answer_bytes(topics: Mapping[str, Sequence[tuple[int, Part]]]) -> int:
+    """How long the answer to that request is at least: that of one which is taken, with its size and header."""
+    return _ANSWER_BYTES + sum(_TOPIC_BYTES + len(it) + len(of) * _PARTITION_BYTES for it, of in topics.items())
 
 
 def decode_produce(body: memoryview) -> ProduceResponse:

@@ -29,7 +29,13 @@ from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.coordinator import Coordinator, Refusals
 from replicator.planes.batches.lanes import Item, Lane, Placed
 from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
-from replicator.planes.batches.produce_wire import VERSIONS, PartitionResult, decode_produce, encode_produce
+from replicator.planes.batches.produce_wire import (
+    VERSIONS,
+    PartitionResult,
+    answer_bytes,
+    decode_produce,
+    encode_produce,
+)
 from replicator.planes.batches.raw_batch import RawBatch, stamp
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.wire import WireError
@@ -225,7 +231,8 @@ class Producer:
             self._answered(node, sent, answer)
 
         body = encode_produce(self._id, int(REQUEST_TIMEOUT_S * 1000), topics)
-        connection.send(Request(PRODUCE, version, body, done, REQUEST_TIMEOUT_S + 5.0))
+        timeout_s = REQUEST_TIMEOUT_S + 5.0
+        connection.send(Request(PRODUCE, version, body, done, timeout_s, answer_bytes=answer_bytes(topics)))
 
     def _answered(self, node: int, sent: list[tuple[Lane, Item]], answer: memoryview | Lost) -> None:
         results: dict[TP, PartitionResult] = {}

@@ -1,6 +1,7 @@
 """One thread's event loop: sockets, timers, and completions, driven by whoever waits.
 
-A round of `pump` is: wait for sockets, let each one read and write, expire requests, then run timers and completions.
+A round of `pump` is: wait for sockets, let each one read and write, expire requests, then run timers and completions,
+and last send what these have asked for: every system call is a chance for another task to take the interpreter's lock.
 Sockets never call back into the plane from inside the round: they queue a completion, so that an exception of one
 leaves nothing half done, and the next round goes on with the rest.
 
@@ -74,6 +75,9 @@ class Reactor:
         self._next_sweep_s = 0.0
         self._closers: list[Callable[[], None]] = []
         self._is_closed = False
+        self._depth = 0
+        """Of rounds: a completion may pump."""
+        self._at_end: dict[Callable[[], None], None] = {}
         self._wake, self._woken = socket.socketpair()
         for end in (self._wake, self._woken):
             end.setblocking(False)
@@ -90,7 +94,17 @@ class Reactor:
         Raises:
             Exception: what a completion or a timer raised. What is left is done by the next round.
         """
-        for key, mask in self._selector.select(self._select_s(wait_s)):
+        self._end_round()  # that one which pumps
+        ready = self._selector.select(self._select_s(wait_s))
+        self._depth += 1
+        try:
+            self._round(ready)
+        finally:
+            self._depth -= 1
+            self._end_round()
+
+    def _round(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, mask in ready:
             if key.fileobj is self._woken:
                 self._drain_wakes()
                 continue
@@ -134,6 +148,7 @@ class Reactor:
         for closer in self._closers:
             closer()
         self._queue.clear()
+        self._at_end.clear()
         self._timers.clear()
         self._selector.close()
         self._watched.clear()
@@ -162,6 +177,13 @@ class Reactor:
         """Call at the end of this round, or in the next one; in order."""
         self._queue.append(call)
 
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call once at the end of this round, however often it is said; outside of one at once. It may not raise."""
+        if self._depth:
+            self._at_end[call] = None
+        else:
+            call()
+
     def post(self, call: Callable[[], None]) -> None:
         """As `soon`, from any thread: a `pump` that waits is woken. Nothing after `close`."""
         self._queue.append(call)
@@ -173,6 +195,11 @@ class Reactor:
         self._closers.append(closer)
 
     # --- a round ------------------------------------------------------------------------------------------------------
+
+    def _end_round(self) -> None:
+        calls, self._at_end = self._at_end, {}
+        for call in calls:
+            call()
 
     def _select_s(self, wait_s: float) -> float:
         if self._queue:

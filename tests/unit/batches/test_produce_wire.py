@@ -17,11 +17,13 @@ from replicator.planes.batches.produce_wire import (
     VERSIONS,
     PartitionResult,
     ProduceResponse,
+    answer_bytes,
     decode_produce,
     encode_produce,
 )
 from replicator.planes.batches.wire import WireError, uvarint
 
+SIZE_AND_HEADER_BYTES = 9
 INT32 = st.integers(-(2**31), 2**31 - 1)
 INDEX = st.integers(0, 2**31 - 1)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -155,7 +157,17 @@ def test_a_response_is_understood(version: int, throttle_ms: int, topics: dict[s
             it.topic = topic
             it.leader = it.leader if version >= 10 else None
             response.partitions.append(it)
-    assert decode_produce(memoryview(encode_response(response, version))) == response
+    encoded = encode_response(response, version)
+    assert decode_produce(memoryview(encoded)) == response
+    asked = {topic: [(it.partition, b"") for it in results] for topic, results in topics.items()}
+    assert answer_bytes(asked) <= SIZE_AND_HEADER_BYTES + len(encoded)
+
+
+def test_an_answer_that_takes_everything_is_the_shortest() -> None:
+    results = [PartitionResult(topic, n, 0, 99, -1, 0, [], None, None) for topic in ("a", "orders") for n in range(3)]
+    asked: dict[str, list[tuple[int, bytes]]] = {topic: [(n, b"") for n in range(3)] for topic in ("a", "orders")}
+    encoded = encode_response(ProduceResponse(results, 0), version=9)
+    assert answer_bytes(asked) == SIZE_AND_HEADER_BYTES + len(encoded)
 
 
 def some_response() -> bytes:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import socket
 import ssl
+import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +57,7 @@ class Bench:
             on_closed=lambda _, why: self.closed.append(why), max_response_bytes=limit,
         )  # fmt: skip
 
-    def send(self, connection: Connection, name: str, *body: Part, timeout_s: float = WAIT_S, **more: bool) -> None:
+    def send(self, connection: Connection, name: str, *body: Part, timeout_s: float = WAIT_S, **more: Any) -> None:
         def done(result: memoryview | Lost) -> None:
             self.results.append((name, result))
 
@@ -81,12 +87,21 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
 
 @pytest.fixture(params=["plain", "tls"])
 def bench(request: pytest.FixtureRequest, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Bench]:
+    yield from opened(contexts if request.param == "tls" else None)
+
+
+def opened(tls: tuple[ssl.SSLContext, ssl.SSLContext] | None) -> Iterator[Bench]:
     reactor = Reactor()
-    made = Bench(reactor, contexts if request.param == "tls" else None)
+    made = Bench(reactor, tls)
     yield made
     reactor.close()
     for broker in made.brokers:
         broker.stop()
+
+
+@pytest.fixture
+def plain() -> Iterator[Bench]:
+    yield from opened(None)
 
 
 def test_requests_and_answers_are_paired_in_order(bench: Bench) -> None:
@@ -109,6 +124,79 @@ def test_requests_and_answers_are_paired_in_order(bench: Bench) -> None:
         (str(number), b"" if number == 3 else b"<%d>" % number) for number in range(50)
     ]
     assert connection.answers == 50
+
+
+def test_requests_of_one_round_leave_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each system call is a chance for another task to take the interpreter's lock."""
+    writes: list[Connection] = []
+    write = Connection._write
+
+    def counted(self: Connection) -> None:
+        writes.append(self)
+        write(self)
+
+    monkeypatch.setattr(Connection, "_write", counted)
+
+    def talk(peer: Peer) -> None:
+        for _ in range(3):
+            peer.say(peer.ask(), b"ok")
+
+    connection = bench.connect(talk)
+    for name in "abc":
+        bench.reactor.soon(partial(bench.send, connection, name))
+    bench.await_results(3)
+    assert writes == [connection]
+
+
+class Busy:
+    """A connection with five requests in flight, and a peer that answers when it is told.
+
+    Args:
+        answer_bytes: what is said of the answers, which have `SIZE` bytes.
+    """
+
+    SIZE = 60
+
+    def __init__(self, bench: Bench, answer_bytes: int) -> None:
+        self.bench = bench
+        self._tokens = threading.Semaphore(0)
+        self.connection = bench.connect(self._talk)
+        for number in range(5):
+            bench.send(self.connection, str(number), answer_bytes=answer_bytes)
+
+    def _talk(self, peer: Peer) -> None:
+        for asked in [peer.ask() for _ in range(5)]:
+            assert self._tokens.acquire(timeout=WAIT_S)
+            peer.say(asked, bytes(self.SIZE - 9))
+        peer.read(1)
+
+    def answer(self, count: int, arrived: int) -> bool:
+        """Answer so many, and whether that wakes the reader, once so many answers have arrived and were not read."""
+        for _ in range(count):
+            self._tokens.release()
+        waiting = bytearray(4)
+        deadline = Deadline(WAIT_S)
+        while int.from_bytes(waiting, sys.byteorder) < arrived * self.SIZE:
+            assert not deadline.expired
+            fcntl.ioctl(self.connection.fileno(), termios.FIONREAD, waiting)
+        return bool(select.select([self.connection], [], [], 0)[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_RCVLOWAT")
+def test_answers_are_read_several_at_a_time_while_the_broker_is_busy(plain: Bench) -> None:
+    busy = Busy(plain, answer_bytes=Busy.SIZE)
+    assert not busy.answer(2, arrived=2)
+    assert busy.answer(1, arrived=3)
+    plain.await_results(3)
+    for number in (4, 5):
+        assert busy.answer(1, arrived=1), "it has next to nothing to do"
+        plain.await_results(number)
+
+
+def test_answers_that_are_shorter_than_they_may_be_are_read(plain: Bench) -> None:
+    busy = Busy(plain, answer_bytes=2 * Busy.SIZE)
+    busy.answer(5, arrived=5)
+    plain.await_results(5)
 
 
 def test_a_large_request_of_many_parts_arrives_whole(bench: Bench) -> None:

@@ -66,6 +66,48 @@ def test_a_completion_may_wait_for_another_one(reactor: Reactor) -> None:
     assert ran == ["outer", "inner"]
 
 
+def test_the_end_of_a_round_comes_once_and_outside_of_one_at_once(reactor: Reactor) -> None:
+    ran: list[str] = []
+
+    def end() -> None:
+        ran.append("end")
+
+    def completion() -> None:
+        ran.append("completion")
+        reactor.at_end(end)
+
+    reactor.soon(completion)
+    reactor.soon(completion)
+    reactor.pump(0)
+    assert ran == ["completion", "completion", "end"]
+    reactor.pump(0)
+    reactor.at_end(end)
+    assert ran == ["completion", "completion", "end", "end"]
+
+
+def test_the_end_of_a_round_comes_whatever_is_raised_in_it(reactor: Reactor) -> None:
+    ran: list[str] = []
+    reactor.soon(lambda: reactor.at_end(lambda: ran.append("end")))
+    reactor.soon(fail)
+    with pytest.raises(ZeroDivisionError):
+        reactor.pump(0)
+    assert ran == ["end"]
+
+
+def test_what_is_for_the_end_of_a_round_does_not_wait_for_a_round_inside(reactor: Reactor) -> None:
+    """Else a completion that asks, and pumps until it has an answer, would have asked nothing."""
+    ran: list[str] = []
+
+    def outer() -> None:
+        reactor.at_end(lambda: reactor.soon(lambda: ran.append("answer")))
+        assert reactor.run_until(lambda: "answer" in ran, Deadline(5))
+        ran.append("outer")
+
+    reactor.soon(outer)
+    reactor.pump(0)
+    assert ran == ["answer", "outer"]
+
+
 def test_timers_fire_in_time_order_once_and_not_when_cancelled(reactor: Reactor) -> None:
     fired: list[str] = []
     reactor.later(0.02, lambda: fired.append("second"))
@@ -118,6 +160,7 @@ def test_nothing_happens_after_close() -> None:
     reactor = Reactor()
     ran: list[int] = []
     reactor.soon(lambda: ran.append(1))
+    reactor.soon(lambda: reactor.at_end(lambda: ran.append(3)))
     closed: list[int] = []
     reactor.on_close(lambda: closed.append(1))
     reactor.close()
