@@ -101,7 +101,7 @@ def _drain(parser: Parser) -> None:
 
 
 def _throughput_arguments(parser: Parser) -> None:
-    _usual(parser, f"{BOTH},replayer", f"{ALL},replayer")
+    _usual(parser, f"{BOTH},replayer", f"ours-batches-tuned,{ALL},replayer")
     parser.add_argument("--size", type=int, action="append", help="bytes of a record; may be repeated")
     _drain(parser)
 

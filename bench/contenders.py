@@ -2,6 +2,7 @@
 
 `ours-batches`    `python -m replicator run` with its defaults, on the plane that passes record batches through unopened
 `ours-records`    the same on the other plane; `ours`: on the one that it chooses itself
+`ours…-tuned`     with as many `tasks` as MirrorMaker 2 has when it is tuned
 `ours…-N`         with `--processes N`
 `ours…@DIR`       out of another source tree: what a change is worth
 `mm2-stock-eos`   MirrorMaker 2, dedicated, exactly once, everything else as it comes
@@ -28,8 +29,8 @@ from replicator.embedded.ports import free_ports
 
 SOURCE, TARGET = "source", "target"
 REPLAYER = "replayer"
-OURS = re.compile(r"ours(?:-(?P<plane>batches|records))?(?:-(?P<processes>\d+))?(?:@(?P<tree>.+))?")
-KNOWN = "ours-batches, ours-records, ours, each also …-N and …@DIR, mm2-stock-eos, mm2-tuned-eos, replayer"
+OURS = re.compile(r"ours(?:-(?P<plane>batches|records))?(?P<tuned>-tuned)?(?:-(?P<processes>\d+))?(?:@(?P<tree>.+))?")
+KNOWN = "ours-batches, ours-records, ours, each also …-tuned, …-N and …@DIR, mm2-stock-eos, mm2-tuned-eos, replayer"
 REPLAYER_IS_READY = "the replayer is ready"
 PREPARE_TIMEOUT_S = 120.0
 LOOK_S = 0.02
@@ -132,7 +133,7 @@ class Launcher:
             environment = our_environment("ours")
         elif (match := OURS.fullmatch(name)) is not None:
             config = folder / "replicator.yaml"
-            config.write_text(our_config(task, match["plane"]))
+            config.write_text(our_config(task, name))
             processes = ["--processes", match["processes"]] if match["processes"] else []
             command = [sys.executable, "-m", "replicator", "-c", str(config), "run", *processes]
             environment = our_environment(name)
@@ -182,15 +183,26 @@ def _tree(name: str) -> Path:
     return Path((match["tree"] if match is not None else None) or Path(__file__).parents[1])
 
 
-def our_config(task: Task, plane: str | None) -> str:
-    """Our configuration file: the clusters, the topics, the plane, unless it is to choose, and the defaults."""
-    data_plane = f", data_plane: {plane}" if plane else ""
+def tuned_tasks(task: Task) -> int:
+    """More than there are CPUs only stand in each other's way: so users of MirrorMaker 2 set it, and ours may."""
+    return min(task.partitions, os.cpu_count() or 1)
+
+
+def our_config(task: Task, name: str) -> str:
+    """The configuration file of `ours…`: the clusters, the topics, what the name says, and the defaults."""
+    match = OURS.fullmatch(name)
+    assert match is not None
+    flow = [f"topics: ['{task.topics}']"]
+    if match["plane"]:
+        flow.append(f"data_plane: {match['plane']}")
+    if match["tuned"]:
+        flow.append(f"tasks: {tuned_tasks(task)}")
     lines = [
         "clusters:",
         f"  {SOURCE}: {{bootstrap_servers: '{task.source_servers}'}}",
         f"  {TARGET}: {{bootstrap_servers: '{task.target_servers}'}}",
         "flows:",
-        f"  {SOURCE}->{TARGET}: {{topics: ['{task.topics}']{data_plane}}}",
+        f"  {SOURCE}->{TARGET}: {{{', '.join(flow)}}}",
         "http: {port: 0}",
     ]
     if task.worker:
@@ -207,5 +219,5 @@ def mm2_config(task: Task, *, is_tuned: bool, rest_port: int) -> str:
         "listeners": f"http://127.0.0.1:{rest_port}",
     }
     if is_tuned:
-        properties |= MM2_TUNED | {"tasks.max": str(min(task.partitions, os.cpu_count() or 1))}
+        properties |= MM2_TUNED | {"tasks.max": str(tuned_tasks(task))}
     return "".join(f"{key}={value}\n" for key, value in properties.items())

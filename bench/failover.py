@@ -167,7 +167,7 @@ class _Episode:
     def _new_way(self, number: str) -> Way:
         if self._name.startswith("ours"):
             config = self._stage.reaper.directory / f"moves-{number}.yaml"
-            config.write_text(our_config(self._stage.task(TOPIC, PARTITIONS), None))
+            config.write_text(our_config(self._stage.task(TOPIC, PARTITIONS), self._name))
             return OurCommands(self._name, config)
         target, admin = _client(TARGET, self._stage.target)
         is_tuned = "tuned" in self._name

@@ -87,8 +87,9 @@ brokers. What other processes used is reported. Contenders take turns, round aft
 range over the rounds behind them.
 
 * `ours-batches`: `replicator run` with its defaults, on the plane that passes record batches through unopened;
-  `ours-records`: on the plane that takes every record in its hand; `ours`: on the one that it chooses by itself. `…-2`:
-  with `--processes 2`.
+  `ours-records`: on the plane that takes every record in its hand; `ours`: on the one that it chooses by itself.
+  `…-tuned`: with as many `tasks` as the tuned MirrorMaker 2 has, that of the CPUs, at most one for each partition;
+  `…-2`: with `--processes 2`.
 * `mm2-stock-eos`: MirrorMaker 2, dedicated, exactly once, all else as it comes: one task, transactions per
   poll.
 * `mm2-tuned-eos`: the same, tuned for throughput; `bench/contenders.py` lists every property. Transactions stay those

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +25,7 @@ from tests.kafka.eventually import eventually
 
 READ_TIMEOUT_S = 60.0
 ADMIN_TIMEOUT_S = 30.0
+_NOT_LED_YET = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -130,7 +132,23 @@ def _record(message: Message) -> Record:
 def end_offsets(
     bootstrap_servers: str, topic: str, *, isolation: str = "read_committed", client: Mapping[str, Any] | None = None
 ) -> dict[int, int]:
-    """Partition → last stable offset, or high watermark for `read_uncommitted`."""
+    """Partition → last stable offset, or high watermark for `read_uncommitted`.
+
+    A topic may have been made a moment ago: a broker knows it before it leads it.
+    """
+    deadline = Deadline(ADMIN_TIMEOUT_S)
+    while True:
+        try:
+            return _end_offsets(bootstrap_servers, topic, isolation, client)
+        except KafkaException as error:
+            if deadline.expired or error.args[0].code() not in _NOT_LED_YET:
+                raise
+        time.sleep(0.05)
+
+
+def _end_offsets(
+    bootstrap_servers: str, topic: str, isolation: str, client: Mapping[str, Any] | None
+) -> dict[int, int]:
     admin = admin_client(bootstrap_servers, client)
     metadata = admin.list_topics(topic, timeout=ADMIN_TIMEOUT_S).topics[topic]
     if metadata.error is not None:

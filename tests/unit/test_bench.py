@@ -25,6 +25,7 @@ from bench.results import Sample, summarise
 from replicator.config import build
 
 TASK = Task("127.0.0.1:1001", "127.0.0.1:1002", "bench-100", 4)
+TASKS = min(4, os.cpu_count() or 1)
 
 
 def samples(*looks: tuple[float, int, float]) -> list[Sample]:
@@ -99,16 +100,25 @@ def test_a_process_that_is_gone_costs_nothing() -> None:
     assert proc.rss_bytes([process.pid]) == 0
 
 
-@pytest.mark.parametrize(("plane", "expected"), [("batches", "batches"), ("records", "records"), (None, "auto")])
-def test_our_contender_runs_with_our_defaults(plane: str | None, expected: str) -> None:
-    """But for the plane nothing is tuned for the bench, and the file is one that the program accepts."""
-    settings = build(yaml.safe_load(our_config(TASK, plane)))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ours-batches", {"data_plane": "batches"}),
+        ("ours-records-2", {"data_plane": "records"}),
+        ("ours", {}),
+        ("ours-batches-tuned", {"data_plane": "batches", "tasks": TASKS}),
+        ("ours-tuned-2@/tree", {"tasks": TASKS}),
+    ],
+)
+def test_our_contender_runs_with_our_defaults(name: str, said: dict[str, object]) -> None:
+    """But for what its name says, and the file is one that the program accepts."""
+    settings = build(yaml.safe_load(our_config(TASK, name)))
     flow = settings.flow().settings
     usual = type(flow)(topics=["x"]).model_dump()
-    assert flow.model_dump() == usual | {"topics": ["bench-100"], "data_plane": expected}
+    assert flow.model_dump() == usual | {"topics": ["bench-100"]} | said
     assert settings.worker == type(settings.worker)()
     limited = dataclasses.replace(TASK, worker=(("buffer_bytes", 8_388_608),))
-    assert build(yaml.safe_load(our_config(limited, plane))).worker.buffer_bytes == 8_388_608
+    assert build(yaml.safe_load(our_config(limited, name))).worker.buffer_bytes == 8_388_608
 
 
 def test_the_tuned_mirrormaker_is_tuned_and_both_are_exactly_once() -> None:
@@ -121,10 +131,12 @@ def test_the_tuned_mirrormaker_is_tuned_and_both_are_exactly_once() -> None:
     for key, value in MM2_TUNED.items():
         assert f"{key}={value}\n" in tuned
         assert key not in stock
-    assert f"tasks.max={min(4, os.cpu_count() or 1)}\n" in tuned
+    assert f"tasks.max={TASKS}\n" in tuned
 
 
-@pytest.mark.parametrize("name", ["ours", "ours-2", "ours-batches", "ours-records-4", "mm2-stock-eos", "replayer"])
+@pytest.mark.parametrize(
+    "name", ["ours", "ours-2", "ours-batches-tuned", "ours-records-4", "mm2-stock-eos", "replayer"]
+)
 def test_contenders_are_known_by_name(name: str) -> None:
     """The names of the help."""
     check_name(name)
