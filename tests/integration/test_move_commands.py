@@ -313,6 +313,17 @@ def test_offsets_in_a_transaction_of_somebody_else_are_waited_for(desk: Desk) ->
     stranger.close()
 
 
+def test_offsets_that_stay_in_a_transaction_are_an_obstacle(desk: Desk) -> None:
+    group = desk.group("stuck", 10, 20)
+    stranger = desk.place(f"holder-{desk.run_id}", group)
+    said = desk.refuses("switchover", group, "--yes", connect_timeout_s=3)
+    whose = "a transaction of its consumers or of group sync is open, or hangs"
+    assert f"the offsets of {group} are not stable: {whose}" in said
+    stranger.abort(Deadline(SOON_S))
+    stranger.close()
+    assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
+
+
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:
     group = desk.group("risky", 10, 20)
     said = desk.refuses("failover", group, "--yes", group=group, down=desk.flow.alias)
