@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -136,14 +135,7 @@ def end_offsets(
 
     A topic may have been made a moment ago: a broker knows it before it leads it.
     """
-    deadline = Deadline(ADMIN_TIMEOUT_S)
-    while True:
-        try:
-            return _end_offsets(bootstrap_servers, topic, isolation, client)
-        except KafkaException as error:
-            if deadline.expired or error.args[0].code() not in _NOT_LED_YET:
-                raise
-        time.sleep(0.05)
+    return eventually(lambda: _end_offsets(bootstrap_servers, topic, isolation, client), ADMIN_TIMEOUT_S)
 
 
 def _end_offsets(
@@ -157,7 +149,12 @@ def _end_offsets(
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     query = {TopicPartition(topic, partition): latest for partition in metadata.partitions}
     answers = admin.list_offsets(query, isolation_level=level, request_timeout=ADMIN_TIMEOUT_S)
-    return {tp.partition: answer.result(ADMIN_TIMEOUT_S).offset for tp, answer in answers.items()}
+    try:
+        return {tp.partition: answer.result(ADMIN_TIMEOUT_S).offset for tp, answer in answers.items()}
+    except KafkaException as error:
+        if error.args[0].code() in _NOT_LED_YET:
+            raise AssertionError(f"{topic} has no leader yet") from error
+        raise
 
 
 def admin_client(bootstrap_servers: str, client: Mapping[str, Any] | None = None) -> AdminClient:

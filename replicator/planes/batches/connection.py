@@ -225,8 +225,10 @@ class Connection:
 
     def _wake_late(self) -> None:
         """Be woken when a good part of what is awaited is there, or the end; at most what the kernel has room for."""
+        if self._is_tls or sys.platform != "linux":
+            return
         wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or self._worth_reading_bytes()
-        if wanted != self._wakes_at_bytes and not self._is_tls and sys.platform == "linux":
+        if wanted != self._wakes_at_bytes:
             self._wakes_at_bytes = wanted
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
 
