@@ -23,6 +23,8 @@ from tests.kafka.records import read_topic
 
 COMMIT_EVERY_S = 0.1
 JOIN_TIMEOUT_S = 30.0
+SHOWN = 40
+"""Lines at the beginning and at the end of a group's story."""
 _COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError._TIMED_OUT}
 """The group is between two generations: the partitions that the member keeps are committed in the next one."""
 
@@ -42,7 +44,9 @@ class Processed(NamedTuple):
 class _Member(threading.Thread):
     """One consumer in a thread of its own."""
 
-    def __init__(self, consumer: Consumer, topics: Sequence[str], take: Callable[[Processed], None]) -> None:
+    def __init__(
+        self, consumer: Consumer, topics: Sequence[str], take: Callable[[Processed], None], tell: Callable[[str], None]
+    ) -> None:
         super().__init__(daemon=True)
         self.leaving = threading.Event()
         self.commits_at_the_end = True
@@ -51,6 +55,7 @@ class _Member(threading.Thread):
         self._consumer = consumer
         self._topics = topics
         self._take = take
+        self._tell = tell
         self._processed: dict[TP, int] = {}
         self._committed: dict[TP, int] = {}
         self._committed_s = 0.0
@@ -95,6 +100,7 @@ class _Member(threading.Thread):
             results = self._consumer.commit(offsets=offsets, asynchronous=False) or []
         except KafkaException as error:
             code = error.args[0].code()
+            self._tell(f"commits not {_places(wanted)}: {error}")
             if code in _COMMIT_LATER or error.args[0].retriable():
                 return False
             raise
@@ -102,26 +108,37 @@ class _Member(threading.Thread):
         if refused:
             raise KafkaException(refused[0])
         self._committed |= wanted
+        self._tell(f"commits {_places(wanted)}")
         return True
 
     # --- rebalances ---------------------------------------------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._tell(f"gets {sorted(it.partition for it in partitions)}")
         self.assigned |= {TP(it.topic, it.partition) for it in partitions}
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {TP(it.topic, it.partition) for it in partitions}
+        self._tell(f"gives up {sorted(tp.partition for tp in gone)}")
         if self.commits_at_the_end:
             last = {tp: it for tp, it in self._processed.items() if tp in gone}
             eventually(lambda: self._commit(last), within_s=5)
-        self._lost(consumer, partitions)
+        self._forget(gone)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for it in partitions:
-            tp = TP(it.topic, it.partition)
+        gone = {TP(it.topic, it.partition) for it in partitions}
+        self._tell(f"has lost {sorted(tp.partition for tp in gone)}")
+        self._forget(gone)
+
+    def _forget(self, gone: Iterable[TP]) -> None:
+        for tp in gone:
             self.assigned.discard(tp)
             self._processed.pop(tp, None)
             self._committed.pop(tp, None)
+
+
+def _places(positions: dict[TP, int]) -> str:
+    return ", ".join(f"{tp.partition}@{it}" for tp, it in sorted(positions.items()))
 
 
 class Members:
@@ -142,6 +159,8 @@ class Members:
         self.group = group
         self.processed: list[Processed] = []
         """In order, per partition; appending is atomic."""
+        self.story: list[str] = []
+        """What the members did with their group, in order: for the text of a failed assertion."""
         conf = {
             "bootstrap.servers": servers,
             "group.id": group,
@@ -157,9 +176,17 @@ class Members:
             "log_level": 0,
         }
         self._members = [
-            _Member(Consumer({**conf, "client.id": f"{group}-{number}"}), topics, self.processed.append)
+            _Member(
+                Consumer({**conf, "client.id": f"{group}-{number}"}),
+                topics,
+                self.processed.append,
+                self._teller(number),
+            )
             for number in range(count)
         ]
+
+    def _teller(self, number: int) -> Callable[[str], None]:
+        return lambda text: self.story.append(f"{time.time():.3f} member {number} {text}")
 
     def start(self, partitions: int) -> Members:
         """Start all, and wait until each has some of so many partitions, and together they have them all."""
@@ -250,4 +277,20 @@ def account(written: Iterable[int], *groups: Members) -> Account:
     wanted = set(written)
     found = Counter(it.number for group in groups for it in group.processed)
     twice = sum(count - 1 for count in found.values())
+    if twice:
+        _print_twice({number for number, count in found.items() if count > 1}, groups)
     return Account(len(wanted), twice, len(wanted - found.keys()), len(found.keys() - wanted))
+
+
+def _print_twice(numbers: set[int], groups: Sequence[Members]) -> None:
+    """Tell where a group, the first one is 0, met records that were met again, and what it did there."""
+    for number, group in enumerate(groups):
+        places: dict[TP, list[int]] = {}
+        for it in group.processed:
+            if it.number in numbers:
+                places.setdefault(it.tp, []).append(it.offset)
+        for tp, offsets in sorted(places.items()):
+            every = [it.offset for it in group.processed if it.tp == tp]
+            print(f"group {number}: {tp}: read {every[0]} to {every[-1]}, of it also read elsewhere: {offsets}")
+        if places:
+            print("\n".join((*group.story[:SHOWN], "…", *group.story[-SHOWN:])))
