@@ -39,6 +39,11 @@ class KnownGroups:
     pulse_ms: int | None
     late: Mapping[str, int | None]
 
+    @property
+    def groups(self) -> set[str]:
+        """All groups with a checkpoint."""
+        return {group for group, _ in self.checkpoints}
+
     def known_ms(self, group: str) -> int | None:
         """Up to when it is known what a group had committed; None when nobody can tell.
 

@@ -29,7 +29,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from replicator.clients import LATEST, AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
+from replicator.checkpoint_reader import read_checkpoints
+from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
 from replicator.committed import Committed, GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
@@ -41,10 +42,11 @@ from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.pulse import encode_pulse, pulse_key
-from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader
+from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
-from replicator.topics import Catalog, Snapshot, list_offsets
+from replicator.topics import Catalog, Snapshot
 from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
+from replicator.wire import WireError
 
 FIRST_READ_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
@@ -174,6 +176,7 @@ class Checkpoints:
         self._metrics = metrics
         self._log = log
         self._groups = GroupList(source, admins[0], flow.group_filter.matches, GROUPS_EVERY_S, log)
+        self._remembers = False
         self._offsets = OffsetsReader(source, admins[0], log)
         self._topic = flow.naming.checkpoints_topic
         self._reader: SyncsReader[MapsState] | None = None
@@ -202,9 +205,11 @@ class Checkpoints:
         if topics is None:
             raise RetriableError("the topics of the clusters are not known yet", op="list topics")
         self.positions = positions_of(syncs, topics)
+        self._remember(leash)
         groups = self._groups.get(budget)
         began_ms = int(time.time() * 1000)
         offsets = self._offsets.read(sorted(groups), budget)
+        self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
         found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
         unread = groups - offsets.keys()  # what is known of them stays
@@ -244,22 +249,29 @@ class Checkpoints:
         The end is asked for each time: a client that was stopped for a while has nothing new to give when it wakes up.
         """
         self._followed_s = time.monotonic()
-        topic, tasks = self._flow.syncs_topic, range(self._flow.settings.tasks)
+        topic, tasks = self._flow.syncs_topic, self._flow.settings.tasks
         if self._reader is None:
-            self._reader = SyncsReader(self._target, topic, tasks, MapsState())
+            self._reader = SyncsReader(self._target, topic, range(tasks), MapsState())
         try:
             self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
-            specs = {TP(topic, task): LATEST for task in tasks}
-            found = list_offsets(self._target, self._target_admin, specs, leash.budget(timeout_s))
-            ends = {tp.partition: end for tp, end in found.items() if isinstance(end, int)}
-            for error in found.values():
-                if isinstance(error, KafkaOpError):
-                    raise error
+            ends = syncs_ends(self._target, self._target_admin, topic, tasks, leash.budget(timeout_s))
             return self._reader.read_on(ends, leash.budget(FIRST_READ_S), leash.finishing.is_set)
         except KafkaOpError:
             self._reader.close()
             self._reader = None
             raise
+
+    def _remember(self, leash: Leash) -> None:
+        """Begin with the groups that have a checkpoint: of one that a list lacks, the pulse must not vouch."""
+        if self._remembers:
+            return
+        try:
+            known = read_checkpoints(self._target, self._flow, leash.budget(FIRST_READ_S)).groups
+        except WireError as error:  # a failover could not read them either
+            self._log.warning("checkpoints_not_readable", topic=self._topic, error=str(error))
+            known = set()
+        self._groups.add(filter(self._flow.group_filter.matches, known))
+        self._remembers = True
 
     def _find_ends(self, translated: Translated, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
         if self._ends is None:

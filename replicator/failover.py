@@ -180,6 +180,9 @@ def _translated(row: Row, route: Route, facts: Facts) -> Row:
                 row, far_next=between.low, translation="between", reason=text, is_obstacle=True, between=between,
                 reread_records=between.records if between.skip is None else between.skip,
             )  # fmt: skip
+        case Ahead() if route.is_inverse:
+            text = f"{Reason.NOT_REPLICATED_YET}: {route.unfinished}: it may hold what the group has read last"
+            return replace(row, translation="ahead", reason=text, must_wait=True, reread_records=None)
         case Ahead(replicated_next):
             behind = row.near_next - replicated_next
             why = f" ({route.stopped})" if route.stopped else f" ({facts.not_flowing})" if facts.not_flowing else ""

@@ -14,11 +14,11 @@ from replicator.clients import LATEST, AdminClient, Cluster
 from replicator.committed import GroupOffsets
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline
-from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
+from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError, RetriableError
 from replicator.groups import OffsetsReader
 from replicator.log import NO_LOG
 from replicator.routes import FlowView, Router
-from replicator.syncs import MapsState, SyncsReader
+from replicator.syncs import MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot, list_offsets, list_topics
 from replicator.translation import Ahead, Exact
@@ -27,6 +27,8 @@ SYNCS_TIMEOUT_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 SOURCE_PATIENCE_S = 3.0
 """What a source may take to answer a command that can do without it: nobody waits long on the worst day."""
+OPEN_PATIENCE_S = 2.0
+"""How long open transactions of the flow are waited for where they matter; those of a busy flow end at once."""
 TOPICS_FOR_S = 5.0
 """How long a list of topics is taken for current."""
 
@@ -97,13 +99,19 @@ class FlowClusters:
 
     # --- maps ---------------------------------------------------------------------------------------------------------
 
-    def view(self) -> FlowView:
+    def view(self, *, backwards: bool = False) -> FlowView:
         """The flow, as its target tells it now.
+
+        Args:
+            backwards: the maps will be read backwards, for positions that were read before this is called. Those may
+                lie behind records whose sync no reader sees yet, since the markers of one transaction reach its
+                partitions one by one; so transactions that are open now are waited for.
 
         Raises:
             RefusedError: the flow never ran.
+            KafkaOpError: the target gave no answer.
         """
-        found = self._view_of(self.flow, self.source, self.target)
+        found = self._view_of(self.flow, self.source, self.target, backwards=backwards)
         if found is None:
             text = f"{self.flow.target} has no topic {self.flow.syncs_topic}: the flow {self.flow.name} never ran"
             raise RefusedError(text)
@@ -118,18 +126,18 @@ class FlowClusters:
         """The ways from the flow's source to its target, or home, with those of the flow back."""
         back = None
         if self.back is not None and not self.source_problem:
-            back = self._view_of(self.back, self.target, self.source)
+            back = self._view_of(self.back, self.target, self.source, backwards=not is_homeward)
         return Router(back, view) if is_homeward else Router(view, back)
 
-    def _view_of(self, flow: Flow, source: Cluster, target: Cluster) -> FlowView | None:
+    def _view_of(self, flow: Flow, source: Cluster, target: Cluster, *, backwards: bool) -> FlowView | None:
         if flow.name not in self._views:
             topics = list_topics(target, self.admin(target), self.budget()).topics
             if flow.syncs_topic not in topics:
                 return None
             tasks = len(topics[flow.syncs_topic].partitions)
             admins = (self.admin(source), self.admin(target)) if source.alias in self.admins else None
-            self._views[flow.name] = _ViewReader(flow, (source, target), admins, tasks)
-        return self._views[flow.name].read(self.budget())
+            self._views[flow.name] = _ViewReader(flow, (source, target), self.admin(target), admins, tasks)
+        return self._views[flow.name].read(self.budget(), backwards=backwards)
 
     # --- offsets ------------------------------------------------------------------------------------------------------
 
@@ -171,29 +179,39 @@ class _ViewReader:
     """Follows one flow's syncs topic, and its topics."""
 
     def __init__(
-        self, flow: Flow, clusters: tuple[Cluster, Cluster], admins: tuple[AdminClient, AdminClient] | None, tasks: int
-    ) -> None:
+        self, flow: Flow, clusters: tuple[Cluster, Cluster], target_admin: AdminClient,
+        admins: tuple[AdminClient, AdminClient] | None, tasks: int,
+    ) -> None:  # fmt: skip
         self.tasks = tasks
         self._flow = flow
+        self._target = clusters[1]
+        self._target_admin = target_admin
         self._catalog = Catalog(flow, *clusters, admins, NO_LOG) if admins is not None else None
         self._snapshot: Snapshot | None = None
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
 
-    def read(self, budget: Deadline) -> FlowView:
-        """Up to what is committed now."""
+    def read(self, budget: Deadline, *, backwards: bool) -> FlowView:
+        """Up to what is committed now, and with `backwards` what is open now, if that ends soon."""
         if self._catalog is not None and time.monotonic() - self._listed_s > TOPICS_FOR_S:
             self._snapshot = self._catalog.refresh(budget)
             self._listed_s = time.monotonic()
         state = self._reader.read_to_end(Deadline(max(SYNCS_TIMEOUT_S, budget.seconds)))
-        seen = -1
-        while state.records != seen:
-            seen = state.records
-            self._reader.follow(0)
+        opened = self._ends(budget, committed=False) if backwards else {}
+        self._reader.read_on(self._ends(budget, committed=True), budget)
+        unfinished = ""
+        try:
+            self._reader.read_on(opened, Deadline(budget.slice_s(OPEN_PATIENCE_S)))
+        except RetriableError:
+            unfinished = f"a transaction of the flow is open in {self._flow.syncs_topic}, or hangs"
         ids = None
         if self._snapshot is not None:
             ids = {name: topic.topic_id for name, topic in self._snapshot.topics.items()}
-        return FlowView(self._flow, ids, state)
+        return FlowView(self._flow, ids, state, unfinished)
+
+    def _ends(self, budget: Deadline, *, committed: bool) -> dict[int, int]:
+        topic = self._flow.syncs_topic
+        return syncs_ends(self._target, self._target_admin, topic, self.tasks, budget, committed=committed)
 
     def close(self) -> None:
         self._reader.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from replicator.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, FencedError, KafkaOpError
 from replicator.group_commits import AT_ONCE, GroupCommits
-from replicator.groups import OffsetsReader, chunks, is_passing, list_groups
+from replicator.groups import OffsetsReader, chunks, group_states, is_passing, list_groups
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
 from replicator.names import groups_id
@@ -204,15 +204,20 @@ class GroupSync:
         """Those that have members, or may have some."""
         states = list_groups(self._target, self._admin, budget)
         active = {group for group in groups if states.get(group, "DEAD") not in INACTIVE}
-        for group in active:
-            self._settle(group, "active", None)
+        self._settle_active(active)
         return active
+
+    def _settle_active(self, groups: Iterable[str]) -> None:
+        for group in groups:
+            self._settle(group, "active", None)
 
     def _confirm(
         self, groups: Collection[str], wanted: Mapping[str, dict[TP, int]], topics: Collection[str], budget: Deadline
     ) -> Collection[str]:
         """Of these, those that nobody has used since they were looked at first; for `GroupCommits`."""
-        active = self._active(groups, budget)
+        states = group_states(self._target, self._admin, groups, budget)  # a list may lack a group that has members
+        active = {group for group, it in states.items() if it.is_active}
+        self._settle_active(active)
         found = self._placed.read(sorted(group for group in groups if group not in active), budget)
         moved = {group for group, it in found.items() if has_moved(self._flow.name, it, topics)}
         for group in moved:

@@ -37,6 +37,9 @@ LATE_AFTER_S = 2.0
 def list_groups(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> dict[str, str]:
     """Kafka's word for the state, in capitals, by group; only groups that the principal may DESCRIBE.
 
+    A group that is not among them may exist all the same (`unlisted_groups`): a broker that does not have the groups of
+    a coordinator any more, or not yet, tells the others without a word about these, and so does one that has none.
+
     Raises:
         KafkaOpError: no broker answered.
     """
@@ -63,18 +66,41 @@ def describe_groups(
         KafkaOpError: a group gave no answer, or may not be described.
     """
     found: dict[str, GroupState] = {}
+    for group, result in _described(cluster, admin, groups, deadline):
+        if isinstance(result, KafkaOpError):
+            raise result
+        found[group] = result
+    return found
+
+
+def unlisted_groups(cluster: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline) -> set[str]:
+    """Of groups that `list_groups` lacks, those that exist; one that the principal may not DESCRIBE is none.
+
+    Raises:
+        RetriableError: the coordinator of one gave no answer: nobody can tell.
+    """
+    found: set[str] = set()
+    for group, result in _described(cluster, admin, groups, deadline):
+        if isinstance(result, GroupState):
+            found |= {group} if result.state != GroupState().state else set()
+        elif "AUTHORIZATION" not in result.code:
+            text = f"no broker lists the group {group}, and its coordinator gives no answer: try again"
+            raise RetriableError(text, op=f"list groups on {cluster.alias}", hint=str(result))
+    return found
+
+
+def _described(
+    cluster: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline
+) -> Iterator[tuple[str, GroupState | KafkaOpError]]:
     for some in chunks(groups, AT_ONCE):
         futures = admin.describe_consumer_groups(some, request_timeout=max(0.1, deadline.left_s()))
         for group, result in await_results(futures, deadline).items():
             if isinstance(result, Exception):
                 error = cluster.error(result, op=f"describe the group {group}", right="DESCRIBE", group=group)
-                if error.code != "GROUP_ID_NOT_FOUND":
-                    raise error
-                found[group] = GroupState()
+                yield group, GroupState() if error.code == "GROUP_ID_NOT_FOUND" else error
             else:
                 members = tuple(f"{it.client_id} at {it.host.lstrip('/')}" for it in result.members)
-                found[group] = GroupState(result.state.name, members)
-    return found
+                yield group, GroupState(result.state.name, members)
 
 
 def group_states(
@@ -242,6 +268,9 @@ def chunks(groups: Iterable[str], at_once: int) -> Iterator[list[str]]:
 class GroupList:
     """The groups that match, looked up again every few seconds.
 
+    One that a list lacks stays until its coordinator says that it has no offsets: while coordinators move, lists lack
+    their groups.
+
     Args:
         every_s: how old the list may be; new groups are found within this.
     """
@@ -256,9 +285,14 @@ class GroupList:
         self._log = log
         self._listed_s: float | None = None
         self._known: set[str] = set()
+        self._unlisted: set[str] = set()
         self.is_complete = False
-        """Whether every broker told its groups; while one does not, those that were known are kept."""
+        """Whether every broker told its groups."""
         self._warned = False
+
+    def add(self, groups: Iterable[str]) -> None:
+        """Take these for known, until it turns out that they are gone."""
+        self._known = self._known.union(groups)
 
     def get(self, deadline: Deadline) -> set[str]:
         """Their names.
@@ -270,20 +304,26 @@ class GroupList:
         if is_fresh:
             return self._known
         states, self.is_complete = _list_groups(self._cluster, self._admin, deadline)
-        found = {name for name in states if self._matches(name)}
-        if not self.is_complete:
-            found |= self._known
+        listed = {name for name in states if self._matches(name)}
         self._listed_s = time.monotonic()
-        if new := found - self._known:
+        if new := listed - self._known:
             self._log.info("groups_found", groups=len(new), first=sorted(new)[:5])
-        if gone := self._known - found:
-            self._log.info("groups_gone", groups=len(gone), first=sorted(gone)[:5], then="their checkpoints stay")
-        if not found and not self._warned:
+        self._unlisted = self._known - listed
+        self._known = self._known | listed
+        if not self._known and not self._warned:
             hint = f"there is none yet, or DESCRIBE on the groups is missing for {self._cluster.principal}"
             self._log.warning("groups_none_visible", cluster=self._cluster.alias, hint=hint)
-        self._warned = not found
-        self._known = found
-        return found
+        self._warned = not self._known
+        return self._known
+
+    def take(self, offsets: Mapping[str, GroupOffsets], reader: OffsetsReader) -> None:
+        """Drop the groups that are gone, by what `reader` has read of them."""
+        empty = {group for group, it in offsets.items() if not it} - reader.unsure
+        hidden = {group for group, error in reader.failures.items() if not is_passing(error)}
+        if gone := self._unlisted & (empty | hidden):
+            self._log.info("groups_gone", groups=len(gone), first=sorted(gone)[:5], then="their checkpoints stay")
+            self._known = self._known - gone
+            self._unlisted -= gone
 
 
 def is_refusal_of_members(error: KafkaOpError) -> bool:

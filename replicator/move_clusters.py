@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,14 @@ from replicator.earlier import LastMove
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.failover import Facts, GroupFacts
 from replicator.flow_clusters import FlowClusters
-from replicator.groups import commit_offsets, group_states, is_passing, is_refusal_of_members, list_groups
+from replicator.groups import (
+    commit_offsets,
+    group_states,
+    is_passing,
+    is_refusal_of_members,
+    list_groups,
+    unlisted_groups,
+)
 from replicator.halts import Reason as HaltReason
 from replicator.halts import halt, halt_body, halt_text, to_halt
 from replicator.hooks import run_hook
@@ -85,7 +92,7 @@ class MoveClusters:
             RefusedError: a name fits no group.
             KafkaOpError: the cluster gave no answer.
         """
-        known, where = self._known_groups(command)
+        known, where = self._known_groups(command, names)
         chosen: dict[str, None] = {}
         for name in names:
             found = [name] if name in known else [group for group in known if _fits(name, group)]
@@ -97,28 +104,40 @@ class MoveClusters:
             chosen |= dict.fromkeys(found)
         return tuple(chosen) if names else tuple(known)
 
-    def _known_groups(self, command: Command) -> tuple[list[str], str]:
+    def _known_groups(self, command: Command, names: Sequence[str]) -> tuple[list[str], str]:
         matches = self._flow.group_filter.matches
         if command is Command.FAILOVER:
-            names = {group for group, _ in self.checkpoints().checkpoints}
-            return sorted(filter(matches, names)), f"in {self._flow.naming.checkpoints_topic} on {self._flow.target}"
+            return sorted(
+                filter(matches, self.checkpoints().groups)
+            ), f"in {self._flow.naming.checkpoints_topic} on {self._flow.target}"
         cluster = self.clusters.target if command is Command.FAILBACK else self.clusters.source
-        listed = list_groups(cluster, self.clusters.admin(cluster), self.clusters.budget())
-        return sorted(filter(matches, listed)), f"on {cluster.alias}"
+        listed = set(filter(matches, list_groups(cluster, self.clusters.admin(cluster), self.clusters.budget())))
+        if not names or not listed.issuperset(names):
+            listed |= self._unlisted(cluster, listed, names)
+        return sorted(listed), f"on {cluster.alias}"
+
+    def _unlisted(self, cluster: Cluster, listed: Collection[str], names: Sequence[str]) -> set[str]:
+        """Groups that exist, by the checkpoints or by name, though the list lacks them: coordinators may be moving."""
+        candidates = self.checkpoints().groups.union(names).difference(listed)
+        asked = filter(self._flow.group_filter.matches, candidates)
+        wanted = {group for group in asked if not names or any(group == name or _fits(name, group) for name in names)}
+        return unlisted_groups(cluster, self.clusters.admin(cluster), wanted, self.clusters.budget())
 
     def with_routes(self, order: Order) -> Order:
         """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
-        view = self.clusters.view()
-        return _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), self._near(order, view))
+        near = self._near(order)
+        return _routed(order, self.clusters.router(self._view(order), is_homeward=order.is_homeward), near)
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
         self.known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
         return self.known
 
-    def knowledge_text(self, groups: Iterable[str]) -> str:
-        """How old what a failover knows of these groups is; empty for other moves."""
-        return "" if self.known is None else knowledge_text(self.known, groups, time.time() * 1000)
+    def knowledge_text(self, plan: Plan) -> str:
+        """How old what a failover knows of its groups is; empty for other moves."""
+        if self.known is None or plan.order.command is not Command.FAILOVER:
+            return ""
+        return knowledge_text(self.known, {row.group for row in plan.rows}, time.time() * 1000)
 
     def look(self, order: Order) -> Facts:
         """What the clusters say now.
@@ -127,13 +146,13 @@ class MoveClusters:
             KafkaOpError: one of them gave no answer.
             RefusedError: the flow never ran.
         """
-        view = self.clusters.view()
-        return self._facts(order, view, self._near(order, view))
+        near = self._near(order)
+        return self._facts(order, self._view(order), near)
 
     def look_with_routes(self, order: Order) -> tuple[Order, Facts]:
         """`with_routes` and `look`, from one look."""
-        view = self.clusters.view()
-        near = self._near(order, view)
+        near = self._near(order)
+        view = self._view(order)
         order = _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
         return order, self._facts(order, view, {group: near[group] for group in order.groups})
 
@@ -158,10 +177,14 @@ class MoveClusters:
             back=self.clusters.back if order.command is Command.FAILOVER else None,
         )
 
-    def _near(self, order: Order, view: FlowView) -> dict[str, GroupFacts]:
+    def _view(self, order: Order) -> FlowView:
+        """The flow, after `_near`: the maps must not be older than the positions that they translate (invariant D)."""
+        return self.clusters.view(backwards=order.is_homeward)
+
+    def _near(self, order: Order) -> dict[str, GroupFacts]:
         """The groups where they are; for a failover as the checkpoints have it."""
         if order.command is Command.FAILOVER:
-            known = near_by_checkpoints(self.checkpoints(), view)
+            known = near_by_checkpoints(self.checkpoints(), self.clusters.view())
             return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}
         near = self._side(order, far=False)
         states = self._states(near, order.groups)  # first: what members commit before they leave is read after it

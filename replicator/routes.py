@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from replicator.config import Flow
 from replicator.errors import TP
 from replicator.syncs import OTHER_OFFSETS, MapsState
-from replicator.translation import OffsetMap, Translation, Unknown
+from replicator.translation import Ahead, OffsetMap, Translation, Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,13 @@ class FlowView:
     Args:
         topic_ids: of the flow's topics on its source, by name; None when the source could not be asked.
         syncs: with the maps.
+        unfinished: why the maps may lack what readers of the target have seen; empty when they have it all.
     """
 
     flow: Flow
     topic_ids: Mapping[str, bytes] | None
     syncs: MapsState
+    unfinished: str = ""
 
     @property
     def remote_topics(self) -> dict[str, str]:
@@ -61,6 +63,7 @@ class Route:
         is_inverse: `near` is the copy: the map is read backwards.
         problem: why the map can't be used; empty when it can.
         stopped: why nothing more of it is replicated at the moment.
+        unfinished: of an inverse map, why it may lack the newest records of `near`.
     """
 
     near: TP
@@ -69,12 +72,17 @@ class Route:
     is_inverse: bool
     problem: str = ""
     stopped: str = ""
+    unfinished: str = ""
 
     def translate(self, next_offset: int) -> Translation:
         """Where a position on `near` is on `far`."""
         if self.problem:
             return Unknown(self.problem)
         if self.is_inverse:
+            newest = self.offset_map.newest
+            known_next = newest.downstream_next if newest is not None else 0
+            if self.unfinished and next_offset > known_next:
+                return Ahead(known_next)
             return self.offset_map.translate_back(next_offset)
         return self.offset_map.translate(next_offset)
 
@@ -103,7 +111,8 @@ class Router:
         if self._backward is not None and original is not None:
             far = TP(original, near.partition)
             offset_map, problem = self._backward.map_of(far)
-            return Route(near, far, offset_map, is_inverse=True, problem=problem)
+            unfinished = self._backward.unfinished
+            return Route(near, far, offset_map, is_inverse=True, problem=problem, unfinished=unfinished)
         forward = self._forward
         if forward is None or not forward.flow.topic_filter.matches(near.topic):
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from replicator.clients import (
+    LATEST,
     AdminClient,
     Cluster,
     KafkaError,
@@ -16,9 +17,9 @@ from replicator.clients import (
 )
 from replicator.compacted import CompactedReader
 from replicator.deadline import Deadline
-from replicator.errors import TP, ConfigError, StopReason
+from replicator.errors import TP, ConfigError, KafkaOpError, StopReason
 from replicator.offsets import Run
-from replicator.topics import list_topics
+from replicator.topics import list_offsets, list_topics
 from replicator.translation import OffsetMap
 from replicator.wire import HALTED, PARTITION_STATE, ControlRecord, decode
 
@@ -120,8 +121,10 @@ class SyncsReader(Generic[State]):
         self._reader.read_to_end(deadline, is_stopped)
         return self.state
 
-    def read_on(self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool]) -> State:
-        """Everything up to these offsets.
+    def read_on(
+        self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False
+    ) -> State:
+        """Everything up to these offsets (`syncs_ends`).
 
         Raises:
             KafkaOpError: as `CompactedReader.read_on`.
@@ -136,6 +139,26 @@ class SyncsReader(Generic[State]):
 
     def close(self) -> None:
         self._reader.close()
+
+
+def syncs_ends(
+    target: Cluster, admin: AdminClient, topic: str, tasks: int, deadline: Deadline, *, committed: bool = True
+) -> dict[int, int]:
+    """Where the partitions of the syncs topic end.
+
+    Args:
+        committed: what is committed; else with what is open.
+
+    Raises:
+        KafkaOpError: a partition gave no answer.
+    """
+    specs = {TP(topic, task): LATEST for task in range(tasks)}
+    ends = {}
+    for tp, end in list_offsets(target, admin, specs, deadline, committed=committed).items():
+        if isinstance(end, KafkaOpError):
+            raise end
+        ends[tp.partition] = end
+    return ends
 
 
 def ensure_topic(admin: AdminClient, target: Cluster, topic: str, tasks: int, flow: str, deadline: Deadline) -> None:

@@ -190,7 +190,7 @@ class _Person:
 
     def show(self, plan: Plan) -> None:
         if self._asked.output is Output.TABLE:
-            print_result(*_plan_view(plan, self._world.knowledge_text({row.group for row in plan.rows})))
+            print_result(*_plan_view(plan, self._world.knowledge_text(plan)))
 
     def approve(self, plan: Plan) -> None:
         partitions = len(plan.planned) + sum(row.must_wait for row in plan.rows if not row.is_planned)

@@ -1,7 +1,9 @@
 """A consumer group of several members that remember every record they processed; and what that adds up to.
 
-The members do what exactly-once consumers do: they commit the offsets of what they have really processed, at once when
-a partition is taken from them, and before they leave. So what they process twice or never is the mover's fault.
+The members do what exactly-once consumers do: records count as processed when their offsets are committed, as if both
+were one transaction. They commit often, at once when a partition is taken from them, and before they leave. So what
+they process twice or never is the mover's fault. A member whose commit is overtaken by a rebalance loses its partitions
+without being asked (librdkafka, after ILLEGAL_GENERATION), and what it had read of them since is not processed.
 
 Records are polled one by one: a rebalance then falls between two records, never between a record and its processing.
 """
@@ -56,7 +58,9 @@ class _Member(threading.Thread):
         self._topics = topics
         self._take = take
         self._tell = tell
-        self._processed: dict[TP, int] = {}
+        self._open: list[Processed] = []
+        """What it has read and not committed yet."""
+        self._positions: dict[TP, int] = {}
         self._committed: dict[TP, int] = {}
         self._committed_s = 0.0
 
@@ -68,9 +72,10 @@ class _Member(threading.Thread):
             while not self.leaving.is_set():
                 self._process(self._consumer.poll(0.05))
                 if time.monotonic() - self._committed_s > COMMIT_EVERY_S:
-                    self._commit(self._processed)
-            while self.commits_at_the_end and not self._commit(self._processed):
+                    self._commit(self._positions)
+            while self.commits_at_the_end and not self._commit(self._positions):
                 self._process(self._consumer.poll(0.05))  # it is rebalancing: only `poll` gets on with that
+            self._take_open(set(self._positions))  # of one that is killed, processed and never committed
         except BaseException as error:
             self.failure = error
         finally:
@@ -86,8 +91,8 @@ class _Member(threading.Thread):
             raise KafkaException(error)
         tp = TP(message.topic() or "", message.partition() or 0)
         offset = message.offset() or 0
-        self._take(Processed(tp, offset, message.timestamp()[1] - BEGIN_MS))
-        self._processed[tp] = offset + 1
+        self._open.append(Processed(tp, offset, message.timestamp()[1] - BEGIN_MS))
+        self._positions[tp] = offset + 1
 
     def _commit(self, positions: dict[TP, int]) -> bool:
         """Commit, synchronously; False: not possible at the moment."""
@@ -109,7 +114,17 @@ class _Member(threading.Thread):
             raise KafkaException(refused[0])
         self._committed |= wanted
         self._tell(f"commits {_places(wanted)}")
+        self._take_open(set(wanted))
         return True
+
+    def _take_open(self, tps: set[TP]) -> None:
+        for it in self._open:
+            if it.tp in tps:
+                self._take(it)
+        self._forget_open(tps)
+
+    def _forget_open(self, tps: set[TP]) -> None:
+        self._open = [it for it in self._open if it.tp not in tps]
 
     # --- rebalances ---------------------------------------------------------------------------------------------------
 
@@ -121,7 +136,7 @@ class _Member(threading.Thread):
         gone = {TP(it.topic, it.partition) for it in partitions}
         self._tell(f"gives up {sorted(tp.partition for tp in gone)}")
         if self.commits_at_the_end:
-            last = {tp: it for tp, it in self._processed.items() if tp in gone}
+            last = {tp: it for tp, it in self._positions.items() if tp in gone}
             eventually(lambda: self._commit(last), within_s=5)
         self._forget(gone)
 
@@ -130,10 +145,11 @@ class _Member(threading.Thread):
         self._tell(f"has lost {sorted(tp.partition for tp in gone)}")
         self._forget(gone)
 
-    def _forget(self, gone: Iterable[TP]) -> None:
+    def _forget(self, gone: set[TP]) -> None:
+        self._forget_open(gone)
         for tp in gone:
             self.assigned.discard(tp)
-            self._processed.pop(tp, None)
+            self._positions.pop(tp, None)
             self._committed.pop(tp, None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from replicator import group_sync, groups
 from replicator.clients import Cluster as Clients
 from replicator.committed import Committed, GroupOffsets, move_tag, tag
 from replicator.config import ClusterSettings
@@ -231,3 +232,19 @@ def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(
         bench.await_event("group_not_synced", group=group, state="active")
         assert committed(bench.target, group) == {copy: (4, tag(bench.name, 4))}
     await_synced(bench, group, 7)
+
+
+def test_group_sync_leaves_a_group_with_members_that_no_broker_lists(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while its coordinator moves: the broker that would list it has not loaded it yet."""
+    bench = make_flow(source, target).start_filled()
+    group, remote = unique("billing"), TP(bench.remote(bench.topic), 0)
+    commit(bench.source, group, {TP(bench.topic, 0): 4})
+    eventually(lambda: committed(bench.target, group).get(remote) == (4, tag(bench.name, 4)), REACT_S)
+    with closing(Member(bench.target, group, remote.topic)):
+        monkeypatch.setattr(group_sync, "list_groups", lambda *_: {})
+        monkeypatch.setattr(groups, "list_groups", lambda *_: {})
+        commit(bench.source, group, {TP(bench.topic, 0): 6})
+        bench.await_event("group_not_synced", group=group, state="active")
+        assert committed(bench.target, group) == {remote: (4, tag(bench.name, 4))}

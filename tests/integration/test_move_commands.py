@@ -18,135 +18,24 @@ from confluent_kafka import Producer, TopicPartition
 
 from replicator import checkpoints as checkpoints_duty
 from replicator.clients import Cluster as Clients
-from replicator.committed import Committed, tag
+from replicator.committed import tag
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP
-from replicator.groups import LATE_AFTER_S
+from replicator.failover import plan_move
+from replicator.groups import LATE_AFTER_S, group_states
+from replicator.move import Command as MoveCommand
+from replicator.move import Order
 from replicator.names import groups_id
-from replicator.transactions import FencingWriter
 from replicator.translation import Between, OffsetMap
-from tests.e2e.commands import Command, run
+from tests.e2e.commands import Command
 from tests.e2e.compare import read_syncs
+from tests.integration.desk import RECORDS, SOON_S, Desk, states
 from tests.integration.flows import FlowBench, flow_benches
 from tests.integration.groups import Member, commit, committed, offsets
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets
-
-RECORDS = 50
-"""In each of two partitions of the topic."""
-UNREACHABLE = "127.0.0.1:1"
-SOON_S = 20.0
-AUDIT = "replicator.audit"
-
-
-class Desk:
-    """An operator's desk: a flow with a worker, its configuration, and commands.
-
-    Args:
-        folder: for the configurations.
-    """
-
-    def __init__(self, flow: FlowBench, folder: Path) -> None:
-        self.flow = flow
-        self.run_id = flow.topic.removeprefix("orders-")
-        self._folder = folder
-        self._files = 0
-        flow.set(groups=[rf".*-{self.run_id}"], checkpoint_interval_s=0.1)
-
-    def open(self) -> Desk:
-        """Create the topic with its records, and start the worker."""
-        flow = self.flow
-        flow.create(flow.topic, partitions=2)
-        flow.produce(flow.topic, [NewRecord(b"%d" % n, partition=n % 2) for n in range(2 * RECORDS)])
-        flow.start()
-        flow.await_caught_up(flow.topic)
-        return self
-
-    # --- groups -------------------------------------------------------------------------------------------------------
-
-    def tp(self, partition: int = 0) -> TP:
-        return TP(self.flow.topic, partition)
-
-    def remote(self, partition: int = 0) -> TP:
-        return TP(self.flow.remote(self.flow.topic), partition)
-
-    def place(self, transactional_id: str, group: str) -> FencingWriter:
-        """A transaction on the target in which lies an offset of the group as group sync would write it."""
-        flow = self.flow
-        settings = flow.settings().clusters[flow.target_alias]
-        writer = FencingWriter(Clients(flow.target_alias, "target", settings, "workers"), transactional_id)
-        writer.open(Deadline(SOON_S))
-        writer.begin()
-        writer.place(group, {self.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
-        return writer
-
-    def group(self, name: str, *places: int, topic: str = "", synced: bool = True) -> str:
-        """A group that committed these offsets, of the partitions from 0 on; `synced`: and group sync has seen it."""
-        flow = self.flow
-        group = f"{name}-{self.run_id}"
-        commit(flow.source, group, {TP(topic or flow.topic, p): place for p, place in enumerate(places)})
-        wanted = {TP(flow.remote(topic or flow.topic), p) for p in range(len(places))}
-        if synced:
-            eventually(lambda: committed(flow.target, group).keys() >= wanted, SOON_S)
-        return group
-
-    def traces(self, group: str) -> tuple[Any, ...]:
-        """All that a move changes: the group's offsets on both clusters, and the audit."""
-        topics = admin_client(self.flow.target).list_topics(timeout=20).topics
-        audit = end_offsets(self.flow.target, AUDIT, isolation="read_uncommitted") if AUDIT in topics else {0: 0}
-        return committed(self.flow.source, group), committed(self.flow.target, group), audit
-
-    # --- commands -----------------------------------------------------------------------------------------------------
-
-    def file(self, *, down: str = "", **settings: Any) -> Path:
-        """A configuration: of the flow, with one cluster out of reach, with other settings."""
-        content = self.flow.settings().model_dump(mode="json") | settings
-        if down:
-            content["clusters"][down]["bootstrap_servers"] = UNREACHABLE
-            content["connect_timeout_s"] = 2
-        self._files += 1
-        file = self._folder / f"{self._files}.yaml"
-        file.write_text(json.dumps(content))
-        return file
-
-    def run(self, *arguments: str, code: int = 0, down: str = "", **settings: Any) -> Command:
-        return run(self.file(down=down, **settings), *arguments, code=code)
-
-    def move(self, *arguments: str, code: int = 0, down: str = "", **settings: Any) -> dict[str, Any]:
-        """A move without a question; its JSON."""
-        return self.run(*arguments, "--yes", "-o", "json", code=code, down=down, **settings).json()
-
-    def refuses(self, *arguments: str, group: str = "", **settings: Any) -> str:
-        """Run a move that is refused and changes nothing (G); what it says."""
-        before = self.traces(group) if group else ()
-        done = self.run(*arguments, "-o", "json", code=3, **settings)
-        assert done.json()["state"] == "refused", done.report()
-        assert (self.traces(group) if group else ()) == before, done.report()
-        return done.stderr
-
-    def explain(self, group: str, **settings: Any) -> tuple[dict[str, str], dict[tuple[str, int], str]]:
-        """(text of each reason of the whole group, reason code of each partition of the source)."""
-        found = self.run("explain", group, "-o", "json", **settings).json()
-        assert (found["flow"], found["group"]) == (self.flow.name, group)
-        assert all(it["advice"] for it in found["reasons"])
-        assert all(bool(row["reason"]) == bool(row["advice"]) for row in found["partitions"]), found["partitions"]
-        rows = {(row["topic"], row["partition"]): row["reason"].partition(":")[0] for row in found["partitions"]}
-        return {it["reason"]: it["text"] for it in found["reasons"]}, rows
-
-    def check(self, down: str = "") -> tuple[int, set[str]]:
-        """(exit code, names of the conditions that are not met)."""
-        with Command(self.file(down=down), "check", "-o", "json") as command:
-            code = command.wait()
-        document = command.json()
-        failing = {it["condition"] for it in document["conditions"] if not it["ok"]}
-        assert document["ok"] == (not failing) == (code == 0), command.report()
-        return code, failing
-
-
-def states(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(row["translation"], row["state"]) for row in document["partitions"]]
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +211,51 @@ def test_offsets_that_stay_in_a_transaction_are_an_obstacle(desk: Desk) -> None:
     stranger.abort(Deadline(SOON_S))
     stranger.close()
     assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
+
+
+def test_a_group_that_read_on_until_a_moment_ago_comes_home_exactly(
+    own_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maps are read after its positions: older ones would take it back to where they end (D)."""
+    desk, flow = own_desk.open(), own_desk.flow
+    group = desk.group("racer", 10, 20)
+    desk.move("switchover", group)
+
+    def read_on(cluster: Clients, *arguments: Any) -> Any:
+        if cluster.alias == flow.target_alias:
+            flow.produce(flow.topic, [NewRecord(b"more", partition=n % 2) for n in range(20)])
+            flow.await_caught_up(flow.topic)
+            ends = end_offsets(flow.target, desk.remote().topic)
+            commit(flow.target, group, {desk.remote(partition): end for partition, end in ends.items()})
+        return group_states(cluster, *arguments)
+
+    with desk.clusters() as world:
+        order = Order("now", MoveCommand.FAILBACK, flow.name, (group,))
+        assert [row.far_next for row in plan_move(order, world.look(order)).rows] == [10, 20]
+        monkeypatch.setattr("replicator.move_clusters.group_states", read_on)
+        found = plan_move(order, world.look(order))
+    ends = end_offsets(flow.source, flow.topic)
+    assert [(row.translation, row.far_next) for row in found.rows] == [("exact", ends[0]), ("exact", ends[1])]
+
+
+def test_the_way_home_waits_for_syncs_that_are_not_committed(own_desk: Desk) -> None:
+    """They may be of records that the group has read; a position before the end of the maps does not wait."""
+    desk, flow = own_desk.open(), own_desk.flow
+    inside, at_the_end = desk.group("inside", 10, 20), desk.group("reader", RECORDS, RECORDS)
+    desk.move("switchover", inside, at_the_end)
+    writer = Producer({"bootstrap.servers": flow.target, "transactional.id": f"hangs-{desk.run_id}"})
+    writer.init_transactions(SOON_S)
+    writer.begin_transaction()
+    writer.produce(flow.syncs_topic, b"", b"never read", 0)
+    writer.flush(SOON_S)
+    assert states(desk.move("failback", inside)) == [("exact", "committed")] * 2
+    said = desk.refuses("failback", at_the_end, "--yes", "--timeout", "3", group=at_the_end)
+    assert "not_replicated_yet: a transaction of the flow is open in " + flow.syncs_topic in said
+    with Command(desk.file(), "failback", at_the_end, "--yes", "-o", "json") as command:
+        command.await_said("waiting: ")
+        writer.abort_transaction(SOON_S)
+        assert states(command.ends().json()) == [("exact", "committed")] * 2
+    assert offsets(flow.source, at_the_end) == {desk.tp(0): RECORDS, desk.tp(1): RECORDS}
 
 
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:

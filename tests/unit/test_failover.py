@@ -213,6 +213,19 @@ def test_what_is_not_copied_back_yet_is_waited_for_on_the_way_home() -> None:
     assert not found.is_refused
 
 
+@pytest.mark.parametrize(("place", "is_certain"), [(4, True), (21, True), (22, False)])
+def test_records_whose_sync_is_not_committed_yet_are_waited_for_on_the_way_home(place: int, is_certain: bool) -> None:
+    """A reader of the target may be past them: the markers of one transaction reach its partitions one by one."""
+    it = GroupFacts(near_offsets={COPY: at(place)})
+    unfinished = a_router(Command.FAILBACK, replace(a_view(), unfinished="a transaction of the flow is open"))
+    (row,) = plan(Command.FAILBACK, it, router=unfinished).rows
+    if is_certain:
+        assert (row,) == plan(Command.FAILBACK, it).rows
+    else:
+        assert (row.must_wait, row.is_obstacle, row.far_next) == (True, False, None)
+        assert row.reason.startswith(f"{Reason.NOT_REPLICATED_YET}: a transaction of the flow is open")
+
+
 def test_without_a_flow_back_its_topics_are_left_out() -> None:
     it = GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)})
     (orders, payments) = plan(Command.SWITCHOVER, it, router=Router(a_view(), None)).rows

@@ -17,7 +17,7 @@ from replicator.committed import GroupState
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP, RetriableError
-from replicator.groups import GroupList, OffsetsReader, group_states
+from replicator.groups import GroupList, OffsetsReader, group_states, unlisted_groups
 
 LOG = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 CLUSTER = Cluster("east", "source", ClusterSettings(bootstrap_servers="127.0.0.1:1"), "replicator-east-west")
@@ -46,13 +46,25 @@ class FakeAdmin:
         return self.listing
 
     def describe_consumer_groups(self, names: list[str], **_: Any) -> Mapping[str, Future[Any]]:
-        """Every group that is asked for has one member."""
+        """Every group that is asked for has one member; one that is called like an error fails with it."""
         self.described += names
         member = SimpleNamespace(client_id="c", host="/10.0.0.1")
         found: dict[str, Future[Any]] = {name: Future() for name in names}
-        for future in found.values():
-            future.set_result(SimpleNamespace(state=SimpleNamespace(name="STABLE"), members=[member]))
+        for name, future in found.items():
+            if name.isupper():
+                future.set_exception(KafkaException(KafkaError(getattr(KafkaError, name))))
+            else:
+                future.set_result(SimpleNamespace(state=SimpleNamespace(name="STABLE"), members=[member]))
         return found
+
+    def answers(self, **by_group: SimpleNamespace | int) -> None:
+        """What is asked next about these groups is answered at once: with offsets, or with an error's code."""
+        for group, it in by_group.items():
+            future = self.offsets[group] = Future()
+            if isinstance(it, int):
+                future.set_exception(KafkaException(KafkaError(it)))
+            else:
+                future.set_result(it)
 
     def lists(self, *names: str, errors: tuple[KafkaError, ...] = ()) -> None:
         valid = [SimpleNamespace(group_id=name, state=SimpleNamespace(name="EMPTY")) for name in names]
@@ -95,19 +107,50 @@ def test_a_group_that_may_not_be_read_is_unsure() -> None:
     assert reader.unsure == reader.failures.keys() == {"g"}
 
 
-def test_groups_of_a_broker_that_is_silent_are_kept() -> None:
-    """They did not end; and that the list has holes is told."""
+def test_groups_that_a_list_lacks_are_kept_until_they_have_no_offsets() -> None:
+    """A broker may be silent, and one whose coordinators are moving says nothing of their groups."""
     admin: Any = FakeAdmin()
+    reader = OffsetsReader(CLUSTER, admin, LOG)
     listing = GroupList(CLUSTER, admin, lambda name: name != "other", 0.0, LOG)
     admin.lists("a", "b", "other")
     assert (listing.get(Deadline(5)), listing.is_complete) == ({"a", "b"}, True)
     admin.lists("a", "c", errors=(NO_BROKER,))
     assert (listing.get(Deadline(5)), listing.is_complete) == ({"a", "b", "c"}, False)
-    admin.lists("a")
-    assert (listing.get(Deadline(5)), listing.is_complete) == ({"a"}, True)
+    admin.lists()
+    assert (listing.get(Deadline(5)), listing.is_complete) == ({"a", "b", "c"}, True)
+
+    not_now, not_allowed = KafkaError.NOT_COORDINATOR, KafkaError.GROUP_AUTHORIZATION_FAILED
+    admin.answers(a=answer((0, 7, None)), b=answer(), c=not_now)
+    listing.take(reader.read("abc", Deadline(5)), reader)
+    assert listing.get(Deadline(5)) == {"a", "c"}
+    admin.answers(a=not_allowed, c=answer((0, -1, KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT))))
+    listing.take(reader.read("ac", Deadline(5)), reader)
+    assert listing.get(Deadline(5)) == {"c"}
+
+    admin.lists("c")
+    listing.get(Deadline(5))
+    admin.answers(c=answer())
+    listing.take(reader.read("c", Deadline(5)), reader)
+    assert listing.get(Deadline(5)) == {"c"}, "it has not committed yet"
     admin.lists(errors=(NO_BROKER,))
     with pytest.raises(RetriableError):
         listing.get(Deadline(5))
+
+
+def test_groups_of_which_the_checkpoints_know_are_looked_for() -> None:
+    admin: Any = FakeAdmin()
+    listing = GroupList(CLUSTER, admin, lambda name: True, 0.0, LOG)
+    listing.add({"before"})
+    admin.lists("now")
+    assert listing.get(Deadline(5)) == {"before", "now"}
+
+
+def test_groups_that_a_list_lacks_are_asked_for_one_by_one() -> None:
+    admin: Any = FakeAdmin()
+    found = unlisted_groups(CLUSTER, admin, ["there", "GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED"], Deadline(5))
+    assert found == {"there"}
+    with pytest.raises(RetriableError):
+        unlisted_groups(CLUSTER, admin, ["there", "COORDINATOR_NOT_AVAILABLE"], Deadline(5))
 
 
 def test_groups_at_rest_are_known_from_one_answer() -> None:
