@@ -1,7 +1,8 @@
-"""Asking for metadata: at once when somebody needs it, then less and less often, and by itself once a minute."""
+"""Asking for metadata: at once for what nobody asked of yet, then less and less often, and by itself once a minute."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -40,7 +41,7 @@ class Refresher:
         self._stale: set[str] = set()
         self._asking: frozenset[str] | None = None
         self._timer: Timer | None = None
-        self._asked_s = -QUIET_S
+        self._asked_s = -math.inf
         self._pause_s = FIRST_PAUSE_S
 
     def want(self, topics: Iterable[str]) -> None:
@@ -48,6 +49,8 @@ class Refresher:
         new = {name for name in topics if name not in self._view.topics}
         for name in new:
             self._view.topics[name] = Topic()
+        if new:
+            self._asked_s = -math.inf  # a task begins with several, one after the other
         self.refresh(new)
 
     def forget(self, topics: Iterable[str]) -> None:
@@ -84,7 +87,7 @@ class Refresher:
             if self._timer.at_s <= max(at_s, now_s):
                 return
             self._timer.cancel()
-        self._timer = self._reactor.later(at_s - now_s, self._send)
+        self._timer = self._reactor.later(max(0.0, at_s - now_s), self._send)
 
     def _send(self) -> None:
         self._asked_s = time.monotonic()

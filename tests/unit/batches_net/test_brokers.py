@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -238,6 +239,19 @@ def test_questions_are_rate_limited(world: World, monkeypatch: pytest.MonkeyPatc
     world.topics["t"] = {0: (1, 0)}
     brokers.refresh()
     world.until(lambda: brokers.leader("t", 0))
+
+
+def test_a_topic_of_which_nobody_asked_yet_does_not_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task begins with some topics, one after the other: only what is asked again waits, here for ever."""
+    monkeypatch.setattr("replicator.planes.batches.refresher.FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr("replicator.planes.batches.refresher.MAX_PAUSE_S", 1000.0)
+    world.start(1)
+    brokers = world.brokers(1)
+    for name in ("a", "b", "c"):
+        world.topics[name] = {0: (1, 0)}
+        brokers.want([name])
+        world.until(partial(brokers.leader, name, 0))
+    assert world.asked == [["a"], ["b"], ["c"]]
 
 
 def test_only_stale_topics_are_asked_for(world: World) -> None:
