@@ -17,6 +17,7 @@ import pytest
 from replicator.embedded import Cluster, Clusters, ClusterSpec, open_clusters
 from replicator.errors import TP
 from tests.e2e.commands import move, run
+from tests.e2e.compare import read_syncs
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
 from tests.e2e.members import Account, Members, account, numbers_in
 from tests.e2e.pump import BEGIN_MS
@@ -78,9 +79,13 @@ def await_halted(zombie: WorkerProcess) -> None:
 
 
 def after_checkpoints(bench: Bench, home: Members) -> set[int]:
-    """Numbers of the records that the group processed and that its checkpoints do not cover."""
-    known = checkpoints(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
-    covered = {tp.partition: it.upstream_next for tp, it in known.items()}
+    """Numbers of the records that the group processed and that its checkpoints, or the copy, do not reach."""
+    servers = bench.target.bootstrap_servers
+    known = checkpoints(servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
+    copied = read_syncs(servers, bench.syncs_topic)
+    covered = {
+        tp.partition: min(it.upstream_next, copied.position(TP(bench.topic, tp.partition))) for tp, it in known.items()
+    }
     return {it.number for it in home.processed if it.offset >= covered.get(it.tp.partition, 0)}
 
 
