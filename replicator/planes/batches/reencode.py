@@ -12,10 +12,11 @@ Pure. Source: aiokafka `_crecords/default_records.pyx`.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter, itemgetter, lt
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from awscrt.checksums import crc32c
@@ -38,9 +39,13 @@ from replicator.planes.batches.raw_batch import (
 
 _SLACK: Final = bytes(16)
 """The compiled code looks up to ten bytes past the end before it notices that a record is cut off."""
+_LESS_SLACK: Final = bytes(11)
+"""From twelve bytes on it takes them for another batch."""
 _FIELDS = attrgetter("offset", "timestamp", "key", "value", "headers")
 _OFFSET, _TIMESTAMP = itemgetter(0), itemgetter(1)
+_MAGIC = itemgetter(MAGIC_AT)
 _ATTRIBUTES_LOW_AT = CHECKED_FROM + 1
+_LENGTH, _LENGTH_AT = Struct(">i"), LENGTH_FROM - 4
 _SMALLEST_RECORD_BYTES: Final = 7
 
 
@@ -48,6 +53,7 @@ class _Compiled(NamedTuple):
     """What is used of aiokafka."""
 
     Batch: Any
+    Batches: Any
     Builder: Any
     CorruptError: type[Exception]
 
@@ -56,9 +62,14 @@ class _Compiled(NamedTuple):
 def _compiled() -> _Compiled:
     """Imported with the first batch that is opened: its package loads clients, too, and most workers open none."""
     from aiokafka.errors import CorruptRecordException  # noqa: PLC0415
-    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder  # noqa: PLC0415
+    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder, MemoryRecords  # noqa: PLC0415
 
-    return _Compiled(DefaultRecordBatch, DefaultRecordBatchBuilder, CorruptRecordException)
+    return _Compiled(DefaultRecordBatch, MemoryRecords, DefaultRecordBatchBuilder, CorruptRecordException)
+
+
+def _compiled_errors() -> tuple[type[Exception], ...]:
+    """What the compiled code raises of records that don't add up."""
+    return ValueError, _compiled().CorruptError, OverflowError, MemoryError, SystemError
 
 
 def open_batch(data: memoryview) -> list[Record]:
@@ -85,11 +96,12 @@ def expand(data: memoryview) -> memoryview:
         raise BadBatchError(str(error), _first_offset(data)) from None
     header = bytearray(data[:HEADER_BYTES])
     header[_ATTRIBUTES_LOW_AT] &= ~CODEC_BITS & 0xFF
+    _LENGTH.pack_into(header, _LENGTH_AT, HEADER_BYTES - LENGTH_FROM + len(records))
     return memoryview(b"".join((header, records, _SLACK)))[: -len(_SLACK)]
 
 
 def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Record]:
-    """The records of expanded batches that follow one another.
+    """The records of expanded batches that follow one another; several of magic 2 may lie side by side.
 
     Args:
         first: records before this offset are left out.
@@ -99,19 +111,7 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
         BadBatchError: one is not what its header says, or offsets are out of order. Java does not look at those; here
             they would be written into the map.
     """
-    compiled = _compiled()
-    records: list[Record] = []
-    for batch in batches:
-        before = len(records)
-        try:
-            if batch[MAGIC_AT] == MAGIC:
-                records += map(_FIELDS, compiled.Batch(batch))
-            else:
-                records += old_formats.records_in(batch)
-        except UnicodeDecodeError:
-            records[before:] = _plain_records(batch)
-        except (ValueError, compiled.CorruptError, OverflowError, MemoryError, SystemError) as error:
-            raise BadBatchError(f"its records don't add up: {error}", _first_offset(batch)) from None
+    records = _taken_apart(batches)
     if not records:
         return records
     if None in map(_TIMESTAMP, records):
@@ -120,6 +120,46 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
     if not all(map(lt, offsets, islice(offsets, 1, None))) or offsets[0] < 0 or offsets[-1] >= stop:
         raise BadBatchError("offsets of its records are out of order", offsets[0])
     return records if offsets[0] >= first else records[bisect_left(offsets, first) :]
+
+
+def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
+    compiled = _compiled()
+    if set(map(_MAGIC, batches)) == {MAGIC}:
+        side_by_side = compiled.Batches(b"".join((*batches, _LESS_SLACK)))
+        try:
+            return list(map(_FIELDS, chain.from_iterable(iter(side_by_side.next_batch, None))))
+        except _compiled_errors():
+            pass  # which batch it is, and why, is found one by one
+    records: list[Record] = []
+    for batch in chain.from_iterable(map(split, batches)):
+        before = len(records)
+        try:
+            if batch[MAGIC_AT] == MAGIC:
+                records += map(_FIELDS, compiled.Batch(batch))
+            else:
+                records += old_formats.records_in(batch)
+        except UnicodeDecodeError:
+            records[before:] = _plain_records(batch)
+        except _compiled_errors() as error:
+            raise BadBatchError(f"its records don't add up: {error}", _first_offset(batch)) from None
+    return records
+
+
+def split(data: memoryview) -> Iterator[memoryview]:
+    """The batches of magic 2 that lie side by side; itself, when it is of magic 0 or 1.
+
+    Raises:
+        BadBatchError: the length of one makes no sense; who walked over them knows better.
+    """
+    at, end = 0, len(data) if data[MAGIC_AT] == MAGIC else 0
+    if not end:
+        yield data
+    while at < end:
+        stop = at + LENGTH_FROM + _LENGTH.unpack_from(data, at + _LENGTH_AT)[0]
+        if not at + HEADER_BYTES <= stop <= end:
+            raise BadBatchError("the length of a batch makes no sense", _first_offset(data[at:]))
+        yield data[at:stop]
+        at = stop
 
 
 def write_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -> list[RawBatch]:

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.planes.batches.plain_records import Record
+from replicator.planes.batches.raw_batch import HEADER_BYTES
 from replicator.planes.batches.record_batch import MERGED_BYTES, BadBatchError, Walked, stamp, walk
+from replicator.planes.batches.reencode import open_batch
 from tests.unit.batches.logs import (
     CONTROL,
     DELETE_HORIZON,
@@ -267,6 +269,14 @@ def test_merged_batches_keep_their_codec_and_stay_small(codec: int) -> None:
     assert walk_whole(*log, merge=False).opened == 0
 
 
+def test_tiny_batches_with_header_names_that_are_not_utf8_are_merged() -> None:
+    """Which compiled code can't read, wherever among the others they lie."""
+    records: list[Record] = [(i, START_MS + i, b"k", b"v", [("\udcff" if i % 3 else "name", b"h")]) for i in range(20)]
+    log = [BatchSpec(it[0], [it]).encode() for it in records]
+    (raw,) = walk_whole(*log).batches
+    assert open_batch(memoryview(raw.data)) == [(i, *it[1:]) for i, it in enumerate(records)]
+
+
 def test_few_or_larger_or_different_batches_are_not_merged() -> None:
     three = [batch(i, 1) for i in range(3)]
     assert walk_whole(*three).opened == 0
@@ -467,6 +477,15 @@ def test_a_bad_batch_inside_a_series_of_tiny_ones() -> None:
     walked = walk(view(*log), 0, [], max_batch_bytes=LARGE)
     assert offsets(walked) == list(range(14))
     assert (walked.next_offset, walked.bad is not None) == (14, True)
+
+
+@pytest.mark.parametrize("at", [0, 7, 19])
+def test_a_plain_batch_whose_records_do_not_add_up_inside_a_series(at: int) -> None:
+    log = [batch(i, 1) for i in range(20)]
+    log[at] = changed(HEADER_BYTES, b"\x7e", data=log[at])
+    walked = walk(view(*log), 0, [], max_batch_bytes=LARGE)
+    assert offsets(walked) == list(range(at))
+    assert (walked.next_offset, walked.bad is not None) == (at, True)
 
 
 @pytest.mark.parametrize("following", [[], [batch(22, 1)]])
