@@ -262,13 +262,20 @@ class Checkpoints:
             raise
 
     def _remember(self, leash: Leash) -> None:
-        """Begin with the groups that have a checkpoint: of one that a list lacks, the pulse must not vouch."""
+        """Begin with the groups that have a checkpoint: of one that a list lacks, the pulse must not vouch.
+
+        What can't be read by right is done without: only while coordinators move do lists lack anything.
+        """
         if self._remembers:
             return
         try:
             known = read_checkpoints(self._target, self._flow, leash.budget(FIRST_READ_S)).groups
-        except WireError as error:  # a failover could not read them either
-            self._log.warning("checkpoints_not_readable", topic=self._topic, error=str(error))
+        except (KafkaOpError, WireError) as error:
+            if isinstance(error, KafkaOpError) and "AUTHORIZATION" not in error.code:
+                raise
+            self._log.warning(
+                "checkpoints_not_readable", error=str(error), then="only groups that are listed are known"
+            )
             known = set()
         self._groups.add(filter(self._flow.group_filter.matches, known))
         self._remembers = True

@@ -135,6 +135,12 @@ def test_without_rights_for_groups_records_are_replicated_all_the_same(secured: 
         eventually(lambda: notes(worker, "group-sync"), within_s=TIMEOUT_S)
         assert "grant DESCRIBE on the group billing to User:limited of clusters.west" in notes(worker, "group-sync")
     assert committed(west, "billing") == {}
+    with capture_logs() as events, running(settings(secured, "limited")):
+        commit(east, "billing", {TP("payments.us", 0): 2})
+        copy, topic = TP("east.payments.us", 0), "east.checkpoints.internal"
+        eventually(lambda: checkpoints(west, topic, "billing")[copy].upstream_next == 2, within_s=TIMEOUT_S)
+        (event,) = [it for it in events if it["event"] == "checkpoints_not_readable"]
+        assert f"grant READ on {topic}" in event["error"]
 
 
 def is_for_groups(acl: AclBinding) -> bool:
