@@ -2,7 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
 pytest_plugins = ["tests.kafka.fixtures"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("untimed")

@@ -699,7 +699,7 @@ LASTS = st.none() | st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     command=st.sampled_from(list(Command)), is_all=st.booleans(), past=LASTS, runs=st.sampled_from([RUNS, THINNED, ()]),
     near=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS, min_size=1),

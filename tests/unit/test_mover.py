@@ -787,7 +787,7 @@ class History:
             self.cluster = "west" if command is Command.SWITCHOVER else "east"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=STEPS, metadata=st.sampled_from(["", "AQAAAX"]))
 def test_in_any_history_every_record_is_read_once(steps: list[tuple[str, int]], metadata: str) -> None:
     """D, F: consumers run only where the last command that exited 0 put them; commands die anywhere."""

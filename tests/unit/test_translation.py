@@ -126,7 +126,7 @@ def check_refined(model: Model, upstream_next: int, answer: Between) -> None:
         assert model.is_exact(upstream_next, refined.next_offset)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODELS)
 def test_every_position_is_translated_without_skipping(model: Model) -> None:
     """D: groups at 0, inside gaps and runs, at the end and ahead; dense, gapped, shared and thinned histories."""
@@ -137,7 +137,7 @@ def test_every_position_is_translated_without_skipping(model: Model) -> None:
         check(model, upstream_next, offset_map.translate(upstream_next))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODELS)
 def test_the_way_back_is_the_inverse(model: Model) -> None:
     """D, for failback: a place on the target leads to the first source record that was not read there."""
@@ -153,7 +153,7 @@ def test_the_way_back_is_the_inverse(model: Model) -> None:
             assert answer == Expired(model.runs[0].downstream_base, model.runs[0].upstream_base)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(MODELS, st.integers(0, 400))
 def test_a_restart_at_any_point_reads_the_same_map(model: Model, cut: int) -> None:
     """A reader of a log that compaction has, or has not yet, cleaned ends up with the same runs."""

@@ -12,7 +12,7 @@ import cramjam
 import lz4.frame
 import pytest
 from aiokafka import codec as theirs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.planes.batches.compression import Codec, compress, decompress
@@ -111,7 +111,6 @@ def test_cut_off_data_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(deadline=None)
 @given(changes=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4), tail=st.binary(max_size=30))
 def test_damaged_data_is_refused_or_something_else(codec: Codec, changes: list[tuple[int, int]], tail: bytes) -> None:
     data = bytearray(bytes(compress(codec, memoryview(TEXT[:200]))) + tail)
@@ -122,7 +121,6 @@ def test_damaged_data_is_refused_or_something_else(codec: Codec, changes: list[t
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(deadline=None)
 @given(data=st.binary(max_size=100))
 def test_any_bytes_are_refused_or_something(codec: Codec, data: bytes) -> None:
     with contextlib.suppress(ValueError):

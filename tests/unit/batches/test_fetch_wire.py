@@ -49,7 +49,7 @@ PARTITIONS = st.builds(
 
 
 @by_both
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     data=st.data(),
     numbers=st.lists(INT32, min_size=6, max_size=6),
@@ -166,7 +166,7 @@ def _their_partition(it: PartitionData) -> Any:
 
 
 @by_both
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), head=st.tuples(INT32, st.integers(0, 100), INT32))
 def test_a_response_is_understood(
     version: int, kind: st.SearchStrategy[Topic], data: st.DataObject, head: tuple[int, int, int]
@@ -203,7 +203,6 @@ def test_a_response_that_ends_anywhere_is_refused() -> None:
             decode_fetch(memoryview(whole)[:end])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_a_damaged_response_is_refused_or_understood(changes: list[tuple[int, int]]) -> None:
     data = bytearray(some_response())
@@ -213,7 +212,6 @@ def test_a_damaged_response_is_refused_or_understood(changes: list[tuple[int, in
         decode_fetch(memoryview(data))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 @example(bytes(10))
 def test_any_bytes_are_refused_or_understood(data: bytes) -> None:

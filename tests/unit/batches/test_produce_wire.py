@@ -44,7 +44,7 @@ RESULTS = st.builds(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     transactional_id=TEXT,
     timeout_ms=INT32,
@@ -76,7 +76,7 @@ def test_batches_are_handed_on_without_a_copy() -> None:
     assert [any(it is batch for batch in (one, other)) for it in buffers] == [False, True] * 3 + [False]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=70)
     | st.just("t" * 126)
@@ -146,7 +146,7 @@ def _their_result(it: PartitionResult) -> Any:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     throttle_ms=INT32, topics=st.dictionaries(TEXT, st.lists(RESULTS, min_size=1, max_size=3), min_size=1, max_size=3)
 )
@@ -185,7 +185,6 @@ def test_a_response_that_ends_anywhere_is_refused() -> None:
             decode_produce(memoryview(whole)[:end])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_a_damaged_response_is_refused_or_understood(changes: list[tuple[int, int]]) -> None:
     data = bytearray(some_response())

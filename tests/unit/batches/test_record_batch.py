@@ -400,7 +400,7 @@ class Log:
                 yield data
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**32), merge=st.booleans(), most=st.sampled_from([300, 5000, LARGE]))
 def test_exactly_the_committed_records_come_out(seed: int, merge: bool, most: int) -> None:
     """From any position, in any number of fetches, however a fetch is cut off."""
@@ -506,7 +506,7 @@ def whole_log(seed: int) -> tuple[Log, bytes]:
     return log, b"".join(log.fetch(0))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 50),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),
@@ -539,7 +539,6 @@ def _sign_all(data: bytearray) -> None:
         at = stop
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_do_no_harm(data: bytes) -> None:
     walk(view(data), 0, [], max_batch_bytes=LARGE)

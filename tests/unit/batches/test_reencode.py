@@ -51,7 +51,7 @@ ESCAPED = NAMES.filter(is_valid)
 
 
 @pytest.mark.parametrize("codec", range(5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(some=records(ESCAPED))
 def test_records_come_out_as_they_went_in(codec: int, some: list[Record]) -> None:
     spec = BatchSpec(some[0][0] - 1, some, last_offset=some[-1][0] + 2, codec=codec)
@@ -59,7 +59,7 @@ def test_records_come_out_as_they_went_in(codec: int, some: list[Record]) -> Non
 
 
 @pytest.mark.parametrize("codec", range(5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(some=records(), limit=st.sampled_from([100, 400, LARGE]))
 def test_written_records_are_read_by_others(codec: int, some: list[Record], limit: int) -> None:
     batches = write_batches(some, codec, limit)
@@ -73,7 +73,7 @@ def test_written_records_are_read_by_others(codec: int, some: list[Record], limi
         assert (producer, epoch, sequence, raw.leader_epoch) == (-1, -1, -1, -1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some=records(ESCAPED), limit=st.sampled_from([100, 400, LARGE]))
 def test_names_of_headers_may_be_any_bytes(some: list[Record], limit: int) -> None:
     batches = write_batches(some, 0, limit)
@@ -81,7 +81,7 @@ def test_names_of_headers_may_be_any_bytes(some: list[Record], limit: int) -> No
     assert [r[1:] for r in found] == [r[1:] for r in some]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some=records(), limit=st.sampled_from([100, 400, LARGE]))
 def test_plain_and_compiled_code_agree(some: list[Record], limit: int) -> None:
     """The compiled one can't begin with a record without a timestamp."""
@@ -169,7 +169,7 @@ def test_hostile_fields_are_refused(name: str, codec: int) -> None:
             plain_records.decode(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damaged_records_are_refused_or_others(changes: list[tuple[int, int]]) -> None:
     some: list[Record] = [(i, i, b"key", b"value" * 3, [("h", b"1"), ("g", None)]) for i in range(4)]
@@ -181,7 +181,7 @@ def test_damaged_records_are_refused_or_others(changes: list[tuple[int, int]]) -
             read(memoryview(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     magic=st.sampled_from([0, 1]),
     codec=st.sampled_from([0, 1, 2, 3]),

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.planes.batches.wire import Reader, WireError, compact_string, uvarint
@@ -16,7 +16,6 @@ def reader(data: bytes) -> Reader:
     return Reader(memoryview(data))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**35 - 1))
 def test_unsigned_varints_come_back(value: int) -> None:
     it = reader(uvarint(value) + b"rest")
@@ -31,7 +30,6 @@ def test_unsigned_varints_are_kafkas(value: int, encoded: str) -> None:
     assert uvarint(value).hex() == encoded
 
 
-@settings(deadline=None)
 @given(st.none() | st.text(st.characters(exclude_categories=["Cs"])))
 def test_strings_come_back(value: str | None) -> None:
     it = reader(compact_string(value))
@@ -70,7 +68,6 @@ READS: dict[str, Callable[[Reader], object]] = {
 
 
 @pytest.mark.parametrize("name", READS)
-@settings(deadline=None)
 @given(data=st.binary(max_size=12))
 def test_nothing_but_a_wire_error_and_nothing_past_the_end(name: str, data: bytes) -> None:
     it = reader(data)

@@ -67,7 +67,7 @@ def test_what_is_not_needed_is_let_go() -> None:
     assert slabs.size_bytes == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(1, 6 * STEP_BYTES), st.sets(st.integers(0, 9), max_size=4), st.booleans()), max_size=40
