@@ -46,6 +46,8 @@ DYNAMIC_TOPIC_CONFIG = 1
 BATCH_TOPICS = 1000
 NO_SUCH_OFFSET = -1
 """The broker's answer for a timestamp later than every record."""
+NO_LEADERS = "_NOENT"
+"""librdkafka's word for a list of leaders that is empty at the moment, and for all that it does not find."""
 LEADER_PATIENCE_S = 5.0
 
 
@@ -341,7 +343,10 @@ def _list_offsets_once(
     for partition, result in await_results(futures, deadline).items():
         tp = TP(partition.topic, partition.partition)
         if isinstance(result, Exception):
-            answers[tp] = cluster.error(result, op="list offsets", tp=tp, right="DESCRIBE", topic=tp.topic)
+            error = cluster.error(result, op="list offsets", tp=tp, right="DESCRIBE", topic=tp.topic)
+            if error.code == NO_LEADERS:
+                error = RetriableError(f"no leader on {cluster.alias}", op="list offsets", tp=tp, code=error.code)
+            answers[tp] = error
         elif result.offset < NO_SUCH_OFFSET:  # librdkafka's -1001, without an error, where the broker gave no answer
             answers[tp] = RetriableError(f"no answer from {cluster.alias}", op="list offsets", tp=tp)
         else:

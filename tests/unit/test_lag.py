@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,27 @@ def test_ages_are_looked_up_for_the_worst_only() -> None:
     ends = dict(zip(tps, (11, 30, 20), strict=True))
     facts = Facts(_flow(), TASKS, _topics(payments=3), _syncs(dict.fromkeys(tps, 10)), ALL_TASKS, ends)
     assert unreplicated(partition_lags(facts), 2) == {tps[1]: 10, tps[2]: 10}
+
+
+def test_partitions_without_a_leader_are_asked_again() -> None:
+    """librdkafka calls it an entry that it does not find."""
+    results: Iterator[int | KafkaError] = iter([KafkaError(KafkaError._NOENT), 7])
+
+    class Admin:
+        def list_offsets(self, request: dict[TopicPartition, Any], **_: Any) -> dict[TopicPartition, Future[Any]]:
+            (tp,) = request
+            future, result = Future[Any](), next(results)
+            if isinstance(result, int):
+                future.set_result(SimpleNamespace(offset=result))
+            else:
+                future.set_exception(KafkaException(result))
+            return {tp: future}
+
+        def list_topics(self, **_: Any) -> None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    cluster = Cluster("east", "source", CLUSTER, "group")
+    assert list_offsets(cluster, Admin(), {ORDERS: LATEST}, Deadline(5)) == {ORDERS: 7}  # type: ignore[arg-type]
 
 
 def test_a_broker_that_does_not_answer_gives_an_error_and_not_a_negative_offset() -> None:
