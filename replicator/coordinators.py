@@ -39,13 +39,13 @@ class Answer(Future[Any]):
     """What a coordinator answers. It times out by itself, when it is looked at.
 
     Args:
-        timeout_s: from now on.
+        deadline: until when there is time for it.
         make_error: what it fails with then.
     """
 
-    def __init__(self, timeout_s: float, make_error: Callable[[], Exception]) -> None:
+    def __init__(self, deadline: Deadline, make_error: Callable[[], Exception]) -> None:
         super().__init__()
-        self._deadline = Deadline(timeout_s)
+        self._deadline = deadline
         self._make_error = make_error
 
     def done(self) -> bool:
@@ -115,6 +115,7 @@ class Coordinators(Generic[C]):
         Args:
             send: called with the client and the timeout to send them with.
         """
+        deadline = Deadline(timeout_s)
         with self._lock:
             if self._current is None:
                 self._current = _Client(self._make())
@@ -124,7 +125,7 @@ class Coordinators(Generic[C]):
             self._watch(timeout_s)
         answers: dict[K, Future[Any]] = {}
         for key, request in sent.items():
-            answer = Answer(timeout_s, self._make_error)
+            answer = Answer(deadline, self._make_error)
             request.add_done_callback(_Settle(current.open, answer))
             answers[key] = answer
         return answers

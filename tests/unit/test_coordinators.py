@@ -14,7 +14,7 @@ import pytest
 from replicator.coordinators import LONGEST_S, Coordinators
 from tests.kafka.eventually import eventually
 
-SOON_S = 5.0
+SOON_S = 20.0
 
 
 class TimedOutError(Exception):
@@ -96,21 +96,21 @@ def test_a_wait_that_is_over_early_leaves_the_request_open(bench: Bench) -> None
 def test_a_request_times_out_when_it_should(bench: Bench) -> None:
     """And the client was not told: it would time out by itself, which is what must not happen."""
     began_s = time.monotonic()
-    answers = bench.ask("ab", 0.2)
+    answers = bench.ask("ab", 0.5)
     assert bench.client(0).timeouts_s == {LONGEST_S}
     with pytest.raises(TimedOutError):
         answers["a"].result()
-    assert 0.15 < time.monotonic() - began_s < 2
+    assert 0.4 < time.monotonic() - began_s < LONGEST_S / 100
     assert answers["b"].done()
     assert isinstance(answers["b"].exception(), TimedOutError)
 
 
 def test_what_is_answered_in_time_keeps_the_client(bench: Bench) -> None:
     for number in range(3):
-        answer = bench.ask("a", 0.05)["a"]
+        answer = bench.ask("a", 0.5)["a"]
         bench.client(0).requests["a"].set_result(number)
         assert answer.result() == number
-    time_passes(0.3)
+    time_passes(0.8)
     bench.ask("a", 60)
     assert len(bench.made) == 1
 
@@ -122,7 +122,7 @@ def time_passes(seconds: float) -> None:
 
 def test_a_client_with_an_overdue_request_is_let_go(bench: Bench) -> None:
     """Although nobody looks at the answer, and librdkafka still holds the request."""
-    bench.ask("a", 0.05)
+    bench.ask("a", 0.5)
     held = bench.client(0).requests["a"]
     eventually(lambda: bench.clients == [None], SOON_S)
     answer = bench.ask("b", 60)["b"]
@@ -132,7 +132,7 @@ def test_a_client_with_an_overdue_request_is_let_go(bench: Bench) -> None:
 
 
 def test_a_client_in_which_others_wait_is_let_go_after_them(bench: Bench) -> None:
-    bench.ask("a", 0.05)
+    bench.ask("a", 0.5)
     patient = bench.ask("b", 60)["b"]
 
     def has_another() -> bool:
@@ -151,7 +151,7 @@ def test_a_client_in_which_others_wait_is_let_go_after_them(bench: Bench) -> Non
 
 def test_no_client_is_dropped_by_its_own_thread(bench: Bench) -> None:
     """librdkafka's thread that delivers an answer holds nothing of which the client's life depends."""
-    answers = bench.ask("ab", 0.05)
+    answers = bench.ask("ab", 0.5)
     client = bench.client(0)
     request = client.requests["b"]
     ended_by: list[int] = []
