@@ -135,8 +135,8 @@ class FlowClusters:
             if flow.syncs_topic not in topics:
                 return None
             tasks = len(topics[flow.syncs_topic].partitions)
-            admins = (self.admin(source), self.admin(target)) if source.alias in self.admins else None
-            self._views[flow.name] = _ViewReader(flow, (source, target), self.admin(target), admins, tasks)
+            admins = self.admins.get(source.alias), self.admin(target)
+            self._views[flow.name] = _ViewReader(flow, (source, target), admins, tasks)
         return self._views[flow.name].read(self.budget(), backwards=backwards)
 
     # --- offsets ------------------------------------------------------------------------------------------------------
@@ -179,14 +179,15 @@ class _ViewReader:
     """Follows one flow's syncs topic, and its topics."""
 
     def __init__(
-        self, flow: Flow, clusters: tuple[Cluster, Cluster], target_admin: AdminClient,
-        admins: tuple[AdminClient, AdminClient] | None, tasks: int,
-    ) -> None:  # fmt: skip
+        self, flow: Flow, clusters: tuple[Cluster, Cluster], admins: tuple[AdminClient | None, AdminClient], tasks: int
+    ) -> None:
         self.tasks = tasks
         self._flow = flow
         self._target = clusters[1]
-        self._target_admin = target_admin
-        self._catalog = Catalog(flow, *clusters, admins, NO_LOG) if admins is not None else None
+        source_admin, self._target_admin = admins
+        self._catalog: Catalog | None = None
+        if source_admin is not None:
+            self._catalog = Catalog(flow, *clusters, (source_admin, self._target_admin), NO_LOG)
         self._snapshot: Snapshot | None = None
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())

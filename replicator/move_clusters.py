@@ -125,8 +125,8 @@ class MoveClusters:
 
     def with_routes(self, order: Order) -> Order:
         """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
-        near = self._near(order)
-        return _routed(order, self.clusters.router(self._view(order), is_homeward=order.is_homeward), near)
+        near, view = self._seen(order)
+        return _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
@@ -146,13 +146,12 @@ class MoveClusters:
             KafkaOpError: one of them gave no answer.
             RefusedError: the flow never ran.
         """
-        near = self._near(order)
-        return self._facts(order, self._view(order), near)
+        near, view = self._seen(order)
+        return self._facts(order, view, near)
 
     def look_with_routes(self, order: Order) -> tuple[Order, Facts]:
         """`with_routes` and `look`, from one look."""
-        near = self._near(order)
-        view = self._view(order)
+        near, view = self._seen(order)
         order = _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
         return order, self._facts(order, view, {group: near[group] for group in order.groups})
 
@@ -177,15 +176,20 @@ class MoveClusters:
             back=self.clusters.back if order.command is Command.FAILOVER else None,
         )
 
-    def _view(self, order: Order) -> FlowView:
-        """The flow, after `_near`: the maps must not be older than the positions that they translate (invariant D)."""
-        return self.clusters.view(backwards=order.is_homeward)
+    def _seen(self, order: Order) -> tuple[dict[str, GroupFacts], FlowView]:
+        """The groups where they are, for a failover as the checkpoints have it; and then the flow.
+
+        In this order: the maps must not be older than the positions that they translate (invariant D).
+        """
+        if order.command is Command.FAILOVER:
+            checkpoints, view = self.checkpoints(), self.clusters.view()
+            known = near_by_checkpoints(checkpoints, view)
+            return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}, view
+        near = self._near(order)
+        return near, self.clusters.view(backwards=order.is_homeward)
 
     def _near(self, order: Order) -> dict[str, GroupFacts]:
-        """The groups where they are; for a failover as the checkpoints have it."""
-        if order.command is Command.FAILOVER:
-            known = near_by_checkpoints(self.checkpoints(), self.clusters.view())
-            return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}
+        """The groups as the cluster has them that they leave."""
         near = self._side(order, far=False)
         states = self._states(near, order.groups)  # first: what members commit before they leave is read after it
         offsets = self._read(near, order.groups)
