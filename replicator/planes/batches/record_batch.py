@@ -216,6 +216,7 @@ class _Series:
     def __init__(self, walked: Walked, max_batch_bytes: int, *, merge: bool) -> None:
         self._walked = walked
         self._max_batch_bytes = max_batch_bytes
+        self._merged_bytes = min(max_batch_bytes, MERGED_BYTES)
         self._largest_bytes = LARGEST_IN_SERIES_BYTES if merge else 0
         self._codec = 0
         self._entries: list[_Entry] = []
@@ -259,7 +260,7 @@ class _Series:
             return at, position, last_epoch
         self._codec = 0
         unpack, end = _PLAIN.unpack_from, len(records)
-        limit = min(self._max_batch_bytes, MERGED_BYTES)
+        limit = self._merged_bytes
         largest = min(self._largest_bytes, limit, TINY_BYTES) - LENGTH_FROM
         while True:
             begin, before, held = at, position, 0
@@ -299,7 +300,7 @@ class _Series:
             self._write_anew([entry], [_expanded(entry)], self._max_batch_bytes)
 
     def _write_merged(self, entries: list[_Entry]) -> None:
-        limit = min(self._max_batch_bytes, MERGED_BYTES)
+        limit = self._merged_bytes
         begin = size = 0
         batches: list[memoryview] = []
         self._walked.opened += sum(entry[-1] for entry in entries)
@@ -324,9 +325,9 @@ class _Series:
         except BadBatchError as error:
             if len(entries) == last[-1] == 1:
                 raise BadBatchError(str(error), position) from None
-            for entry, batch in zip(entries, batches, strict=True):  # finds the bad one
-                for one in _one_by_one(entry):
-                    self._write_anew([one], [batch if entry[-1] == 1 else one[0]], limit)
+            every = chain.from_iterable(map(_one_by_one, entries))
+            for one, batch in zip(every, chain.from_iterable(map(split, batches)), strict=True):  # finds the bad one
+                self._write_anew([one], [batch], limit)
             return
         for raw in write_batches(records, self._codec, limit):
             raw.leader_epoch = last[6]
