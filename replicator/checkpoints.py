@@ -44,7 +44,7 @@ from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.pulse import encode_pulse, pulse_key
 from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
-from replicator.topics import Catalog, Snapshot
+from replicator.topics import Catalog, Snapshot, SourceTopic
 from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
 from replicator.wire import WireError
 
@@ -97,7 +97,7 @@ def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topi
             topic = topics.topics.get(tp.topic)
             if topic is None:
                 continue
-            offset_map = _map_of(tp, syncs, topic.topic_id)
+            offset_map = _map_of(tp, syncs, topic)
             if offset_map is None:
                 result.counts["unknown"] += 1
                 continue
@@ -107,20 +107,23 @@ def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topi
     return result
 
 
-def _map_of(tp: TP, syncs: MapsState, topic_id: bytes) -> OffsetMap | None:
-    """The map, if it speaks of the topic that the source has now."""
+def _map_of(tp: TP, syncs: MapsState, topic: SourceTopic) -> OffsetMap | None:
+    """The map, if it speaks of the topics that the source and the target have now."""
     offset_map = syncs.maps.get(tp)
     stopped = syncs.stopped.get(tp)
     has_other_offsets = stopped is not None and stopped.get("reason") in OTHER_OFFSETS
-    is_same_topic = offset_map is not None and offset_map.newest is not None and offset_map.newest.topic_id == topic_id
-    return offset_map if is_same_topic and not has_other_offsets else None
+    newest = offset_map.newest if offset_map is not None else None
+    is_same_topic = newest is not None and newest.topic_id == topic.topic_id
+    told = syncs.targets.get(tp)
+    is_same_copy = told is None or not told.differs(topic.target)
+    return offset_map if is_same_topic and is_same_copy and not has_other_offsets else None
 
 
 def positions_of(syncs: MapsState, topics: Snapshot) -> dict[TP, int]:
     """How far each partition that the source has is replicated. Pure."""
     positions = {}
     for tp in topics.partitions():
-        offset_map = _map_of(tp, syncs, topics.topics[tp.topic].topic_id)
+        offset_map = _map_of(tp, syncs, topics.topics[tp.topic])
         if offset_map is not None and offset_map.newest is not None:
             positions[tp] = offset_map.newest.upstream_next
     return positions

@@ -235,7 +235,7 @@ class Cluster:
         if error is None:
             return FatalError(f"{type(cause).__name__}: {cause}", op=op, tp=tp)
         name = error.name()
-        context = {"op": f"{op} on {self.alias}", "hint": self._hint(name, right, topic, group), "code": name}
+        context: Any = {"op": f"{op} on {self.alias}", "hint": self._hint(name, right, topic, group), "code": name}
         flags = {"fatal": error.fatal(), "aborts": error.txn_requires_abort(), "retriable": error.retriable()}
         kind = classify(name, self.side, has_tp=tp is not None, **flags)
         reason = partition_reason(name, self.side)

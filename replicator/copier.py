@@ -168,9 +168,9 @@ class Copier:
             self._roll_back(error)
             if error.reason is StopReason.RECORD_TOO_LARGE:
                 self._make_batches_smaller(error.tp)
-            self._share.stop(error)
+            self._share.failed(error)
         except AbortTransactionError as error:
-            topics = {tp: self._ledger.target_topic(tp) for tp in self._ledger.running()}
+            topics = {tp: self._ledger.target(tp).name for tp in self._ledger.running()}
             self._roll_back(error)
             if error.code == TOPIC_REFUSED and error.tp is None:
                 self._share.stop_refused(topics)
@@ -203,11 +203,14 @@ class Copier:
         self._fill(fetched, filled)
         # are these still the topics that were replicated so far? The plane knows, or the source is asked, meanwhile
         starter = self._context.starter
-        expected = {tp: (self._ledger.topic_id(tp), self._ledger.target_topic(tp)) for tp in filled.written}
+        expected = {tp: (self._ledger.topic_id(tp), self._ledger.target(tp).name) for tp in filled.written}
         known = {tp: written.topic_id for tp, written in filled.written.items() if written.topic_id}
-        answers = starter.ask_topic_ids({tp.topic for tp in expected if tp not in known})
+        unconfirmed = self._ledger.unconfirmed(filled.written)
+        answers = starter.ask_source({tp.topic for tp in expected if tp not in known})
+        target_answers = starter.ask_target({target.name for target in unconfirmed.values()})
         placements = self._plane.flush(deadline)
-        starter.check_topic_ids(answers, known, expected, deadline)
+        starter.check_source(answers, known, expected, deadline)
+        self._ledger.confirm(starter.check_target(target_answers, unconfirmed, deadline))
         runs = self._ledger.runs(placements)
         news = self._stops.news()
         self._write(runs, news)
@@ -230,7 +233,7 @@ class Copier:
         while True:
             for batch in self._wanted(fetched.batches):
                 self._ledger.appended(batch.tp, batch.first_offset, batch.next_offset)
-                self._plane.append(batch, self._ledger.target_topic(batch.tp), deadline)
+                self._plane.append(batch, self._ledger.target(batch.tp).name, deadline)
                 filled.written.setdefault(batch.tp, _Written()).add(batch)
                 size_bytes += batch.size_bytes
             self._pass(fetched.passed)  # after the batches: the end of a partition lies behind its records
@@ -263,7 +266,7 @@ class Copier:
         Raises:
             BatchTooLargeError: there is room for that.
         """
-        topic = self._ledger.target_topic(tp)
+        topic = self._ledger.target(tp).name
         asked = self._context.starter.batch_limit(topic, self._leash.budget(PARTITION_BUDGET_S))
         limit_bytes = max(asked or self._batch_bytes // 4, SMALLEST_BATCH_BYTES)
         if limit_bytes < self._batch_bytes:

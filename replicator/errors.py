@@ -49,6 +49,8 @@ class StopReason(enum.StrEnum):
     TARGET_TOO_FEW_PARTITIONS = "target_too_few_partitions"
     TARGET_LOG_SHORTER = "target_log_shorter"
     """The target log ends before what was replicated to it: recreated or truncated."""
+    TARGET_RECREATED = "target_recreated"
+    """The target topic has another topic id than the one that the records were replicated to."""
     TARGET_UNAUTHORIZED = "target_unauthorized"
     RECORD_TOO_LARGE = "record_too_large"
     RECORD_REFUSED = "record_refused"
@@ -125,9 +127,21 @@ class PartitionError(KafkaOpError):
 
     Args:
         reason: the state that operators see.
+        is_lasting: a log lost records, and as it grows on it will look whole: trying again would pass over them.
     """
 
-    def __init__(self, message: str, *, op: str, tp: TP, reason: StopReason, hint: str = "", code: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        op: str,
+        tp: TP,
+        reason: StopReason,
+        hint: str = "",
+        code: str = "",
+        is_lasting: bool = False,
+    ) -> None:
         super().__init__(message, op=op, tp=tp, hint=hint, code=code)
         self.tp: TP = tp
         self.reason = reason
+        self.is_lasting = is_lasting or reason is StopReason.SOURCE_LOG_SHORTER

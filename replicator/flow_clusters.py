@@ -20,7 +20,7 @@ from replicator.log import NO_LOG
 from replicator.routes import FlowView, Router
 from replicator.syncs import MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
-from replicator.topics import Catalog, Snapshot, list_offsets, list_topics
+from replicator.topics import Catalog, Snapshot, describe_topics, list_offsets, list_topics, topic_ids
 from replicator.translation import Ahead, Exact
 
 SYNCS_TIMEOUT_S = 300.0
@@ -189,14 +189,15 @@ class _ViewReader:
         if source_admin is not None:
             self._catalog = Catalog(flow, *clusters, (source_admin, self._target_admin), NO_LOG)
         self._snapshot: Snapshot | None = None
+        self._target_ids: dict[str, bytes] = {}
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
 
     def read(self, budget: Deadline, *, backwards: bool) -> FlowView:
         """Up to what is committed now, and with `backwards` what is open now, if that ends soon."""
-        if self._catalog is not None and time.monotonic() - self._listed_s > TOPICS_FOR_S:
+        is_due = time.monotonic() - self._listed_s > TOPICS_FOR_S
+        if is_due and self._catalog is not None:
             self._snapshot = self._catalog.refresh(budget)
-            self._listed_s = time.monotonic()
         state = self._reader.read_to_end(Deadline(max(SYNCS_TIMEOUT_S, budget.seconds)))
         opened = self._ends(budget, committed=False) if backwards else {}
         self._reader.read_on(self._ends(budget, committed=True), budget)
@@ -205,10 +206,14 @@ class _ViewReader:
             self._reader.read_on(opened, Deadline(budget.slice_s(OPEN_PATIENCE_S)))
         except RetriableError:
             unfinished = f"a transaction of the flow is open in {self._flow.syncs_topic}, or hangs"
+        if is_due:
+            remote = {target.name for target in state.targets.values()}
+            self._target_ids = topic_ids(describe_topics(self._target_admin, remote, budget))
+            self._listed_s = time.monotonic()
         ids = None
         if self._snapshot is not None:
             ids = {name: topic.topic_id for name, topic in self._snapshot.topics.items()}
-        return FlowView(self._flow, ids, state, unfinished)
+        return FlowView(self._flow, ids, state, unfinished, self._target_ids)
 
     def _ends(self, budget: Deadline, *, committed: bool) -> dict[int, int]:
         topic = self._flow.syncs_topic

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offsets import Placement, Run, RunBuilder
+from replicator.wire import TargetTopic
 
 Runs = list[tuple[TP, Run]]
 
@@ -18,13 +19,14 @@ Runs = list[tuple[TP, Run]]
 class _Entry:
     """One partition."""
 
-    __slots__ = ("moved_to", "newest", "target_topic", "topic_id")
+    __slots__ = ("is_confirmed", "moved_to", "newest", "target", "topic_id")
 
-    def __init__(self, target_topic: str, topic_id: bytes, newest: Run) -> None:
-        self.target_topic = target_topic
+    def __init__(self, target: TargetTopic, topic_id: bytes, newest: Run) -> None:
+        self.target = target
         self.topic_id = topic_id
         self.newest = newest
         self.moved_to = newest.upstream_next
+        self.is_confirmed = False
 
 
 class Ledger:
@@ -32,10 +34,12 @@ class Ledger:
 
     Args:
         newest: the newest committed run of every partition of the task (from the syncs topic).
+        targets: the topics that their downstream offsets belong to (from there, too).
     """
 
-    def __init__(self, newest: Mapping[TP, Run]) -> None:
+    def __init__(self, newest: Mapping[TP, Run], targets: Mapping[TP, TargetTopic]) -> None:
         self._newest = dict(newest)
+        self._targets = dict(targets)
         self._entries: dict[TP, _Entry] = {}
 
     def newest(self, tp: TP) -> Run | None:
@@ -46,10 +50,18 @@ class Ledger:
         """Every partition with a position, running or not."""
         return self._newest.keys()
 
-    def start(self, tp: TP, target_topic: str, topic_id: bytes) -> None:
-        """Let a partition that has a position run, from there."""
-        entry = _Entry(target_topic, topic_id, self._newest[tp])
-        self._entries[tp] = entry
+    def told_target(self, tp: TP) -> TargetTopic | None:
+        """The topic that the partition's downstream offsets belong to; None: it was never told."""
+        return self._targets.get(tp)
+
+    def start(self, tp: TP, target: TargetTopic, topic_id: bytes) -> None:
+        """Let a partition that has a position run, from there.
+
+        Args:
+            target: its topic on the target, as committed.
+        """
+        self._targets[tp] = target
+        self._entries[tp] = _Entry(target, topic_id, self._newest[tp])
 
     def stop(self, tp: TP) -> None:
         """Stop one partition; what it moved in the open transaction must have been committed or rolled back."""
@@ -69,8 +81,20 @@ class Ledger:
     def topic_id(self, tp: TP) -> bytes:
         return self._entries[tp].topic_id
 
-    def target_topic(self, tp: TP) -> str:
-        return self._entries[tp].target_topic
+    def target(self, tp: TP) -> TargetTopic:
+        return self._entries[tp].target
+
+    def unconfirmed(self, tps: Iterable[TP]) -> dict[TP, TargetTopic]:
+        """Those of the running partitions whose target topic may have been created again unnoticed.
+
+        Records of an aborted transaction make its log longer: where the next ones land no longer tells.
+        """
+        return {tp: self._entries[tp].target for tp in tps if not self._entries[tp].is_confirmed}
+
+    def confirm(self, tps: Iterable[TP]) -> None:
+        """Note that records landed in the topic that those before were replicated to."""
+        for tp in tps:
+            self._entries[tp].is_confirmed = True
 
     def appended(self, tp: TP, first_offset: int, next_offset: int) -> None:
         """Note that records were put into the open transaction.
@@ -106,7 +130,8 @@ class Ledger:
             if entry.moved_to == entry.newest.upstream_next and not places:
                 continue
             if places and places[0].downstream_base < entry.newest.downstream_next:
-                raise target_log_shorter(tp, entry.target_topic, entry.newest, places[0].downstream_base)
+                base = places[0].downstream_base
+                raise target_log_shorter(tp, entry.target.name, entry.newest, base, is_lasting=True)
             builder = RunBuilder(entry.newest.seq, entry.newest.ordinal_next, entry.topic_id)
             runs += [(tp, run) for run in builder.build(places, entry.moved_to, entry.newest.downstream_next)]
         return runs
@@ -123,16 +148,24 @@ class Ledger:
         """Forget what the open transaction moved."""
         for entry in self._entries.values():
             entry.moved_to = entry.newest.upstream_next
+            entry.is_confirmed = False
 
 
-def target_log_shorter(tp: TP, target_topic: str, newest: Run, found: int) -> PartitionError:
-    """The target's log ends before what was replicated to it."""
+def target_log_shorter(
+    tp: TP, target_topic: str, newest: Run, found: int, *, is_lasting: bool = False
+) -> PartitionError:
+    """The target's log ends before what was replicated to it.
+
+    Args:
+        is_lasting: records of ours were appended there, so that it is longer now.
+    """
     return PartitionError(
         f"the target's log goes on at {found}, but {newest.downstream_next} offsets were replicated to it",
         op="check the target",
         tp=tp,
         reason=StopReason.TARGET_LOG_SHORTER,
         hint=f"{target_topic} was deleted and created again, or lost its end; decide which records it should hold",
+        is_lasting=is_lasting,
     )
 
 

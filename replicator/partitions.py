@@ -17,16 +17,18 @@ from replicator.clients import (
     OffsetSpec,
     TopicCollection,
     await_results,
-    uuid_bytes,
 )
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
 from replicator.ledger import Ledger, target_log_shorter
 from replicator.offsets import Run
-from replicator.topics import BATCH_TOPICS, Catalog, Snapshot, SourceTopic, list_offsets
+from replicator.topics import Catalog, Snapshot, SourceTopic, describe_topics, list_offsets, topic_ids
+from replicator.wire import TargetTopic
 
 TOPIC_IDS_TIMEOUT_S = 3.0
+Answers = Mapping[str, Future[Any]]
+"""What a cluster says of topics, by name; it may still be on its way."""
 
 
 @dataclass(slots=True)
@@ -34,12 +36,12 @@ class Prepared:
     """What `Starter.prepare` found.
 
     Args:
-        ready: partitions that may run once their floors are written.
+        ready: partitions that may run once their floors are written, with the topic that they are replicated to.
         floors: (partition, upstream, downstream, topic id) of those that have no position yet.
         failures: why the others can't.
     """
 
-    ready: dict[TP, SourceTopic] = field(default_factory=dict)
+    ready: dict[TP, TargetTopic] = field(default_factory=dict)
     floors: list[tuple[TP, int, int, bytes]] = field(default_factory=list)
     failures: list[PartitionError] = field(default_factory=list)
 
@@ -56,8 +58,12 @@ class Starter:
         self._catalog = catalog
         self._source_admin, self._target_admin = admins
 
-    def changed(self, tp: TP, topic_id: bytes, snapshot: Snapshot) -> PartitionError | None:
-        """Why the source partition is no longer the one that was replicated; None when it is."""
+    def changed(self, tp: TP, topic_id: bytes, target: TargetTopic | None, snapshot: Snapshot) -> PartitionError | None:
+        """Why the partition is no longer the one that was replicated, or its copy not the one that it was to.
+
+        Args:
+            topic_id, target: of what was replicated; empty and None when nothing was.
+        """
         topic = snapshot.topics.get(tp.topic)
         op = f"find the topic on {self._source.alias}"
         if topic is None or tp.partition >= topic.partitions:
@@ -66,26 +72,28 @@ class Starter:
                 "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
             )
         ids_are_known = any(topic_id) and any(topic.topic_id)
-        return _recreated(tp, op, topic.target_topic) if ids_are_known and topic.topic_id != topic_id else None
+        if ids_are_known and topic.topic_id != topic_id:
+            return _recreated(tp, op, topic.target_topic)
+        if target is not None and target.differs(topic.target):
+            return self._target_recreated(tp, target, topic.target)
+        return None
 
-    def ask_topic_ids(self, topics: Collection[str]) -> Mapping[str, Future[Any]]:
+    def ask_source(self, topics: Collection[str]) -> Answers:
         """Ask the source, in the background, which topics now have these names."""
-        if not topics:
-            return {}
-        collection = TopicCollection(sorted(topics))
-        futures: Mapping[str, Future[Any]] = self._source_admin.describe_topics(
-            collection, request_timeout=TOPIC_IDS_TIMEOUT_S
-        )
-        return futures
+        return _ask(self._source_admin, topics)
 
-    def check_topic_ids(
+    def ask_target(self, topics: Collection[str]) -> Answers:
+        """Ask the target, in the background, which topics now have these names."""
+        return _ask(self._target_admin, topics)
+
+    def check_source(
         self,
-        answers: Mapping[str, Future[Any]],
+        answers: Answers,
         known: Mapping[TP, bytes],
         running: Mapping[TP, tuple[bytes, str]],
         deadline: Deadline,
     ) -> None:
-        """Make sure that what was fetched before `ask_topic_ids` came from the topics that were replicated so far.
+        """Make sure that what was fetched before `ask_source` came from the topics that were replicated so far.
 
         Librdkafka goes on at its offset in a topic that was deleted and created again: when that topic is as long
         already, records would be missing, silently (invariants A, H). No answer is taken for none of this.
@@ -97,14 +105,39 @@ class Starter:
         Raises:
             PartitionError: a topic was created again.
         """
-        results = await_results(answers, Deadline(deadline.slice_s(TOPIC_IDS_TIMEOUT_S)))
-        asked = {
-            topic: uuid_bytes(result.topic_id) for topic, result in results.items() if not isinstance(result, Exception)
-        }
+        asked = _ids_in(answers, deadline)
         for tp, (topic_id, target_topic) in running.items():
             found = known.get(tp) or asked.get(tp.topic, b"")
             if any(found) and any(topic_id) and found != topic_id:
                 raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
+
+    def check_target(self, answers: Answers, written: Mapping[TP, TargetTopic], deadline: Deadline) -> list[TP]:
+        """Make sure that what was written before `ask_target` went to the topics that are replicated to.
+
+        Returns:
+            The partitions of which that is sure; of the others there was no answer.
+
+        Raises:
+            PartitionError: a topic was created again.
+        """
+        found = _ids_in(answers, deadline)
+        for tp, target in written.items():
+            now = TargetTopic(target.name, found.get(target.name, b""))
+            if target.differs(now):
+                raise self._target_recreated(tp, target, now)
+        return [tp for tp, target in written.items() if target.name in found]
+
+    def shorter(self, failure: PartitionError, target: TargetTopic, deadline: Deadline) -> PartitionError:
+        """Why a log of the target is shorter than it was: because it is another topic's, if the target says so."""
+        found = topic_ids(describe_topics(self._target_admin, [target.name], deadline))
+        now = TargetTopic(target.name, found.get(target.name, b""))
+        return self._target_recreated(failure.tp, target, now) if target.differs(now) else failure
+
+    def _target_recreated(self, tp: TP, target: TargetTopic, found: TargetTopic) -> PartitionError:
+        text = f"{found} is not the topic that was replicated to: that was {target}"
+        hint = "it was deleted and created again: the records before are missing, and its offsets mean others"
+        op = f"check the topic on {self._target.alias}"
+        return PartitionError(text, op=op, tp=tp, reason=StopReason.TARGET_RECREATED, hint=hint)
 
     def prepare(
         self, tps: list[TP], ledger: Ledger, snapshot: Snapshot, deadline: Deadline, *, appeared: bool
@@ -123,7 +156,7 @@ class Starter:
         new: list[TP] = []
         for tp in tps:
             newest = ledger.newest(tp)
-            failure = self.changed(tp, newest.topic_id if newest else b"", snapshot)
+            failure = self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
             if failure is not None:
                 prepared.failures.append(failure)
             elif newest is None:
@@ -133,11 +166,28 @@ class Starter:
         self._check_targets(old, snapshot, prepared, deadline)
         grown = {tp for tp in new if 0 < snapshot.topics[tp.topic].target_partitions <= tp.partition}
         self._find_floors(new, set(new) if appeared else grown, snapshot, prepared, deadline)
-        for failure in self.unwritable({tp: t.target_topic for tp, t in prepared.ready.items()}, deadline):
-            prepared.failures.append(failure)
-            del prepared.ready[failure.tp]
+        self._look_at_targets(ledger, prepared, deadline)
         prepared.floors = [floor for floor in prepared.floors if floor[0] in prepared.ready]
         return prepared
+
+    def _look_at_targets(self, ledger: Ledger, prepared: Prepared, deadline: Deadline) -> None:
+        """Leave out what may not be written, or is not the topic of the records before; the snapshot may be old."""
+        described = describe_topics(
+            self._target_admin, {it.name for it in prepared.ready.values()}, deadline, rights=True
+        )
+        ids = topic_ids(described)
+        for failure in self._unwritable({tp: it.name for tp, it in prepared.ready.items()}, described):
+            prepared.failures.append(failure)
+            del prepared.ready[failure.tp]
+        for tp, target in list(prepared.ready.items()):
+            told = ledger.told_target(tp)
+            found = TargetTopic(target.name, ids.get(target.name, target.topic_id))
+            prepared.ready[tp] = found
+            if told is not None and told.differs(found):
+                prepared.failures.append(self._target_recreated(tp, told, found))
+                del prepared.ready[tp]
+            elif told is not None and not any(found.topic_id):
+                prepared.ready[tp] = told
 
     def _check_targets(self, old: Mapping[TP, Run], snapshot: Snapshot, prepared: Prepared, deadline: Deadline) -> None:
         """Partitions with a history need a target that still holds it."""
@@ -156,7 +206,7 @@ class Starter:
             elif isinstance(end, PartitionError):
                 prepared.failures.append(_about(tp, end, end.reason))
             else:  # no answer now is no reason to stop: the first flush checks the same
-                prepared.ready[tp] = topic
+                prepared.ready[tp] = topic.target
 
     def _target_lacks(self, tp: TP, topic: SourceTopic) -> PartitionError:
         is_gone = topic.target_partitions == 0
@@ -192,7 +242,7 @@ class Starter:
             else:
                 topic = snapshot.topics[tp.topic]
                 prepared.floors.append((tp, start, end, topic.topic_id))
-                prepared.ready[tp] = topic
+                prepared.ready[tp] = topic.target
 
     def _starts(self, tps: list[TP], from_earliest: set[TP], deadline: Deadline) -> dict[TP, int | KafkaOpError]:
         """Where partitions without a position begin, by `start_from`."""
@@ -220,16 +270,10 @@ class Starter:
 
         Asked before they start, because the broker's refusal of a transaction names none of them.
         """
-        names = sorted(set(tps.values()))
-        refused: set[str] = set()
-        for start in range(0, len(names), BATCH_TOPICS):
-            topics = TopicCollection(names[start : start + BATCH_TOPICS])
-            timeout_s = max(0.1, deadline.left_s())
-            futures = self._target_admin.describe_topics(
-                topics, include_authorized_operations=True, request_timeout=timeout_s
-            )
-            answers = await_results(futures, deadline)
-            refused |= {topic for topic, answer in answers.items() if self._lacks_write(topic, answer)}
+        return self._unwritable(tps, describe_topics(self._target_admin, tps.values(), deadline, rights=True))
+
+    def _unwritable(self, tps: Mapping[TP, str], described: Mapping[str, Any]) -> list[PartitionError]:
+        refused = {topic for topic, answer in described.items() if self._lacks_write(topic, answer)}
         return [self._target.refused(f"write to {topic}", tp, topic) for tp, topic in tps.items() if topic in refused]
 
     def _lacks_write(self, topic: str, answer: Any) -> bool:
@@ -257,6 +301,18 @@ class Starter:
         text = f"the source's log ends at {end}, but {position} was replicated"
         hint = "the source lost records (an unclean election, a restored disk), or the topic was created again"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
+
+
+def _ask(admin: AdminClient, topics: Collection[str]) -> Answers:
+    if not topics:
+        return {}
+    answers: Answers = admin.describe_topics(TopicCollection(sorted(topics)), request_timeout=TOPIC_IDS_TIMEOUT_S)
+    return answers
+
+
+def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, bytes]:
+    """The ids in the answers of `_ask`, of those topics of which there is one."""
+    return topic_ids(await_results(answers, Deadline(deadline.slice_s(TOPIC_IDS_TIMEOUT_S))))
 
 
 def _recreated(tp: TP, op: str, target_topic: str) -> PartitionError:

@@ -9,12 +9,13 @@ The second is the way home; with flows in both directions a group needs both at 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from replicator.config import Flow
-from replicator.errors import TP
+from replicator.errors import TP, StopReason
 from replicator.syncs import OTHER_OFFSETS, MapsState
 from replicator.translation import Ahead, OffsetMap, Translation, Unknown
+from replicator.wire import TargetTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class FlowView:
         topic_ids: of the flow's topics on its source, by name; None when the source could not be asked.
         syncs: with the maps.
         unfinished: why the maps may lack what readers of the target have seen; empty when they have it all.
+        target_ids: of the remote topics that the target has now, by name.
     """
 
     flow: Flow
     topic_ids: Mapping[str, bytes] | None
     syncs: MapsState
     unfinished: str = ""
+    target_ids: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def remote_topics(self) -> dict[str, str]:
@@ -44,8 +47,13 @@ class FlowView:
         newest = offset_map.newest
         topic_id = (self.topic_ids or {}).get(tp.topic)
         is_other_topic = newest is not None and topic_id is not None and newest.topic_id != topic_id
-        stop = self.syncs.stopped.get(tp, {})
-        if is_other_topic or stop.get("reason") in OTHER_OFFSETS:
+        told = self.syncs.targets.get(tp)
+        reason = self.syncs.stopped.get(tp, {}).get("reason")
+        is_other_copy = told is not None and told.differs(TargetTopic(told.name, self.target_ids.get(told.name, b"")))
+        if is_other_copy or reason == StopReason.TARGET_RECREATED:
+            remote = self.flow.naming.remote_topic(tp.topic)
+            return offset_map, f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
+        if is_other_topic or reason in OTHER_OFFSETS:
             return offset_map, f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
         return offset_map, ""
 

@@ -27,7 +27,7 @@ from replicator.partitions import Starter
 from replicator.planes import Plane, PlaneSettings
 from replicator.stops import Stops
 from replicator.topics import Catalog, Snapshot
-from replicator.wire import encode_sync
+from replicator.wire import TargetTopic, encode_control, encode_sync, target_record
 
 PARTITION_BUDGET_S = 10.0
 TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
@@ -105,17 +105,26 @@ class Share:
         """
         self._followed = snapshot.number
         for tp in self.ledger.running():
-            failure = self._starter.changed(tp, self.ledger.topic_id(tp), snapshot)
+            failure = self._starter.changed(tp, self.ledger.topic_id(tp), self.ledger.target(tp), snapshot)
             if failure is not None:
                 self.stop(failure)
-        wanted = self._wanted(snapshot)
+        wanted = []
+        for tp in self._wanted(snapshot):
+            lasting = self.stops.lasting(tp)
+            if lasting is None:
+                wanted.append(tp)
+            else:
+                self.stop(lasting)
         if not wanted:
             return
         budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
         found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
-        self._commit([(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors])
-        for tp, topic in found.ready.items():
-            self.ledger.start(tp, topic.target_topic, topic.topic_id)
+        self._commit(
+            [(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors],
+            {tp: target for tp, target in found.ready.items() if target != self.ledger.told_target(tp)},
+        )
+        for tp, target in found.ready.items():
+            self.ledger.start(tp, target, snapshot.topics[tp.topic].topic_id)
             self.stops.runs(tp)
             self._tools.metrics.partition_runs(tp)
         if found.ready:
@@ -133,19 +142,21 @@ class Share:
         now_s = time.monotonic()
         return [tp for tp in ours if not self.ledger.is_running(tp) and self.stops.may_start(tp, now_s)]
 
-    def _commit(self, runs: Runs) -> None:
-        """Commit syncs that come without records.
+    def _commit(self, runs: Runs, targets: Mapping[TP, TargetTopic]) -> None:
+        """Commit syncs that come without records, and where partitions are replicated to.
 
         Raises:
             LostError: the task was taken meanwhile; nothing is committed.
             KafkaOpError: the transaction failed; the task begins again.
         """
-        if not runs:
+        if not runs and not targets:
             return
         deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
         self._plane.begin()
         for tp, run in runs:
             self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_sync(tp, run))
+        for tp, target in targets.items():
+            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(target_record(tp, target)))
         if self._tools.leash.lost.is_set():
             raise LostError
         try:
@@ -158,7 +169,7 @@ class Share:
         self.ledger.commit(runs)
 
     def failed(self, failure: PartitionError) -> None:
-        """The source gave an error for a partition: skip what retention took if so configured, else stop it alone."""
+        """A partition can't go on: skip what retention took if so configured, else stop it alone, and say why."""
         if not self.ledger.is_running(failure.tp):
             return
         if failure.reason is StopReason.TRUNCATED:
@@ -169,6 +180,9 @@ class Share:
             if may_skip and low is not None:
                 self._skip(failure, position, low)
                 return
+        elif failure.reason is StopReason.TARGET_LOG_SHORTER:
+            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
+            failure = self._starter.shorter(failure, self.ledger.target(failure.tp), budget)
         self.stop(failure)
         self._tools.context.catalog.ask_refresh()
 
@@ -177,7 +191,7 @@ class Share:
         where = {"topic": tp.topic, "partition": tp.partition, "first": position, "next": low}
         self._tools.log.warning("records_skipped", **where, offsets=low - position, reason=failure.reason.value)
         self.ledger.passed(tp, low)
-        self._commit(self.ledger.runs({}))
+        self._commit(self.ledger.runs({}), {})
         self._tools.metrics.skipped(tp, low - position, failure.reason.value)
         self._plane.remove([tp])
         self._plane.add(self.ledger.positions([tp]))
@@ -193,7 +207,8 @@ class Share:
         self._tools.metrics.partition_stopped(tp, error.reason)
         report = self._tools.log.warning if is_news else self._tools.log.debug
         where = {"topic": tp.topic, "partition": tp.partition, "reason": error.reason.value}
-        report("partition_stopped", **where, error=str(error), retry_in_s=self.stops.retry_in_s(tp, now_s))
+        retry: dict[str, float] = {} if error.is_lasting else {"retry_in_s": self.stops.retry_in_s(tp, now_s)}
+        report("partition_stopped", **where, error=str(error), **retry)
 
     def stop_refused(self, target_topics: Mapping[TP, str]) -> None:
         """Stop the partitions whose target topics we may not write to: a refused transaction names none.

@@ -9,11 +9,12 @@ Invariants:
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.errors import TP, PartitionError
+from replicator.errors import TP, PartitionError, StopReason
 from replicator.wire import PARTITION_STATE, ControlRecord
 
 MAX_RETRY_INTERVAL_S = 600.0
@@ -29,7 +30,7 @@ class Stops:
     """The partitions of a task that stopped alone. Times are those of the monotonic clock that the caller reads.
 
     Args:
-        interval_s: wait before the first retry; later ones double it, up to ten minutes.
+        interval_s: wait before the first retry; later ones double it, up to ten minutes. What lasts is not tried again.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -55,21 +56,40 @@ class Stops:
         self._attempts[tp] = attempts + 1
         wait_s = min(self._interval_s * 2 ** min(attempts, 10), MAX_RETRY_INTERVAL_S)
         before = self._stops.get(tp)
-        self._stops[tp] = _Stop(error, now_s + wait_s)
+        self._stops[tp] = _Stop(error, math.inf if error.is_lasting else now_s + wait_s)
         told = self._told.get(tp, {})
-        if told.get("reason") == error.reason.value:
+        if told.get("reason") == error.reason.value and bool(told.get("lasting")) == error.is_lasting:
             self._news.pop(tp, None)
             return before is None
-        if before is not None and before.error.reason is error.reason and tp in self._news:
+        is_same = before is not None and (before.error.reason, before.error.is_lasting) == (
+            error.reason,
+            error.is_lasting,
+        )
+        if is_same and tp in self._news:
             return False  # still to be told, with the time when it began
-        body = {
+        body: dict[str, Any] = {
             "state": "stopped",
             "reason": error.reason.value,
             "detail": str(error),
             "since": at.isoformat(timespec="seconds"),
         }
+        if error.is_lasting:
+            body["lasting"] = True
         self._news[tp] = ControlRecord(PARTITION_STATE, tp, body)
         return True
+
+    def lasting(self, tp: TP) -> PartitionError | None:
+        """Why a partition must not be tried, though its logs may look whole: an earlier life of the task saw more."""
+        told = self._told.get(tp, {})
+        if not told.get("lasting"):
+            return None
+        return PartitionError(
+            f"stopped since {told.get('since')}: {told.get('detail')}",
+            op="start",
+            tp=tp,
+            reason=StopReason(told["reason"]),
+            is_lasting=True,
+        )
 
     def runs(self, tp: TP) -> None:
         """Note that a partition started."""
@@ -92,6 +112,7 @@ class Stops:
         return any(now_s >= stop.retry_at_s for stop in self._stops.values())
 
     def retry_in_s(self, tp: TP, now_s: float) -> float:
+        """How long until a partition is tried again; infinity: it is not."""
         stop = self._stops.get(tp)
         return 0.0 if stop is None else round(max(0.0, stop.retry_at_s - now_s), 1)
 

@@ -21,13 +21,14 @@ from replicator.errors import TP, ConfigError, KafkaOpError, StopReason
 from replicator.offsets import Run
 from replicator.topics import list_offsets, list_topics
 from replicator.translation import OffsetMap
-from replicator.wire import HALTED, PARTITION_STATE, ControlRecord, decode
+from replicator.wire import HALTED, PARTITION_STATE, TARGET_TOPIC, ControlRecord, TargetTopic, decode, target_of
 
 WANTED_REPLICAS = 3
-OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER})
-"""A partition that stopped for one of these has other records at the offsets that were replicated."""
+OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER, StopReason.TARGET_RECREATED})
+"""A partition that stopped for one of these has other records at its offsets, on one of the sides, than were copied."""
 State = TypeVar("State", bound="SyncsState")
 Subject = TypeVar("Subject", TP, int)
+Fact = TypeVar("Fact", dict[str, Any], TargetTopic)
 
 
 @dataclass(slots=True)
@@ -38,12 +39,14 @@ class SyncsState:
         newest: the newest run of every source partition: its position (invariant B).
         stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
         halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
+        targets: the topic that every partition's downstream offsets belong to.
         records: how many records were read.
     """
 
     newest: dict[TP, Run] = field(default_factory=dict)
     stopped: dict[TP, dict[str, Any]] = field(default_factory=dict)
     halted: dict[int, dict[str, Any]] = field(default_factory=dict)
+    targets: dict[TP, TargetTopic] = field(default_factory=dict)
     records: int = 0
 
     def take(self, key: bytes, value: bytes | None) -> None:
@@ -70,13 +73,15 @@ class SyncsState:
             _note(self.stopped, record.tp, record.body)
         elif record.kind == HALTED:
             _note(self.halted, record.tp.partition, record.body)
+        elif record.kind == TARGET_TOPIC:
+            _note(self.targets, record.tp, target_of(record))
 
 
-def _note(facts: dict[Subject, dict[str, Any]], subject: Subject, body: dict[str, Any] | None) -> None:
-    if body is None:
+def _note(facts: dict[Subject, Fact], subject: Subject, fact: Fact | None) -> None:
+    if fact is None:
         facts.pop(subject, None)
     else:
-        facts[subject] = body
+        facts[subject] = fact
 
 
 @dataclass(slots=True)

@@ -129,7 +129,7 @@ class Task(threading.Thread):
                 raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
             halt = state.halted.get(self.number)
             if halt is None:
-                self._copy(plane, Ledger(state.newest), settlement)
+                self._copy(plane, Ledger(state.newest, state.targets), settlement)
         finally:
             plane.close()
         if halt is not None:

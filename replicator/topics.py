@@ -36,6 +36,7 @@ from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.log import Logger
+from replicator.wire import NO_ID, TargetTopic
 
 NOT_COPIED = re.compile(
     r"(follower|leader)\.replication\.throttled\.replicas|message\.timestamp\.(difference\.max\.ms|type)"
@@ -58,6 +59,7 @@ class SourceTopic:
     Args:
         topic_id: 16 bytes; zeros on brokers that have none.
         target_partitions: 0 when the remote topic does not exist.
+        target_id: its topic id; zeros when it was not told.
     """
 
     name: str
@@ -66,6 +68,11 @@ class SourceTopic:
     replicas: int
     target_topic: str
     target_partitions: int
+    target_id: bytes = NO_ID
+
+    @property
+    def target(self) -> TargetTopic:
+        return TargetTopic(self.target_topic, self.target_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +131,22 @@ class Catalog:
         wanted = [name for name in names if self._flow.topic_filter.matches(name)]
         on_target = list_topics(self._target, self._target_admin, deadline)
         target_partitions = {name: len(topic.partitions) for name, topic in on_target.topics.items()}
-        topics: dict[str, SourceTopic] = {}
-        for start in range(0, len(wanted), BATCH_TOPICS):
-            for topic in self._describe(wanted[start : start + BATCH_TOPICS], target_partitions, deadline):
-                topics[topic.name] = topic
+        remote = {name: self._flow.naming.remote_topic(name) for name in wanted}
+        target_ids = topic_ids(
+            describe_topics(self._target_admin, target_partitions.keys() & remote.values(), deadline)
+        )
+        topics = {
+            name: SourceTopic(
+                name,
+                uuid_bytes(topic.topic_id),
+                len(topic.partitions),
+                max((len(it.replicas) for it in topic.partitions), default=1),
+                remote[name],
+                target_partitions.get(remote[name], 0),
+                target_ids.get(remote[name], NO_ID),
+            )
+            for name, topic in self._describe(wanted, deadline)
+        }
         unmatched = tuple(self._flow.topic_filter.unmatched(names))
         with self._changed:
             snapshot = Snapshot(self.snapshot.number + 1, topics, unmatched, len(on_target.brokers))
@@ -138,29 +157,16 @@ class Catalog:
             self._changed.notify_all()
         return snapshot
 
-    def _describe(
-        self, names: list[str], target_partitions: Mapping[str, int], deadline: Deadline
-    ) -> Iterable[SourceTopic]:
-        futures = self._source_admin.describe_topics(
-            TopicCollection(names), request_timeout=max(0.1, deadline.left_s())
-        )
-        for name, result in await_results(futures, deadline).items():
+    def _describe(self, names: list[str], deadline: Deadline) -> Iterable[tuple[str, Any]]:
+        """What the source says of these topics; those that are gone are left out."""
+        for name, result in describe_topics(self._source_admin, names, deadline).items():
             if isinstance(result, Exception):
                 error = self._source.error(result, op="describe topics", right="DESCRIBE")
                 is_gone = error.code in {"UNKNOWN_TOPIC_OR_PART", "TOPIC_AUTHORIZATION_FAILED"}
                 if is_gone:
                     continue
                 raise error
-            remote = self._flow.naming.remote_topic(name)
-            replicas = max((len(p.replicas) for p in result.partitions), default=1)
-            yield SourceTopic(
-                name,
-                uuid_bytes(result.topic_id),
-                len(result.partitions),
-                replicas,
-                remote,
-                target_partitions.get(remote, 0),
-            )
+            yield name, result
 
     def wait_for(self, number: int, deadline: Deadline) -> Snapshot | None:
         """The first snapshot whose number is at least `number`; None when `deadline` passed."""
@@ -300,6 +306,33 @@ def list_topics(cluster: Cluster, admin: AdminClient, deadline: Deadline) -> Any
         return admin.list_topics(timeout=max(0.1, deadline.left_s()))
     except KafkaException as cause:
         raise cluster.error(cause, op="list topics") from cause
+
+
+def describe_topics(
+    admin: AdminClient, names: Iterable[str], deadline: Deadline, *, rights: bool = False
+) -> dict[str, Any]:
+    """What the cluster says of topics, by name; an exception takes the place of what it does not tell.
+
+    Args:
+        rights: ask what we may do with them, too.
+    """
+    wanted = sorted(set(names))
+    results: dict[str, Any] = {}
+    for start in range(0, len(wanted), BATCH_TOPICS):
+        results |= await_results(
+            admin.describe_topics(
+                TopicCollection(wanted[start : start + BATCH_TOPICS]),
+                include_authorized_operations=rights,
+                request_timeout=max(0.1, deadline.left_s()),
+            ),
+            deadline,
+        )
+    return results
+
+
+def topic_ids(described: Mapping[str, Any]) -> dict[str, bytes]:
+    """The ids of those topics that the cluster told something of; zeros on brokers that have none."""
+    return {name: uuid_bytes(it.topic_id) for name, it in described.items() if not isinstance(it, Exception)}
 
 
 def list_offsets(

@@ -18,6 +18,7 @@ Source: connect/mirror `OffsetSync`; clients `org.apache.kafka.common.protocol.t
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ MAX_GAPS_BYTES = 4096
 PARTITION_STATE = "partition-state"
 HALTED = "halted"
 """Of a task, under `halted_tp`: it must not run."""
+TARGET_TOPIC = "target-topic"
+"""Of a partition: which topic its downstream offsets belong to."""
+
+NO_ID = bytes(16)
+"""Where a broker has no topic ids."""
 
 _LENGTH = struct.Struct(">h")
 _PARTITION = struct.Struct(">i")
@@ -59,6 +65,53 @@ class ControlRecord:
     kind: str
     tp: TP
     body: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTopic:
+    """The topic that a partition is replicated to.
+
+    Args:
+        topic_id: 16 bytes (KIP-516); zeros on brokers that have none.
+    """
+
+    name: str
+    topic_id: bytes
+
+    def differs(self, found: TargetTopic) -> bool:
+        """Whether `found` is certainly another topic, whatever its name."""
+        return any(self.topic_id) and any(found.topic_id) and self.topic_id != found.topic_id
+
+    def __str__(self) -> str:
+        return f"{self.name} ({_uuid_text(self.topic_id)})"
+
+
+def target_record(tp: TP, target: TargetTopic) -> ControlRecord:
+    """The record that says where a partition is replicated to."""
+    return ControlRecord(TARGET_TOPIC, tp, {"topic": target.name, "topic_id": _uuid_text(target.topic_id)})
+
+
+def target_of(record: ControlRecord) -> TargetTopic | None:
+    """What a `target_record` says; None: it is not known any more.
+
+    Raises:
+        WireError: it says something else.
+    """
+    body = record.body
+    if body is None:
+        return None
+    try:
+        topic_id = base64.urlsafe_b64decode(f"{body['topic_id']}==")
+        if len(topic_id) != len(NO_ID):
+            raise ValueError("no topic id")  # noqa: TRY301
+        return TargetTopic(str(body["topic"]), topic_id)
+    except (KeyError, ValueError) as error:
+        raise WireError(f"the target topic of {record.tp} can't be read: {error!r} in {body}") from error
+
+
+def _uuid_text(uuid: bytes) -> str:
+    """As Kafka's tools print a topic id (clients `Uuid#toString`)."""
+    return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
 def halted_tp(task: int) -> TP:

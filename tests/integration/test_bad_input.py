@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.cimpl import NewPartitions
 
 from replicator.embedded import Cluster, ClusterSpec, open_clusters
+from replicator.errors import TP, PartitionError, StopReason
+from replicator.stops import Stops
+from replicator.wire import TargetTopic, encode_control, target_record
 from tests.e2e.compare import compare
 from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
 from tests.kafka.eventually import eventually
@@ -21,6 +25,7 @@ from tests.kafka.records import (
     create_topic,
     delete_topic,
     end_offsets,
+    produce,
     read_topic,
 )
 
@@ -80,13 +85,107 @@ def test_a_target_topic_created_again_takes_no_record(make_flow: FlowBenches, so
     create_topic(flow.target, flow.remote(flow.topic), partitions=1)
     flow.produce(flow.topic, numbered(FILLED, b"more"))
     others_go_on(flow)
-    shorter = flow.await_stopped(flow.topic, 0, "target_log_shorter")
-    assert "goes on at 0, but 10 offsets were replicated to it" in shorter
-    few = flow.await_stopped(flow.topic, 1, "target_too_few_partitions")
-    assert f"{flow.remote(flow.topic)} has" in few
-    assert "too few partitions" in few or "has 1 partitions" in few
+    for partition in range(2):
+        reason = flow.await_stopped(flow.topic, partition, "target_recreated")
+        assert f"{flow.remote(flow.topic)} (" in reason
+        assert "is not the topic that was replicated to" in reason
     assert read_topic(flow.target, flow.remote(flow.topic)) == []
     assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
+
+
+def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """What we append before we notice makes the new log longer than the old one was; no retry falls for that."""
+    flow = running(make_flow(source, target, flow={"refresh_topics_interval_s": 1}))
+    recreate_long(flow)
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    for partition in range(2):
+        flow.await_stopped(flow.topic, partition, "target_recreated")
+    others_go_on(flow)
+    seen = len(flow.events)
+    flow.stop()
+    flow.start()
+    for partition in range(2):
+        reason = flow.await_stopped(flow.topic, partition, "target_recreated", after=seen)
+        assert "is not the topic that was replicated to" in reason
+        told = flow.told(flow.topic, partition)
+        assert told is not None
+        assert told["reason"] == "target_recreated"
+    others_go_on(flow)
+
+
+def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """Its log is as long as the copy was, so that only its id tells; checkpoints and moves do not translate to it."""
+    flow = running(make_flow(source, target))
+    positions = [flow.position(flow.topic, partition) for partition in range(2)]
+    flow.stop()
+    others = recreate_long(flow)
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    seen = len(flow.events)
+    flow.start()
+    for partition in range(2):
+        flow.await_stopped(flow.topic, partition, "target_recreated", after=seen)
+    others_go_on(flow)
+    assert len(read_topic(flow.target, flow.remote(flow.topic))) == others
+    assert [flow.position(flow.topic, partition) for partition in range(2)] == positions
+
+
+def test_a_flow_that_never_told_its_target_topics_tells_them(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """What an earlier build replicated goes on, and from then on its topics are known by their ids."""
+    flow = running(make_flow(source, target))
+    flow.stop()
+    tps = [TP(flow.topic, 0), TP(flow.topic, 1), TP(flow.other, 0)]
+    told = [encode_control(target_record(tp, TargetTopic("any", bytes(16))))[0] for tp in tps]
+    produce(flow.target, flow.syncs_topic, [NewRecord(None, key) for key in told])
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    seen = len(flow.events)
+    flow.start()
+    assert flow.verify(flow.topic, flow.other).records == FILLED
+    flow.stop()
+    recreate_long(flow)
+    flow.start()
+    for partition in range(2):
+        flow.await_stopped(flow.topic, partition, "target_recreated", after=seen)
+
+
+def recreate_long(flow: FlowBench) -> int:
+    """Create the copy again with more records, of somebody else, than it had; how many."""
+    remote = flow.remote(flow.topic)
+    delete_topic(flow.target, remote)
+    create_topic(flow.target, remote, partitions=2)
+    others = numbered(5 * FILLED, b"other")
+    produce(flow.target, remote, others)
+    return len(others)
+
+
+def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
+    make_flow: FlowBenches, source: Cluster, target: Cluster
+) -> None:
+    """Told once, it lasts: also for the next owner, to whom both logs look as they should."""
+    flow = running(make_flow(source, target))
+    flow.stop()
+    cut = PartitionError("cut", op="fetch", tp=TP(flow.topic, 0), reason=StopReason.SOURCE_LOG_SHORTER)
+    stops = Stops(1)
+    stops.stop(cut, 0, dt.datetime.now(dt.UTC))
+    for record in stops.news():
+        key, value = encode_control(record)
+        produce(flow.target, flow.syncs_topic, [NewRecord(value, key)])
+    flow.produce(flow.topic, numbered(FILLED, b"more"))
+    seen = len(flow.events)
+    flow.start()
+    assert "stopped since" in flow.await_stopped(flow.topic, 0, "source_log_shorter", after=seen)
+    flow.await_caught_up(flow.topic, without=(0,))
+    assert flow.position(flow.topic, 0) == FILLED // 2
+    assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 1
+    told = flow.told(flow.topic, 0)
+    assert told is not None
+    assert told["lasting"] is True
+    others_go_on(flow)
 
 
 def test_a_deleted_source_topic_stops_and_keeps_its_copy(

@@ -12,18 +12,21 @@ from replicator.names import GroupFilter
 from replicator.offsets import Run
 from replicator.syncs import MapsState
 from replicator.topics import Snapshot, SourceTopic
+from replicator.wire import TargetTopic
 
 ID = bytes(range(16))
 ORDERS, REMOTE = TP("orders", 0), TP("east.orders", 0)
-TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2)}, (), 1)
+TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2, bytes([6]) * 16)}, (), 1)
 
 
-def syncs(*runs: Run, stopped: str = "") -> MapsState:
+def syncs(*runs: Run, stopped: str = "", target: TargetTopic | None = None) -> MapsState:
     state = MapsState()
     for run in runs:
         state.take_run(ORDERS, run)
     if stopped:
         state.stopped[ORDERS] = {"reason": stopped}
+    if target is not None:
+        state.targets[ORDERS] = target
     return state
 
 
@@ -77,9 +80,14 @@ def test_a_thinned_stretch_gives_its_beginning() -> None:
         syncs(run(1, 100, 0, 10, 0, bytes(16))),
         syncs(*RUNS, stopped="recreated"),
         syncs(*RUNS, stopped="source_log_shorter"),
+        syncs(*RUNS, stopped="target_recreated"),
+        syncs(*RUNS, target=TargetTopic("east.orders", bytes([7]) * 16)),
     ],
-    ids=["nothing replicated", "another topic of the name", "created again", "source lost records"],
-)
+    ids=[
+        "nothing replicated", "another topic of the name", "created again", "source lost records",
+        "the copy created again", "another copy of the name",
+    ],
+)  # fmt: skip
 def test_offsets_of_other_records_are_not_translated(state: MapsState) -> None:
     found = translated(105, state)
     assert found.checkpoints == {}

@@ -61,6 +61,7 @@ def test_stop_reasons_keep_their_values() -> None:
     known = {
         "truncated", "source_log_shorter", "recreated", "source_gone", "source_unauthorized", "source_unavailable",
         "target_gone", "target_not_created", "target_unavailable", "target_too_few_partitions", "target_log_shorter",
+        "target_recreated",
         "target_unauthorized", "record_too_large", "record_refused", "bad_record",
     }  # fmt: skip
     assert known <= {reason.value for reason in StopReason}

@@ -19,6 +19,7 @@ from replicator.offsets import Run
 from replicator.routes import FlowView, Router
 from replicator.syncs import MapsState
 from replicator.translation import OffsetMap
+from replicator.wire import TargetTopic
 from tests.unit.two_clusters import EAST_WEST, WEST_EAST, a_flow, topic_id
 
 ORDERS, COPY = TP("orders", 0), TP("east.orders", 0)
@@ -157,6 +158,25 @@ def test_a_topic_created_again_has_other_records() -> None:
     assert row_of(Command.SWITCHOVER, at(104), router=a_router(view=view)).is_obstacle
     unknown = replace(a_view(), topic_ids=None)  # the source can't be asked: what was replicated holds
     assert row_of(Command.FAILOVER, at(104), router=a_router(view=unknown)).translation == "exact"
+
+
+@pytest.mark.parametrize("command", [Command.SWITCHOVER, Command.FAILBACK, Command.FAILOVER])
+def test_a_copy_created_again_has_other_offsets(command: Command) -> None:
+    """D: in both directions; by what a worker told, and by the ids when none is there to tell."""
+    told = a_view()
+    told.syncs.stopped[ORDERS] = {"reason": "target_recreated"}
+    found = replace(a_view(), target_ids={"east.orders": topic_id("newer")})
+    found.syncs.targets[ORDERS] = TargetTopic("east.orders", topic_id("older"))
+    same = replace(found, target_ids={"east.orders": topic_id("older")})
+    near = at(4 if command is Command.FAILBACK else 104)
+    for view in (told, found):
+        row = row_of(command, near, router=a_router(command, view))
+        assert row.translation == "unknown"
+        assert (
+            row.reason
+            == f"{Reason.UNTRANSLATABLE}: east.orders on west is not the topic that was replicated to any more"
+        )
+    assert row_of(command, near, router=a_router(command, same)).translation == "exact"
 
 
 def test_a_partition_that_stands_still_is_not_waited_for() -> None:

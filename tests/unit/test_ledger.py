@@ -10,9 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.ledger import Ledger, floor_run, target_log_shorter
 from replicator.offsets import Placement, Run, gaps_between
+from replicator.wire import TargetTopic
 
 TPS = [TP("orders", 0), TP("orders", 1), TP("payments", 0)]
 IDS = {tp: bytes([i]) * 16 for i, tp in enumerate(TPS)}
+TARGETS = {tp: TargetTopic(f"east.{tp.topic}", bytes([i + 100]) * 16) for i, tp in enumerate(TPS)}
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -21,7 +23,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         floors = {tp: floor_run(100, 7, IDS[tp]) for tp in TPS}
-        self.ledger = Ledger(floors)
+        self.ledger = Ledger(floors, {})
         self.committed = dict.fromkeys(TPS, 100)
         self.moved = dict.fromkeys(TPS, 100)
         self.downstream = dict.fromkeys(TPS, 7)
@@ -29,7 +31,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.newest: dict[TP, Run] = floors
         self.placements: dict[TP, list[Placement]] = {}
         for tp in TPS:
-            self.ledger.start(tp, f"east.{tp.topic}", IDS[tp])
+            self.ledger.start(tp, TARGETS[tp], IDS[tp])
 
     @rule(tp=st.sampled_from(TPS), skip=st.integers(0, 3), steps=st.lists(st.integers(1, 3), max_size=5))
     def append(self, tp: TP, skip: int, steps: list[int]) -> None:
@@ -88,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.stop(tp)
         assert not self.ledger.is_running(tp)
         assert self.ledger.newest(tp) == self.newest[tp]
-        self.ledger.start(tp, f"east.{tp.topic}", IDS[tp])
+        self.ledger.start(tp, TARGETS[tp], IDS[tp])
 
     @invariant()
     def positions_are_the_committed_ones(self) -> None:
@@ -104,8 +106,8 @@ TestLedgerMachine.settings = settings(max_examples=40, stateful_step_count=25)
 
 def running(newest: Run) -> Ledger:
     """A ledger with one running partition."""
-    ledger = Ledger({TPS[0]: newest})
-    ledger.start(TPS[0], "east.orders", IDS[TPS[0]])
+    ledger = Ledger({TPS[0]: newest}, {})
+    ledger.start(TPS[0], TARGETS[TPS[0]], IDS[TPS[0]])
     return ledger
 
 
@@ -117,6 +119,7 @@ def test_records_before_the_replicated_end_mean_a_cut_target() -> None:
         ledger.runs({TPS[0]: [Placement(150, 153, 3, (), 0)]})
     assert (caught.value.tp, caught.value.reason) == (TPS[0], StopReason.TARGET_LOG_SHORTER)
     assert "east.orders" in caught.value.hint
+    assert caught.value.is_lasting, "what was appended there makes the log longer, and it will look whole"
     assert [run.downstream_base for _, run in ledger.runs({TPS[0]: [Placement(150, 153, 3, (), 250)]})] == [250]
 
 
@@ -140,7 +143,7 @@ def test_several_runs_of_one_transaction_leave_the_last_as_the_position() -> Non
 def test_only_running_partitions_have_positions() -> None:
     """One that stopped keeps its committed run, moves no more, and is not written."""
     ledger = running(floor_run(5, 0, bytes(16)))
-    assert (ledger.target_topic(TPS[0]), ledger.topic_id(TPS[0])) == ("east.orders", IDS[TPS[0]])
+    assert (ledger.target(TPS[0]), ledger.topic_id(TPS[0])) == (TARGETS[TPS[0]], IDS[TPS[0]])
     ledger.stop(TPS[0])
     ledger.passed(TPS[0], 50)
     assert (ledger.positions(), ledger.running(), ledger.has_moved(), ledger.runs({})) == ({}, [], False, [])
@@ -150,3 +153,29 @@ def test_only_running_partitions_have_positions() -> None:
 
 def test_a_floor_is_a_position_without_records() -> None:
     assert floor_run(40, 12, IDS[TPS[0]]) == Run(1, 40, 12, 0, 0, 40, IDS[TPS[0]], ())
+
+
+def test_after_an_abort_the_target_topic_is_asked_for_again() -> None:
+    """A: the aborted records may have landed in a new topic, whose log is longer by them."""
+    tp = TPS[0]
+    ledger = running(floor_run(0, 0, IDS[tp]))
+    assert ledger.unconfirmed([tp]) == {tp: TARGETS[tp]}
+    ledger.confirm([tp])
+    ledger.appended(tp, 0, 3)
+    ledger.commit(ledger.runs({tp: [Placement(0, 3, 3, (), 0)]}))
+    assert ledger.unconfirmed([tp]) == {}
+    ledger.roll_back()
+    assert ledger.unconfirmed([tp]) == {tp: TARGETS[tp]}
+    ledger.confirm([tp])
+    ledger.stop(tp)
+    ledger.start(tp, TARGETS[tp], IDS[tp])
+    assert ledger.unconfirmed([tp]) == {tp: TARGETS[tp]}
+
+
+def test_where_partitions_are_replicated_to_is_kept_while_they_stand_still() -> None:
+    newest = floor_run(0, 0, IDS[TPS[0]])
+    ledger = Ledger({TPS[0]: newest, TPS[1]: newest}, {TPS[0]: TARGETS[TPS[0]]})
+    assert (ledger.told_target(TPS[0]), ledger.told_target(TPS[1])) == (TARGETS[TPS[0]], None)
+    ledger.start(TPS[1], TARGETS[TPS[1]], IDS[TPS[1]])
+    ledger.stop(TPS[1])
+    assert ledger.told_target(TPS[1]) == TARGETS[TPS[1]]

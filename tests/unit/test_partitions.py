@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from replicator.clients import AdminClient, Cluster
+from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, RetriableError, StopReason
 from replicator.partitions import Starter
 from replicator.stops import MAX_RETRY_INTERVAL_S, Stops
 from replicator.topics import Catalog, Snapshot, SourceTopic
-from replicator.wire import PARTITION_STATE, ControlRecord
+from replicator.wire import PARTITION_STATE, ControlRecord, TargetTopic
 
 ORDERS, OTHER = TP("orders", 0), TP("orders", 1)
 AT = dt.datetime(2026, 1, 31, 6, 0, 0, tzinfo=dt.UTC)
@@ -166,6 +169,42 @@ def test_a_new_owner_tries_everything_and_knows_what_was_told() -> None:
     assert stops.news() == [ControlRecord(PARTITION_STATE, OTHER, None)]
 
 
+def test_what_lasts_is_not_tried_again_by_anybody() -> None:
+    """A: a log that lost records looks whole as soon as it grew on; only what was seen before tells."""
+    stops = Stops(1)
+    assert stops.stop(failure(StopReason.SOURCE_LOG_SHORTER), 0, AT) is True
+    (record,) = committed(stops)
+    assert record.body is not None
+    assert record.body["lasting"] is True
+    assert not stops.may_start(ORDERS, 10**9)
+    assert not stops.any_due(10**9)
+    later = Stops(1)
+    later.begin({ORDERS: record.body, OTHER: {"reason": "truncated"}})
+    assert later.lasting(OTHER) is None
+    again = later.lasting(ORDERS)
+    assert again is not None
+    assert (again.reason, again.is_lasting) == (StopReason.SOURCE_LOG_SHORTER, True)
+    assert "stopped since 2026-01-31T06:00:00+00:00: fetch of orders[0]: text (do this)" in str(again)
+    assert later.stop(again, 0, AT) is True, "the first time in this process: it is logged"
+    assert not later.has_news()
+    assert not later.may_start(ORDERS, 10**9)
+
+
+def test_that_it_lasts_is_news() -> None:
+    """The same reason was told of an end that might have come back; now records were appended behind it."""
+    stops = Stops(1)
+    shorter = StopReason.TARGET_LOG_SHORTER
+    stops.stop(failure(shorter), 0, AT)
+    lasting = PartitionError("text", op="check", tp=ORDERS, reason=shorter, is_lasting=True)
+    assert stops.stop(lasting, 1, AT) is True
+    (record,) = committed(stops)
+    assert record.body is not None
+    assert record.body["lasting"] is True
+    stops.stop(failure(shorter), 2, AT)
+    stops.stop(lasting, 3, AT)
+    assert not stops.has_news()
+
+
 # --- Starter ----------------------------------------------------------------------------------------------------------
 
 
@@ -180,8 +219,8 @@ def starter() -> Starter:
     return Starter(flow, source, target, cast("Catalog", None), (nobody, nobody))
 
 
-def snapshot(topic_id: bytes = ID, partitions: int = 1) -> Snapshot:
-    topic = SourceTopic("orders", topic_id, partitions, 1, "east.orders", partitions)
+def snapshot(topic_id: bytes = ID, partitions: int = 1, target_id: bytes = NO_ID) -> Snapshot:
+    topic = SourceTopic("orders", topic_id, partitions, 1, "east.orders", partitions, target_id)
     return Snapshot(1, {"orders": topic}, (), 1)
 
 
@@ -202,10 +241,44 @@ def test_a_source_that_changed_is_recognised(
     starter: Starter, tp: TP, replicated_id: bytes, found: Snapshot, reason: StopReason | None
 ) -> None:
     """A: offsets of a recreated topic mean other records. Brokers without topic ids can't tell."""
-    error = starter.changed(tp, replicated_id, found)
+    error = starter.changed(tp, replicated_id, None, found)
     assert (error and error.reason) == reason
     if error is not None:
         assert (error.tp, bool(error.hint)) == (tp, True)
+
+
+@pytest.mark.parametrize(
+    ("told", "found", "is_other"), [(ID, ID, False), (ID, NEW_ID, True), (NO_ID, NEW_ID, False), (ID, NO_ID, False)]
+)
+def test_a_copy_that_changed_is_recognised(starter: Starter, told: bytes, found: bytes, is_other: bool) -> None:
+    """A: also when its log is as long by now. Brokers without topic ids can't tell."""
+    error = starter.changed(ORDERS, ID, TargetTopic("east.orders", told), snapshot(target_id=found))
+    assert (error is not None) == is_other
+    if error is not None:
+        assert (error.tp, error.reason) == (ORDERS, StopReason.TARGET_RECREATED)
+        assert "east.orders (AgICAgICAgICAgICAgICAg) is not the topic that was replicated to" in str(error)
+        assert "that was east.orders (AQEBAQEBAQEBAQEBAQEBAQ)" in str(error)
+
+
+def test_what_was_written_to_another_topic_is_not_committed(starter: Starter) -> None:
+    """A: and a topic that nobody tells of is not taken for the right one."""
+    targets = {ORDERS: TargetTopic("east.orders", ID), OTHER: TargetTopic("east.other", ID)}
+    answers = {"east.orders": told_id(ID), "east.other": told_id(None)}
+    assert starter.check_target(answers, targets, Deadline(1)) == [ORDERS]
+    assert starter.check_target({}, {}, Deadline(1)) == []
+    with pytest.raises(PartitionError, match="is not the topic that was replicated to") as caught:
+        starter.check_target({"east.orders": told_id(NEW_ID)}, targets, Deadline(1))
+    assert (caught.value.tp, caught.value.reason) == (ORDERS, StopReason.TARGET_RECREATED)
+
+
+def told_id(topic_id: bytes | None) -> Future[Any]:
+    """What the admin client answers of a topic; None: an error."""
+    future: Future[Any] = Future()
+    if topic_id is None:
+        future.set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+    else:
+        future.set_result(SimpleNamespace(topic_id=base64.urlsafe_b64encode(topic_id).decode().rstrip("=")))
+    return future
 
 
 @pytest.mark.parametrize(

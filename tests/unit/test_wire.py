@@ -11,16 +11,21 @@ from hypothesis import strategies as st
 
 from replicator.errors import TP
 from replicator.offsets import Run
+from replicator.syncs import SyncsState
 from replicator.wire import (
     MAX_GAPS_BYTES,
     PARTITION_STATE,
+    TARGET_TOPIC,
     ControlRecord,
     SyncRecord,
+    TargetTopic,
     WireError,
     decode,
     encode_control,
     encode_gaps,
     encode_sync,
+    target_of,
+    target_record,
 )
 
 INT64 = st.integers(0, 2**63 - 1)
@@ -93,6 +98,27 @@ def test_a_control_record_byte_for_byte() -> None:
     assert value is not None
     assert value.hex() == "00" * 16 + "0000" + b'{"reason":"truncated","state":"stopped"}'.hex()
     assert decode(key, value) == record
+
+
+def test_a_target_topic_byte_for_byte() -> None:
+    """The id as Kafka's tools print it."""
+    target = TargetTopic("east.orders", bytes(range(16)))
+    record = target_record(TP("orders", 3), target)
+    key, value = encode_control(record)
+    assert key.hex() == "000000000003000c" + b"target-topic".hex() + "0006" + b"orders".hex()
+    assert value is not None
+    assert value.hex() == "00" * 16 + "0000" + b'{"topic":"east.orders","topic_id":"AAECAwQFBgcICQoLDA0ODw"}'.hex()
+    state = SyncsState()
+    state.take(key, value)
+    assert state.targets == {TP("orders", 3): target}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"topic": "t"}, {"topic": "t", "topic_id": "AAE?x"}, {"topic": "t", "topic_id": 5}]
+)
+def test_a_target_topic_that_makes_no_sense_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match=r"target topic of orders\[3\]"):
+        target_of(ControlRecord(TARGET_TOPIC, TP("orders", 3), body))
 
 
 def test_the_end_of_a_state_is_a_tombstone() -> None:
