@@ -221,7 +221,7 @@ class Audit:
             self.begin(deadline)
         assert self._writer is not None
         try:
-            self._writer.write(TP(AUDIT_TOPIC, 0), record.id.encode(), encode(record), deadline)
+            self._writer.write(TP(AUDIT_TOPIC, 0), [(record.id.encode(), encode(record))], deadline)
         except FencedError as error:
             refused = RefusedError("another operator began a move of this flow (see `replicator history`)")
             self._give_up(refused)

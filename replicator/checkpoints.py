@@ -185,6 +185,7 @@ class Checkpoints:
         self._reader: SyncsReader[MapsState] | None = None
         self._followed_s = 0.0
         self._ends: TargetEnds | None = None
+        self._ends_of = 0
         self._ends_problem = ""
         self._producer: Producer | None = None
         self._written: dict[tuple[str, TP], Checkpoint] = {}
@@ -214,7 +215,7 @@ class Checkpoints:
         offsets = self._offsets.read(sorted(groups), budget)
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
-        found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
+        found = past_markers(translated, self._find_ends(translated, syncs.forgotten, leash, timeout_s))
         unread = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
@@ -283,9 +284,12 @@ class Checkpoints:
         self._groups.add(filter(self._flow.group_filter.matches, known))
         self._remembers = True
 
-    def _find_ends(self, translated: Translated, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
-        if self._ends is None:
-            self._ends = TargetEnds(self._target)
+    def _find_ends(self, translated: Translated, forgotten: int, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
+        """What was seen of topics before a copy was forgotten (`recopy`) is not what they hold now."""
+        if self._ends is None or self._ends_of != forgotten:
+            if self._ends is not None:
+                self._ends.close()
+            self._ends, self._ends_of = TargetEnds(self._target), forgotten
         ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
         if self._ends.problem and self._ends.problem != self._ends_problem:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")

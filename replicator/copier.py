@@ -94,7 +94,7 @@ class Copier:
         self._number = tools.number
         self._metrics = tools.metrics
         self._leash = tools.leash
-        self._halted = tools.halted
+        self._outdated = tools.outdated
         self._log = tools.log
         self._plane = plane
         self._share = share
@@ -106,7 +106,7 @@ class Copier:
         self._committed_s = self._looked_s = time.monotonic()
 
     def run(self) -> None:
-        """Copy until the leash says to finish, or the task is halted.
+        """Copy until the leash says to finish, or the task is outdated.
 
         Raises:
             LostError: the task was taken; the open transaction is aborted.
@@ -114,7 +114,7 @@ class Copier:
         """
         maintained_s = moved_s = time.monotonic()
         began_s = 0.0
-        while not self._leash.finishing.is_set() and not self._halted.is_set():
+        while not self._leash.finishing.is_set() and not self._outdated.is_set():
             now_s = time.monotonic()
             if now_s - maintained_s >= MAINTENANCE_INTERVAL_S:
                 maintained_s = now_s

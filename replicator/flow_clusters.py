@@ -159,7 +159,9 @@ class FlowClusters:
                         starts[route.far] = newest.downstream_next
         if not starts:
             return {}
-        reader = self._ends.setdefault(far.alias, TargetEnds(far))
+        if far.alias not in self._ends:
+            self._ends[far.alias] = TargetEnds(far)
+        reader = self._ends[far.alias]
         ends = reader.find(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 

@@ -18,7 +18,7 @@ ADVICE = {
     Reason.NOT_REPLICATED_YET: "wait; `replicator lag` shows how far it is, `replicator status` whether it moves",
     Reason.EXPIRED: "the group lies behind what was ever replicated: let it catch up on the source, or set it by hand",
     Reason.THINNED: "raise flows.{flow}.refine_max_records so that the records are counted, or let the group catch up",
-    Reason.UNTRANSLATABLE: "`replicator status` says what happened to the partition",
+    Reason.UNTRANSLATABLE: "`replicator status` says what happened to the partition; `recopy` makes a lost copy anew",
     Reason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits for that",
     Reason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: the group works there already",
     Reason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",

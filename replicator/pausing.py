@@ -8,23 +8,18 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from replicator.audit import Audit, AuditRecord
+from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows
 from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import KafkaOpError, RefusedError, ReplicatorError
-from replicator.halts import PartlyHaltedError, Reason, halt, halt_body, halt_text, lift, read_halts, to_halt
+from replicator.halts import Reason, halt, halt_body, halt_text, lift, read_halts, to_halt
+from replicator.task_writes import PartlyDoneError
 from replicator.topics import list_topics
-
-READ_TIMEOUT_S = 300.0
-"""For the whole history of a large flow; a small one takes milliseconds."""
-LAST_WORDS_S = 2.0
 
 
 class Command(enum.StrEnum):
@@ -36,22 +31,6 @@ class Command(enum.StrEnum):
 
 Halts = Mapping[int, Mapping[str, Any]]
 """What halts each task that is halted."""
-Rows = tuple[Mapping[str, Any], ...]
-"""``task``, ``state`` (halted | running | unknown) and ``reason`` of every task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of it.
-
-    Args:
-        state: done | refused | partly_done | failed; in the audit also started | interrupted.
-        texts: why, or what else is to be known; one line each.
-    """
-
-    state: str
-    tasks: Rows
-    texts: tuple[str, ...] = ()
 
 
 class Pausing:
@@ -86,7 +65,7 @@ class Pausing:
         return to_halt(halts, range(self.tasks), Reason.PAUSED) if command is Command.PAUSE else sorted(halts)
 
     def rows(self, halts: Halts) -> Rows:
-        """Each task's state, as in the JSON."""
+        """``task``, ``state`` (halted | running | unknown) and ``reason`` of every task, as in the JSON."""
         return tuple(
             {
                 "task": task,
@@ -106,26 +85,8 @@ class Pausing:
             RefusedError: another operator is acting; nothing was changed.
             KafkaOpError: the target gave no answer before anything was changed.
         """
-        with Audit(self.flow, self._target, self._admin) as audit:
-            audit.begin(Deadline(self._timeout_s))
-            plan = self.rows(halts)
-            audit.write(self._record(command, move_id, Outcome("started", plan)), Deadline(self._timeout_s))
-            try:
-                outcome = self._act(command, move_id, self.left(command, halts), deadline)
-            except KeyboardInterrupt:
-                with contextlib.suppress(ReplicatorError):
-                    audit.write(self._record(command, move_id, Outcome("interrupted", plan)), Deadline(LAST_WORDS_S))
-                raise
-            try:
-                audit.write(self._record(command, move_id, outcome), Deadline(self._timeout_s))
-            except ReplicatorError as error:
-                text = f"the audit does not have the result: {error}"
-                return Outcome(outcome.state, outcome.tasks, (*outcome.texts, text))
-            return outcome
-
-    def _record(self, command: Command, move_id: str, outcome: Outcome) -> AuditRecord:
-        result = "; ".join(outcome.texts)
-        return AuditRecord.new(move_id, command, self.flow.name, outcome.state, outcome.tasks, result)
+        act = Act(self.flow, self._target, self._admin, command, move_id, self._timeout_s)
+        return act.carry_out(self.rows(halts), lambda: self._act(command, move_id, self.left(command, halts), deadline))
 
     def _act(self, command: Command, move_id: str, tasks: list[int], deadline: Deadline) -> Outcome:
         texts: list[str] = []
@@ -135,7 +96,7 @@ class Pausing:
                 halt(self.flow, self._target, tasks, halt_body(Reason.PAUSED, move_id), deadline)
             else:
                 lift(self.flow, self._target, tasks, deadline)
-        except PartlyHaltedError as error:
+        except PartlyDoneError as error:
             texts.append(str(error))
             done = set(error.done)
         except (KafkaOpError, RefusedError) as error:

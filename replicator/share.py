@@ -31,6 +31,7 @@ from replicator.wire import TargetTopic, encode_control, encode_sync, target_rec
 
 PARTITION_BUDGET_S = 10.0
 TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
+GONE = frozenset({StopReason.SOURCE_GONE, StopReason.TARGET_GONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class TaskTools:
 
     Args:
         number: the task, and its partition of the syncs topic.
-        halted: somebody halted the task; it has to begin anew, to read so.
+        outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
     """
 
     number: int
@@ -68,7 +69,7 @@ class TaskTools:
     metrics: TaskMetrics
     leash: Leash
     log: Logger
-    halted: threading.Event = field(default_factory=threading.Event)
+    outdated: threading.Event = field(default_factory=threading.Event)
 
 
 class Share:
@@ -140,7 +141,16 @@ class Share:
         ours = {tp for tp in snapshot.partitions() if task_of(tp.topic, tp.partition, tasks) == self._tools.number}
         ours |= {tp for tp in self.ledger.known() if self._flow.topic_filter.matches(tp.topic)}
         now_s = time.monotonic()
-        return [tp for tp in ours if not self.ledger.is_running(tp) and self.stops.may_start(tp, now_s)]
+        standing = [tp for tp in ours if not self.ledger.is_running(tp)]
+        return [tp for tp in standing if self.stops.may_start(tp, now_s) or self._is_back(tp, snapshot)]
+
+    def _is_back(self, tp: TP, snapshot: Snapshot) -> bool:
+        """Whether a partition stopped because its topic was gone, and it is there again: that need not wait."""
+        topic = snapshot.topics.get(tp.topic)
+        reason = self.stops.reason(tp)
+        if topic is None or reason not in GONE:
+            return False
+        return tp.partition < (topic.partitions if reason is StopReason.SOURCE_GONE else topic.target_partitions)
 
     def _commit(self, runs: Runs, targets: Mapping[TP, TargetTopic]) -> None:
         """Commit syncs that come without records, and where partitions are replicated to.

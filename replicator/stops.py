@@ -108,6 +108,11 @@ class Stops:
         stop = self._stops.get(tp)
         return stop is None or now_s >= stop.retry_at_s
 
+    def reason(self, tp: TP) -> StopReason | None:
+        """Why a partition stopped; None: it did not."""
+        stop = self._stops.get(tp)
+        return None if stop is None else stop.error.reason
+
     def any_due(self, now_s: float) -> bool:
         return any(now_s >= stop.retry_at_s for stop in self._stops.values())
 

@@ -21,7 +21,16 @@ from replicator.errors import TP, ConfigError, KafkaOpError, StopReason
 from replicator.offsets import Run
 from replicator.topics import list_offsets, list_topics
 from replicator.translation import OffsetMap
-from replicator.wire import HALTED, PARTITION_STATE, TARGET_TOPIC, ControlRecord, TargetTopic, decode, target_of
+from replicator.wire import (
+    HALTED,
+    PARTITION_STATE,
+    TARGET_TOPIC,
+    ControlRecord,
+    Forgotten,
+    TargetTopic,
+    decode,
+    target_of,
+)
 
 WANTED_REPLICAS = 3
 OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER, StopReason.TARGET_RECREATED})
@@ -41,6 +50,7 @@ class SyncsState:
         halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
         targets: the topic that every partition's downstream offsets belong to.
         records: how many records were read.
+        forgotten: how many of them deleted runs.
     """
 
     newest: dict[TP, Run] = field(default_factory=dict)
@@ -48,6 +58,7 @@ class SyncsState:
     halted: dict[int, dict[str, Any]] = field(default_factory=dict)
     targets: dict[TP, TargetTopic] = field(default_factory=dict)
     records: int = 0
+    forgotten: int = 0
 
     def take(self, key: bytes, value: bytes | None) -> None:
         """Add one record of the log, in log order.
@@ -59,14 +70,21 @@ class SyncsState:
         record = decode(key, value)
         if isinstance(record, ControlRecord):
             self._take_control(record)
-            return
-        self.take_run(record.tp, record.run)
+        elif isinstance(record, Forgotten):
+            self.forgotten += 1
+            self.forget(record.tp)
+        else:
+            self.take_run(record.tp, record.run)
 
     def take_run(self, tp: TP, run: Run) -> None:
         """Add one run."""
         known = self.newest.get(tp)
         if known is None or run.seq > known.seq:
             self.newest[tp] = run
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        self.newest.pop(tp, None)
 
     def _take_control(self, record: ControlRecord) -> None:
         if record.kind == PARTITION_STATE:
@@ -98,6 +116,11 @@ class MapsState(SyncsState):
         """Add one run."""
         SyncsState.take_run(self, tp, run)
         self.maps.setdefault(tp, OffsetMap()).add(run)
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        SyncsState.forget(self, tp)
+        self.maps.pop(tp, None)
 
 
 class SyncsReader(Generic[State]):

@@ -114,7 +114,7 @@ class Task(threading.Thread):
     def _live(self) -> None:
         """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""
         self._set_state("fencing")
-        self._tools.halted.clear()  # before the restore: what is written after it is told by `tell_halted` again
+        self._tools.outdated.clear()  # before the restore: what is written after it is told by `tell_outdated` again
         budget = self.leash.budget
         if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
             raise RetriableError("the group does not confirm that the task is ours", op="own the task")
@@ -129,15 +129,15 @@ class Task(threading.Thread):
                 raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
             halt = state.halted.get(self.number)
             if halt is None:
-                self._copy(plane, Ledger(state.newest, state.targets), settlement)
+                self._copy(plane, state, settlement)
         finally:
             plane.close()
         if halt is not None:
             self._stand_by(halt)
 
-    def tell_halted(self) -> None:
-        """Somebody halted the task. It would notice by itself, but not before it has something to write."""
-        self._tools.halted.set()
+    def tell_outdated(self) -> None:
+        """A command wrote as this task. It would notice by itself, but not before it has something to write."""
+        self._tools.outdated.set()
 
     def _stand_by(self, halt: Mapping[str, Any]) -> None:
         """Wait, without a producer, until the halt is lifted or the task has to finish."""
@@ -152,10 +152,11 @@ class Task(threading.Thread):
         if not finishing.is_set():
             self._log.info("task_resumes")
 
-    def _copy(self, plane: Plane, ledger: Ledger, settlement: Settlement) -> None:
+    def _copy(self, plane: Plane, state: SyncsState, settlement: Settlement) -> None:
         plane.assign({})
+        ledger = Ledger(state.newest, state.targets)
         share = Share(self._tools, plane, ledger, self._stops)
-        share.follow(self._await_catalog(ledger), appeared=False)
+        share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")
         self.problem = ""
         self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
@@ -173,20 +174,22 @@ class Task(threading.Thread):
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
         return state
 
-    def _await_catalog(self, ledger: Ledger) -> Snapshot:
+    def _await_catalog(self, state: SyncsState) -> Snapshot:
         deadline = self.leash.budget(CATALOG_TIMEOUT_S)
         catalog = self._context.catalog
         while not self.leash.finishing.is_set():
             snapshot = catalog.wait_for(1, Deadline(0.2))
             if snapshot is not None:
-                return catalog.refresh(deadline) if self._is_behind(snapshot, ledger) else snapshot
+                return catalog.refresh(deadline) if self._is_behind(snapshot, state) else snapshot
             if deadline.expired:
                 raise RetriableError("the topics of the clusters are not known yet", op="list topics")
         raise LostError
 
-    def _is_behind(self, snapshot: Snapshot, ledger: Ledger) -> bool:
-        """Whether the last owner knew partitions that `snapshot` lacks: found or made since, or gone."""
-        for tp in ledger.known():
+    def _is_behind(self, snapshot: Snapshot, state: SyncsState) -> bool:
+        """Whether the last owner knew partitions that `snapshot` lacks: found or made since, or gone, or recopied."""
+        if state.forgotten:
+            return True
+        for tp in state.newest:
             topic = snapshot.topics.get(tp.topic)
             is_there = topic is not None and tp.partition < min(topic.partitions, topic.target_partitions)
             if not is_there and self._flow.topic_filter.matches(tp.topic):

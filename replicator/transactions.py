@@ -6,6 +6,7 @@ Tasks do theirs through their plane (`planes`), with the records that they copy.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from replicator.clients import (
     Cluster,
@@ -64,8 +65,8 @@ class FencingWriter:
             else:
                 return
 
-    def write(self, tp: TP, key: bytes, value: bytes | None, deadline: Deadline) -> int:
-        """One transaction of one record; the record's offset, once it is committed.
+    def write(self, tp: TP, records: Sequence[tuple[bytes, bytes | None]], deadline: Deadline) -> int:
+        """One transaction of some records (key, value) of one partition; the last one's offset, once it is committed.
 
         Raises:
             FencedError: somebody else opened the id; nothing was written, unless the commit was on its way.
@@ -73,25 +74,34 @@ class FencingWriter:
             FatalError: not written, or not known to be.
         """
         op = f"write to {tp.topic}"
-        results: list[int | KafkaError] = []
+        results: list[int] = []
+        refused: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            results.append(message.offset() or 0 if error is None else error)
+            if error is None:
+                results.append(message.offset() or 0)
+            else:
+                refused.append(error)
 
         try:
             self._producer.begin_transaction()
-            self._producer.produce(tp.topic, value, key, tp.partition, on_delivery=delivered)
+            for key, value in records:
+                while True:
+                    try:
+                        self._producer.produce(tp.topic, value, key, tp.partition, on_delivery=delivered)
+                        break
+                    except BufferError:
+                        self._flush(op, tp.topic, deadline)
             self._flush(op, tp.topic, deadline)
         except (KafkaException, SystemError) as cause:
             raise self._cluster.error(cause, op=op, right="WRITE", topic=tp.topic) from cause
-        if not results:
-            raise AbortTransactionError("the record was dropped from the queue", op=op)
-        result = results[0]
-        if not isinstance(result, int):
-            why = transaction_error(self._producer) or result
+        if refused:
+            why = transaction_error(self._producer) or refused[0]
             raise self._cluster.error(why, op=op, right="WRITE", topic=tp.topic)
+        if len(results) < len(records):
+            raise AbortTransactionError("records were dropped from the queue", op=op)
         self.commit(deadline)
-        return result
+        return max(results)
 
     def begin(self) -> None:
         """Begin a transaction of offsets.

@@ -6,7 +6,8 @@ Pure. Big-endian; STRING is an INT16 length and UTF-8. MM2's reader stops after 
     key    STRING topic, INT32 partition          | INT8 level, INT16 slot
     value  INT64 upstream_base, INT64 downstream_base
            | INT16 version = 0, INT64 seq, INT64 count, INT64 ordinal_base, INT64 upstream_next,
-           | 16 bytes topic id, INT8 gaps known, then pairs of unsigned varints (records until the gap, its length)
+           | 16 bytes topic id, INT8 gaps known, then pairs of unsigned varints (records until the gap, its length);
+             null: the partition's runs before this are forgotten
 
 Control records have an empty topic in MM2's part of the key:
 
@@ -31,13 +32,17 @@ VERSION = 0
 MAX_GAPS_BYTES = 4096
 PARTITION_STATE = "partition-state"
 HALTED = "halted"
-"""Of a task, under `halted_tp`: it must not run."""
+"""Of a task, under `task_tp`: it must not run."""
+RECOPIED = "recopied"
+"""Of a task, as `HALTED`: by which command runs of it were deleted last."""
 TARGET_TOPIC = "target-topic"
 """Of a partition: which topic its downstream offsets belong to."""
 
 NO_ID = bytes(16)
 """Where a broker has no topic ids."""
 
+_CONTROL_PREFIX = bytes(2)
+"""An empty STRING."""
 _LENGTH = struct.Struct(">h")
 _PARTITION = struct.Struct(">i")
 _LEVEL_SLOT = struct.Struct(">bh")
@@ -56,6 +61,13 @@ class SyncRecord:
 
     tp: TP
     run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A run of the partition was deleted: none that was written before counts any more (`recopy`)."""
+
+    tp: TP
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +126,8 @@ def _uuid_text(uuid: bytes) -> str:
     return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
-def halted_tp(task: int) -> TP:
-    """Whom a `HALTED` record is about: the task, and no topic."""
+def task_tp(task: int) -> TP:
+    """Whom a `HALTED` or `RECOPIED` record is about: the task, and no topic."""
     return TP("", task)
 
 
@@ -200,7 +212,7 @@ def encode_control(record: ControlRecord) -> tuple[bytes, bytes | None]:
     return key, _CONTROL_HEAD.pack(0, 0, VERSION) + body
 
 
-def decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
+def decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord | Forgotten:
     """Read one record of the syncs topic.
 
     Raises:
@@ -212,7 +224,19 @@ def decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
         raise WireError(f"a record of the syncs topic can't be read: {error} (key {key.hex()})") from error
 
 
-def _decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
+def task_record(key: bytes, value: bytes | None) -> ControlRecord | None:
+    """What a record says of a task; None when it is another one: runs are not even decoded.
+
+    Raises:
+        WireError: as `decode`.
+    """
+    if not key.startswith(_CONTROL_PREFIX):
+        return None
+    record = decode(key, value)
+    return record if isinstance(record, ControlRecord) and not record.tp.topic else None
+
+
+def _decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord | Forgotten:
     topic, at = read_string(key, 0)
     (partition,) = _PARTITION.unpack_from(key, at)
     if not topic:
@@ -220,7 +244,7 @@ def _decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord:
         name, _ = read_string(key, at)
         return ControlRecord(kind, TP(name, partition), _control_body(value))
     if value is None:
-        raise WireError(f"a tombstone for {topic}[{partition}]: syncs are never deleted")
+        return Forgotten(TP(topic, partition))
     upstream_base, downstream_base = _MM2_VALUE.unpack_from(value, 0)
     version, seq, count, ordinal_base, upstream_next, topic_id, known = _OUR_VALUE.unpack_from(value, _MM2_VALUE.size)
     _check_version(version)

@@ -32,7 +32,6 @@ from replicator.config import Flow, Settings
 from replicator.deadline import Deadline, backoff_s
 from replicator.duties import Duties
 from replicator.errors import ConfigError, ReplicatorError, RetriableError
-from replicator.halts import halt_record
 from replicator.log import get_logger
 from replicator.membership import Membership
 from replicator.metrics import DutyMetrics, Metrics, TaskMetrics
@@ -46,7 +45,7 @@ from replicator.share import TaskContext
 from replicator.syncs import ensure_topic
 from replicator.task import Task
 from replicator.topics import Catalog
-from replicator.wire import WireError
+from replicator.wire import WireError, task_record
 
 POLL_S = 0.05
 FOLLOW_LAZILY: Mapping[str, Any] = {"fetch.wait.max.ms": 500, "fetch.min.bytes": 65_536, "queued.min.messages": 1000}
@@ -269,7 +268,7 @@ class FlowWorker(threading.Thread):
             raise self._target.error(cause, op=f"be a member of {self._flow.group}") from cause
         error = message.error() if message is not None else None
         if message is not None and error is None:
-            self._look_for_halt(message)
+            self._look_for_commands(message)
         if error is not None:
             topic = self._flow.syncs_topic
             failure = self._target.error(error, op=f"be a member of {self._flow.group}", right="READ", topic=topic)
@@ -283,18 +282,18 @@ class FlowWorker(threading.Thread):
         elif self._problem and time.monotonic() - self._problem_s > PROBLEM_FADES_S:
             self._problem = ""
 
-    def _look_for_halt(self, message: Message) -> None:
-        """Tell a task of this worker that it was halted.
+    def _look_for_commands(self, message: Message) -> None:
+        """Tell a task of this worker that a command wrote as the task: it halted it, or deleted runs of it.
 
-        Reading begins at the end of the log as it is soon after the assignment; a halt before that is read by the task
-        itself, or fences it.
+        Reading begins at the end of the log as it is soon after the assignment; what was written before that is read by
+        the task itself, or fences it.
         """
         record = None
         with contextlib.suppress(WireError):  # the task reads it when it begins, and tells
-            record = halt_record(message)
+            record = task_record(message.key() or b"", message.value())
         task = self._tasks.get(message.partition() or 0)
         if record is not None and record.body is not None and task is not None:
-            task.tell_halted()
+            task.tell_outdated()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._context is not None

@@ -22,7 +22,7 @@ from replicator.errors import ConfigError, RefusedError, ReplicatorError
 COMMANDS: Final = {
     "config": ("config",),
     "demo": ("demo",),
-    "flow": ("pause", "resume", "history"),
+    "flow": ("pause", "resume", "recopy", "history"),
     "groups": ("groups", "explain", "check"),
     "moves": ("switchover", "failover", "failback", "resync"),
     "run": ("run",),

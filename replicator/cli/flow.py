@@ -1,4 +1,4 @@
-"""`pause`, `resume` and `history`: operate a flow. They need its target alone."""
+"""`pause`, `resume`, `recopy` and `history`: operate a flow. They need its target alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from replicator.acting import READ_TIMEOUT_S, Outcome, Rows
 from replicator.audit import UNREADABLE, AuditRecord, new_move_id, read_audit
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
 from replicator.cli.ask import confirm
@@ -19,7 +20,9 @@ from replicator.deadline import Deadline
 from replicator.errors import RefusedError
 from replicator.halts import Reason, halt_text, halted_text
 from replicator.interrupts import held_back, interruptible
-from replicator.pausing import READ_TIMEOUT_S, Command, Halts, Outcome, Pausing, Rows
+from replicator.pausing import Command, Halts, Pausing
+from replicator.recopy import COMMAND as RECOPY
+from replicator.recopy import Copy, Plan, Recopy, plan_recopy
 
 EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
@@ -57,6 +60,45 @@ def resume(
 ) -> None:
     """Let a flow go on that `pause` or `failover --all` halted: from where it stood, nothing lost or doubled."""
     _switch(context.obj, Command.RESUME, flow, yes, timeout_s, output)
+
+
+@app.command()
+def recopy(
+    context: typer.Context,
+    topics: Annotated[list[str], typer.Argument(help="Topics, as they are called on the source.")],
+    flow: FlowOption = None,
+    behind: Annotated[
+        bool, typer.Option("--behind", help="Also where the remote topics hold records: all come again behind them.")
+    ] = False,
+    yes: YesOption = False,
+    timeout_s: TimeoutOption = 30,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Copy topics anew whose copies are lost: deleted, created again, or cut. Needs the target only.
+
+    Delete the remote topic first. Running the command again does what is left, or nothing.
+    """
+    options: Context = context.obj
+    settings, the_flow = options.flow(flow)
+    move_id = new_move_id()
+    rows: Rows = ()
+    try:
+        with interruptible():
+            with busy(f"reading {the_flow.name}"):
+                recopying = Recopy(the_flow, topics, settings.connect_timeout_s)
+                copies = recopying.look()
+            plan = plan_recopy(copies, the_flow.target, behind=behind)
+            rows = recopying.rows(plan, copies, "planned")
+            outcome = _carry_out_recopy(recopying, plan, copies, move_id, yes=yes, timeout_s=timeout_s)
+    except RefusedError:
+        if output is Output.JSON:
+            print_json(_as_json(RECOPY, move_id, the_flow.name, Outcome("refused", rows), "partitions"))
+        raise
+    if output is Output.JSON:
+        print_json(_as_json(RECOPY, move_id, the_flow.name, outcome, "partitions"))
+    else:
+        print_result(_copies_view(outcome.rows))
+    _end(RECOPY, outcome)
 
 
 @app.command()
@@ -104,12 +146,16 @@ def _switch(options: Context, command: Command, flow: str | None, yes: bool, tim
             outcome = _carry_out(pausing, command, move_id, halts, yes=yes, timeout_s=timeout_s)
     except RefusedError:
         if output is Output.JSON:
-            print_json(_as_json(command, move_id, the_flow.name, Outcome("refused", rows)))
+            print_json(_as_json(command, move_id, the_flow.name, Outcome("refused", rows), "tasks"))
         raise
     if output is Output.JSON:
-        print_json(_as_json(command, move_id, the_flow.name, outcome))
+        print_json(_as_json(command, move_id, the_flow.name, outcome, "tasks"))
     else:
-        print_result(_tasks_view(outcome.tasks))
+        print_result(_tasks_view(outcome.rows))
+    _end(command, outcome)
+
+
+def _end(command: str, outcome: Outcome) -> None:
     for text in outcome.texts:
         _say(text)
     if outcome.state != "done":
@@ -149,15 +195,38 @@ def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
     return texts
 
 
-def _as_json(command: Command, move_id: str, flow: str, outcome: Outcome) -> dict[str, Any]:
-    """The contract of ``-o json``."""
+def _as_json(command: str, move_id: str, flow: str, outcome: Outcome, rows: str) -> dict[str, Any]:
+    """The contract of ``-o json``; `rows`: what they are called."""
     return {
         "id": move_id,
-        "command": command.value,
+        "command": str(command),
         "flow": flow,
         "state": outcome.state,
-        "tasks": list(outcome.tasks),
+        rows: list(outcome.rows),
     }
+
+
+# --- recopy -----------------------------------------------------------------------------------------------------------
+
+
+def _carry_out_recopy(
+    recopying: Recopy, plan: Plan, copies: Sequence[Copy], move_id: str, *, yes: bool, timeout_s: float
+) -> Outcome:
+    if plan.refusals:
+        raise RefusedError("\n".join(plan.refusals))
+    flow = recopying.flow
+    topics = sorted({it.tp.topic for it in plan.forgotten})
+    partitions = f"{len(plan.forgotten):,} partition{'' if len(plan.forgotten) == 1 else 's'}"
+    _say(f"{RECOPY} {flow.name}: {', '.join(topics)} anew, {partitions}, from {flow.settings.start_from} (start_from)")
+    held = sum(it.offsets for it in plan.forgotten)
+    if held:
+        _say(f"  every record comes again behind the {held:,} offsets that the remote topics hold")
+    _say("  groups have no place in the new copies until what they have read is copied again")
+    if recopying.halted:
+        _say(f"  the flow is halted: nothing is copied until `replicator resume --flow '{flow.name}'`")
+    confirm("Go on?", yes)
+    with held_back(_say):
+        return recopying.carry_out(plan, copies, move_id, Deadline(timeout_s))
 
 
 def _say(text: str) -> None:
@@ -172,6 +241,15 @@ def _tasks_view(rows: Rows) -> Table:
     for row in rows:
         state = Text(row["state"], style="yellow" if row["state"] == "halted" else "")
         table.add_row(str(row["task"]), state, row["reason"])
+    return table
+
+
+def _copies_view(rows: Rows) -> Table:
+    table = new_table(topic=False, part=True, target_topic=False, task=True, replicated=True, state=False, reason=False)
+    for row in rows:
+        state = Text(row["state"], style={"failed": "red", "kept": "dim"}.get(row["state"], ""))
+        numbers = str(row["partition"]), row["target_topic"], str(row["task"]), count_text(row["replicated_next"])
+        table.add_row(row["topic"], *numbers, state, row["reason"])
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import TP
 from replicator.offsets import RESOLUTION, Run
-from replicator.wire import SyncRecord, decode
+from replicator.wire import Forgotten, SyncRecord, decode
 from tests.e2e.pump import ABORTED
 from tests.kafka.records import Record, end_offsets, read_topic
 
@@ -106,6 +106,8 @@ def read_syncs(bootstrap_servers: str, topic: str) -> Syncs:
         found = decode(record.key or b"", record.value)
         if isinstance(found, SyncRecord):
             runs[found.tp].append(found.run)
+        elif isinstance(found, Forgotten):
+            runs.pop(found.tp, None)
     return Syncs(dict(runs), len(records))
 
 

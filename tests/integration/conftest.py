@@ -8,6 +8,7 @@ import pytest
 
 from replicator import checkpoints, worker
 from tests.integration.flows import FlowBenches, flow_benches
+from tests.integration.in_process import commands as commands  # noqa: PLC0414
 
 
 @pytest.fixture(scope="session", autouse=True)

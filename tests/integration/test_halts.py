@@ -15,9 +15,10 @@ from replicator.config import Flow, build
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster
 from replicator.errors import TP, FencedError, RefusedError, RetriableError
-from replicator.halts import PartlyHaltedError, Reason, halt, halt_body, lift, read_halts, to_halt
+from replicator.halts import Reason, halt, halt_body, lift, read_halts, to_halt
 from replicator.names import transactional_id
 from replicator.syncs import ensure_topic
+from replicator.task_writes import PartlyDoneError
 from replicator.transactions import FencingWriter
 from tests.kafka.fixtures import UniqueName
 
@@ -67,7 +68,7 @@ def test_an_owner_is_fenced_and_its_open_transaction_is_not_committed(flow: Flow
         task.open(Deadline(TIMEOUT_S))
         halt(flow, cluster, TASKS, halt_body(Reason.FAILOVER, "move"), Deadline(TIMEOUT_S))
         with pytest.raises(FencedError):
-            task.write(TP(flow.syncs_topic, 0), b"\0\1xnever", b"", Deadline(TIMEOUT_S))
+            task.write(TP(flow.syncs_topic, 0), [(b"\0\1xnever", b"")], Deadline(TIMEOUT_S))
     assert sorted(halts(flow, cluster)) == list(TASKS)
 
 
@@ -112,7 +113,7 @@ def test_what_is_halted_is_told_when_not_all_is(flow: Flow, cluster: Clients, mo
     body = halt_body(Reason.PAUSED, "move")
     with monkeypatch.context() as patch:
         patch.setattr(FencingWriter, "__init__", silent)
-        with pytest.raises(PartlyHaltedError, match=r"tasks 2 not done, 3 done; task 2: .*no answer") as failed:
+        with pytest.raises(PartlyDoneError, match=r"tasks 2 not done, 3 done; task 2: .*no answer") as failed:
             halt(flow, cluster, TASKS, body, Deadline(TIMEOUT_S))
     assert failed.value.done == {0, 1, 3} == halts(flow, cluster).keys()
     halt(flow, cluster, to_halt(halts(flow, cluster), TASKS, Reason.PAUSED), body, Deadline(TIMEOUT_S))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import structlog
 
-from replicator.cli import main
+from replicator.acting import Act
 from replicator.clients import Cluster as Clients
 from replicator.config import Flow
 from replicator.deadline import Deadline
@@ -19,34 +14,13 @@ from replicator.embedded import Cluster
 from replicator.errors import RetriableError
 from replicator.halts import Reason, halt, halt_body, read_halts
 from replicator.names import transactional_id
-from replicator.pausing import Pausing
 from replicator.syncs import ensure_topic
 from replicator.transactions import FencingWriter
 from tests.integration.flows import FlowBench, FlowBenches
+from tests.integration.in_process import Run, Runs
 
 TASKS = 3
 TIMEOUT_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    """Other tests log as if no command had run in this process."""
-    yield
-    structlog.reset_defaults()
-
-
-class Done(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def json(self) -> Any:
-        return json.loads(self.stdout)
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture
@@ -69,19 +43,8 @@ def cluster(flow: Flow) -> Clients:
 
 
 @pytest.fixture
-def run(bench: FlowBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    file = tmp_path / "replicator.yaml"
-    file.write_text(bench.settings().model_dump_json())
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["replicator", "-c", str(file), *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
+def run(bench: FlowBench, commands: Runs) -> Run:
+    return commands(bench)
 
 
 def halts(flow: Flow, cluster: Clients) -> dict[int, dict[str, Any]]:
@@ -165,16 +128,16 @@ def test_of_two_operators_the_earlier_one_is_refused(
     run: Run, flow: Flow, cluster: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one claims the flow between the claim and the first record."""
-    record = Pausing._record
+    record = Act._record
 
-    def overtaken(self: Pausing, *arguments: Any) -> Any:
+    def overtaken(self: Act, *arguments: Any) -> Any:
         rival = FencingWriter(cluster, f"replicator-{flow.source}-{flow.target}-moves")
         rival.open(Deadline(TIMEOUT_S))
         rival.close()
         return record(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pausing, "_record", overtaken)
+        patch.setattr(Act, "_record", overtaken)
         done = run("pause", "--yes")
     assert done.code == 3
     assert "another operator began a move of this flow" in done.stderr
@@ -182,13 +145,8 @@ def test_of_two_operators_the_earlier_one_is_refused(
 
 
 def test_a_target_that_gives_no_answer_is_exit_1(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches, source: Cluster, target: Cluster, commands: Runs
 ) -> None:
     settings = {"connect_timeout_s": 1}
     bench = make_flow(source, target, clusters={"target": {"bootstrap_servers": "127.0.0.1:1"}}, settings=settings)
-    file = tmp_path / "replicator.yaml"
-    file.write_text(bench.settings().model_dump_json())
-    monkeypatch.setattr(sys, "argv", ["replicator", "-c", str(file), "pause", "--yes"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
+    assert commands(bench)("pause", "--yes").code == 1

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from replicator.errors import TP, KafkaOpError
-from replicator.halts import PartlyHaltedError, Reason, halt_body, halt_text, halted_text, to_halt
+from replicator.halts import Reason, halt_body, halt_text, halted_text, to_halt
 from replicator.syncs import MapsState, SyncsState
-from replicator.wire import HALTED, PARTITION_STATE, ControlRecord, decode, encode_control, halted_tp
+from replicator.task_writes import PartlyDoneError
+from replicator.wire import HALTED, PARTITION_STATE, ControlRecord, decode, encode_control, task_tp
 
 PAUSED = {"reason": "paused", "id": "20260131T030000-7f3a", "by": "alice", "at": "2026-01-31T03:00:00.000+00:00"}
 FAILED_OVER = PAUSED | {"reason": "failover"}
@@ -17,7 +18,7 @@ FAILED_OVER = PAUSED | {"reason": "failover"}
 
 def test_a_halt_byte_for_byte() -> None:
     """What earlier releases wrote is what this one reads."""
-    key, value = encode_control(ControlRecord(HALTED, halted_tp(3), {"reason": "paused"}))
+    key, value = encode_control(ControlRecord(HALTED, task_tp(3), {"reason": "paused"}))
     assert key == b"\0\0\0\0\0\3\0\x06halted\0\0"
     assert value == bytes(16) + b"\0\0" + b'{"reason":"paused"}'
     assert decode(key, value) == ControlRecord(HALTED, TP("", 3), {"reason": "paused"})
@@ -32,12 +33,12 @@ def test_the_state_of_the_syncs_topic_knows_what_is_halted(kind: type[SyncsState
     def take(what: str, tp: TP, body: dict[str, Any] | None) -> None:
         state.take(*encode_control(ControlRecord(what, tp, body)))
 
-    take(HALTED, halted_tp(0), PAUSED)
-    take(HALTED, halted_tp(2), PAUSED)
+    take(HALTED, task_tp(0), PAUSED)
+    take(HALTED, task_tp(2), PAUSED)
     take(PARTITION_STATE, TP("orders", 2), {"reason": "truncated"})
-    take(HALTED, halted_tp(2), FAILED_OVER)
-    take(HALTED, halted_tp(0), None)
-    take(HALTED, halted_tp(1), None)
+    take(HALTED, task_tp(2), FAILED_OVER)
+    take(HALTED, task_tp(0), None)
+    take(HALTED, task_tp(1), None)
     assert state.halted == {2: FAILED_OVER}
     assert state.stopped == {TP("orders", 2): {"reason": "truncated"}}
     assert state.newest == {}
@@ -81,7 +82,7 @@ def test_the_body_names_the_operator_and_the_time(monkeypatch: pytest.MonkeyPatc
 
 def test_the_error_names_every_task_that_is_not_done() -> None:
     failed = {3: KafkaOpError("no answer", op="write"), 1: KafkaOpError("fenced", op="write")}
-    error = PartlyHaltedError("halt east->west", [0, 2], failed)
+    error = PartlyDoneError("halt east->west", [0, 2], failed)
     assert error.done == {0, 2}
     assert list(error.failed) == [1, 3]
     assert "tasks 1, 3 not done, 2 done; task 1: write: fenced" in str(error)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from replicator.errors import TP
 from replicator.offsets import Run
-from replicator.syncs import SyncsState
+from replicator.syncs import MapsState, SyncsState
 from replicator.wire import (
     MAX_GAPS_BYTES,
     PARTITION_STATE,
     TARGET_TOPIC,
     ControlRecord,
+    Forgotten,
     SyncRecord,
     TargetTopic,
     WireError,
@@ -129,6 +130,26 @@ def test_the_end_of_a_state_is_a_tombstone() -> None:
     assert decode(*encode_control(record)) == record
 
 
+@pytest.mark.parametrize("kind", [SyncsState, MapsState])
+def test_a_deleted_run_is_the_end_of_all_before_it(kind: type[SyncsState]) -> None:
+    """Compaction keeps the deletion of a key at most until the key is written again: one of them must do for all."""
+    tp, other = TP("orders", 3), TP("orders", 4)
+    state = kind()
+    for at in (tp, other):
+        for seq in (1, 2, 3):
+            state.take(*encode_sync(at, Run(seq, 10 * seq, 5 * seq, 5, 0, 10 * seq + 5, bytes(16), ())))
+    key, _ = encode_sync(tp, Run(2, 0, 0, 0, 0, 0, bytes(16), ()))
+    assert decode(key, None) == Forgotten(tp)
+    state.take(key, None)
+    assert (set(state.newest), state.forgotten) == ({other}, 1)
+    anew = Run(1, 0, 0, 0, 0, 0, bytes(16), ())
+    state.take(*encode_sync(tp, anew))
+    assert state.newest[tp] == anew
+    if isinstance(state, MapsState):
+        assert state.maps[tp].newest == anew
+        assert state.maps[other].newest == state.newest[other]
+
+
 @given(TOPICS, PARTITIONS, RUNS)
 def test_syncs_come_back_as_written(topic: str, partition: int, run: Run) -> None:
     assert decode(*encode_sync(TP(topic, partition), run)) == SyncRecord(TP(topic, partition), run)
@@ -166,7 +187,7 @@ def read_or_refuse(key: bytes, value: bytes | None) -> None:
         record = decode(key, value)
     except WireError:
         return
-    assert isinstance(record, SyncRecord | ControlRecord)
+    assert isinstance(record, SyncRecord | ControlRecord | Forgotten)
 
 
 SYNC_KEY, SYNC_VALUE = encode_sync(TP("orders", 2), GOLDEN_RUN)
@@ -181,7 +202,6 @@ CONTROL_KEY, _ = encode_control(ControlRecord(PARTITION_STATE, TP("orders", 2), 
         (b"\x00\x0dorders\x00\x00\x00\x02", SYNC_VALUE, "a string of"),
         (b"\xff\xff\x00\x00\x00\x00", SYNC_VALUE, "a string of"),
         (b"\x00\x02\xff\xfe\x00\x00\x00\x00", SYNC_VALUE, "can't be read"),
-        (SYNC_KEY, None, "tombstone"),
         (SYNC_KEY, SYNC_VALUE[:16], "can't be read"),
         (SYNC_KEY, SYNC_VALUE[:-1], "ends inside a number"),
         (SYNC_KEY, SYNC_VALUE[:16] + b"\x00\x01" + SYNC_VALUE[18:], "version 1: written by a newer release"),

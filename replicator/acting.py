@@ -1,0 +1,82 @@
+"""What an operator does to a flow, apart from moving groups: claimed, done, read back, and written to the audit.
+
+Invariants:
+    G: what is refused has changed nothing; what is done was read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from replicator.audit import Audit, AuditRecord
+from replicator.clients import AdminClient, Cluster
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.errors import ReplicatorError
+
+READ_TIMEOUT_S = 300.0
+"""For the whole history of a large flow; a small one takes milliseconds."""
+LAST_WORDS_S = 2.0
+Rows = tuple[Mapping[str, Any], ...]
+"""What the JSON has of each task or partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it.
+
+    Args:
+        state: done | refused | partly_done | failed; in the audit also started | interrupted.
+        texts: why, or what else is to be known; one line each.
+    """
+
+    state: str
+    rows: Rows
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One command of an operator.
+
+    Args:
+        command: as in the audit and in JSON.
+        timeout_s: for each request to the audit.
+    """
+
+    flow: Flow
+    target: Cluster
+    admin: AdminClient
+    command: str
+    move_id: str
+    timeout_s: float
+
+    def carry_out(self, plan: Rows, act: Callable[[], Outcome]) -> Outcome:
+        """Claim the flow, say what is begun, `act`, and say what became of it.
+
+        Raises:
+            RefusedError: another operator is acting; nothing was changed.
+            KafkaOpError: the target gave no answer before anything was changed.
+        """
+        with Audit(self.flow, self.target, self.admin) as audit:
+            audit.begin(Deadline(self.timeout_s))
+            audit.write(self._record(Outcome("started", plan)), Deadline(self.timeout_s))
+            try:
+                outcome = act()
+            except KeyboardInterrupt:
+                with contextlib.suppress(ReplicatorError):
+                    audit.write(self._record(Outcome("interrupted", plan)), Deadline(LAST_WORDS_S))
+                raise
+            try:
+                audit.write(self._record(outcome), Deadline(self.timeout_s))
+            except ReplicatorError as error:
+                text = f"the audit does not have the result: {error}"
+                return Outcome(outcome.state, outcome.rows, (*outcome.texts, text))
+            return outcome
+
+    def _record(self, outcome: Outcome) -> AuditRecord:
+        result = "; ".join(outcome.texts)
+        return AuditRecord.new(self.move_id, self.command, self.flow.name, outcome.state, outcome.rows, result)
