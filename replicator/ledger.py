@@ -164,9 +164,14 @@ def target_log_shorter(
         op="check the target",
         tp=tp,
         reason=StopReason.TARGET_LOG_SHORTER,
-        hint=f"{target_topic} was deleted and created again, or lost its end; decide which records it should hold",
+        hint=f"{target_topic} was deleted and created again, or lost its end; {copied_anew(tp)}",
         is_lasting=is_lasting,
     )
+
+
+def copied_anew(tp: TP) -> str:
+    """What an operator does about a copy that can't go on."""
+    return f"`replicator recopy {tp.topic}` copies it anew"
 
 
 def floor_run(upstream: int, downstream: int, topic_id: bytes) -> Run:

@@ -21,7 +21,7 @@ from replicator.clients import (
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
-from replicator.ledger import Ledger, target_log_shorter
+from replicator.ledger import Ledger, copied_anew, target_log_shorter
 from replicator.offsets import Run
 from replicator.topics import Catalog, Snapshot, SourceTopic, describe_topics, list_offsets, topic_ids
 from replicator.wire import TargetTopic
@@ -135,7 +135,7 @@ class Starter:
 
     def _target_recreated(self, tp: TP, target: TargetTopic, found: TargetTopic) -> PartitionError:
         text = f"{found} is not the topic that was replicated to: that was {target}"
-        hint = "it was deleted and created again: the records before are missing, and its offsets mean others"
+        hint = f"it was deleted and created again: the records before are missing; {copied_anew(tp)}"
         op = f"check the topic on {self._target.alias}"
         return PartitionError(text, op=op, tp=tp, reason=StopReason.TARGET_RECREATED, hint=hint)
 
@@ -216,7 +216,7 @@ class Starter:
             else f"{topic.target_topic} has {topic.target_partitions} partitions"
         )
         reason = StopReason.TARGET_GONE if is_gone else StopReason.TARGET_TOO_FEW_PARTITIONS
-        hint = "records were replicated to it before; it is not created again by itself, as they would be missing"
+        hint = f"records were replicated to it before, and would be missing from a new one; {copied_anew(tp)}"
         return PartitionError(text, op=f"find the topic on {self._target.alias}", tp=tp, reason=reason, hint=hint)
 
     def _find_floors(
@@ -299,7 +299,8 @@ class Starter:
             hint = "on_truncation: skip goes on at the log's beginning; raise retention.ms on the source"
             return _stopped(tp, text, failure.op, StopReason.TRUNCATED, hint), low
         text = f"the source's log ends at {end}, but {position} was replicated"
-        hint = "the source lost records (an unclean election, a restored disk), or the topic was created again"
+        lost = "the source lost records (an unclean election, a restored disk), or the topic was created again"
+        hint = f"{lost}; {copied_anew(tp)}"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
 
 
@@ -317,7 +318,7 @@ def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, bytes]:
 
 def _recreated(tp: TP, op: str, target_topic: str) -> PartitionError:
     text = "the source topic was deleted and created again: its offsets mean other records now"
-    hint = f"move or delete {target_topic} and its history, or rename the new topic"
+    hint = f"rename the new topic, or delete {target_topic}: then {copied_anew(tp)}"
     return PartitionError(text, op=op, tp=tp, reason=StopReason.RECREATED, hint=hint)
 
 

@@ -109,19 +109,24 @@ def plan_recopy(copies: Iterable[Copy], target: str, *, behind: bool) -> Plan:
         return Plan(tuple(copies))
     lost = tuple(it for it in copies if it.is_lost)
     kept = {it.tp: it.stopped or "the copy is there" for it in copies if not it.is_lost}
-    way_out = "delete the topic first, or add --behind: then every record comes again behind those that it holds"
+    way_out = "delete it first, or add --behind: then every record comes again behind those that it holds"
+    held: dict[str, list[int]] = {}
+    for it in lost:
+        if it.offsets:
+            held.setdefault(it.target_topic, []).append(it.offsets)
     refusals = [
-        f"{it.target_topic} on {target} holds {it.offsets:,} offsets in partition {it.tp.partition}: {way_out}"
-        for it in lost
-        if it.offsets
+        f"{topic} on {target} holds {sum(offsets):,} offsets in {partitions_text(len(offsets))}: {way_out}"
+        for topic, offsets in held.items()
     ]
     if not lost:
-        names = ", ".join(sorted({it.target_topic for it in copies}))
-        refusals = [f"{names} on {target} still is what was replicated to: {way_out}"]
-    more = len(refusals) - SHOWN
-    if more > 0:
-        refusals = [*refusals[:SHOWN], f"… and {more:,} partition{'s' if more > 1 else ''} more"]
+        whole = sorted({it.target_topic for it in copies})
+        refusals = [f"{topic} on {target} still is what was replicated to: {way_out}" for topic in whole]
     return Plan(lost, kept, tuple(refusals))
+
+
+def partitions_text(number: int) -> str:
+    """``1 partition``, ``1,234 partitions``."""
+    return f"{number:,} partition{'' if number == 1 else 's'}"
 
 
 class Recopy:
@@ -160,9 +165,9 @@ class Recopy:
             names = ", ".join(sorted(lacking))
             known = ", ".join(sorted({tp.topic for tp in state.newest})[:SHOWN]) or "none"
             text = (
-                f"{self.flow.name} has no position in {names}: nothing of it was replicated (some that it has: {known})"
+                f"{self.flow.name} has no position in {names}: nothing of it was replicated, or it is forgotten already"
             )
-            raise RefusedError(text)
+            raise RefusedError(f"{text} (some topics that it has: {known})")
         newest = {tp: run for tp, run in state.newest.items() if tp.topic in self._topics}
         return self._copies(newest, state, {name: len(it.partitions) for name, it in present.items()})
 

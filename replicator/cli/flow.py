@@ -22,7 +22,7 @@ from replicator.halts import Reason, halt_text, halted_text
 from replicator.interrupts import held_back, interruptible
 from replicator.pausing import Command, Halts, Pausing
 from replicator.recopy import COMMAND as RECOPY
-from replicator.recopy import Copy, Plan, Recopy, plan_recopy
+from replicator.recopy import Copy, Plan, Recopy, partitions_text, plan_recopy
 
 EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
@@ -216,7 +216,7 @@ def _carry_out_recopy(
         raise RefusedError("\n".join(plan.refusals))
     flow = recopying.flow
     topics = sorted({it.tp.topic for it in plan.forgotten})
-    partitions = f"{len(plan.forgotten):,} partition{'' if len(plan.forgotten) == 1 else 's'}"
+    partitions = partitions_text(len(plan.forgotten))
     _say(f"{RECOPY} {flow.name}: {', '.join(topics)} anew, {partitions}, from {flow.settings.start_from} (start_from)")
     held = sum(it.offsets for it in plan.forgotten)
     if held:

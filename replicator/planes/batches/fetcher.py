@@ -332,7 +332,7 @@ class Fetcher:
         """KIP-595: the log went on differently since we read it."""
         epoch, end = diverging
         text = f"the source's log was cut at {end} (leader epoch {epoch}), but it was read up to {partition.position}"
-        hint = "an unclean election lost records on the source that are on the target"
+        hint = "an unclean election lost records on the source that are on the target; see `replicator recopy`"
         reason = StopReason.SOURCE_LOG_SHORTER
         self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
