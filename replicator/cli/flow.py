@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -80,25 +82,15 @@ def recopy(
     """
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
-    move_id = new_move_id()
-    rows: Rows = ()
-    try:
-        with interruptible():
-            with busy(f"reading {the_flow.name}"):
-                recopying = Recopy(the_flow, topics, settings.connect_timeout_s)
-                copies = recopying.look()
-            plan = plan_recopy(copies, the_flow.target, behind=behind)
-            rows = recopying.rows(plan, copies, "planned")
-            outcome = _carry_out_recopy(recopying, plan, copies, move_id, yes=yes, timeout_s=timeout_s)
-    except RefusedError:
-        if output is Output.JSON:
-            print_json(_as_json(RECOPY, move_id, the_flow.name, Outcome("refused", rows), "partitions"))
-        raise
-    if output is Output.JSON:
-        print_json(_as_json(RECOPY, move_id, the_flow.name, outcome, "partitions"))
-    else:
-        print_result(_copies_view(outcome.rows))
-    _end(RECOPY, outcome)
+    report = _Report(RECOPY, the_flow.name, output, "partitions", _copies_view)
+    with report.refusals(), interruptible():
+        with busy(f"reading {the_flow.name}"):
+            recopying = Recopy(the_flow, topics, settings.connect_timeout_s)
+            copies = recopying.look()
+        plan = plan_recopy(copies, the_flow.target, behind=behind)
+        report.rows = recopying.rows(plan, copies, "planned")
+        outcome = _carry_out_recopy(recopying, plan, copies, report.move_id, yes=yes, timeout_s=timeout_s)
+    report.end(outcome)
 
 
 @app.command()
@@ -110,7 +102,7 @@ def history(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who moved groups of a flow, paused or resumed it, when, and how it ended; the newest last."""
+    """Show who moved groups of a flow, paused, resumed or recopied it, when, and how it ended; the newest last."""
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
     with interruptible(), busy(f"reading the audit on {the_flow.target}"):
@@ -123,11 +115,63 @@ def history(
         return
     shown = records[-(top or SHOWN_MOVES) :]
     if not shown:
-        print_result(Text(f"no command has moved, paused or resumed {the_flow.name}"))
+        print_result(Text(f"no command has moved, paused, resumed or recopied anything of {the_flow.name}"))
         return
     if len(shown) < len(records):
         print_result(Text(f"… {len(records) - len(shown):,} older ones (--top N)", style="dim"))
     print_result(_history_view(shown))
+
+
+@dataclass
+class _Report:
+    """How a command ends: what it prints, and its exit code.
+
+    Args:
+        rows_name: what the JSON calls the rows.
+        view: the rows as a table.
+        rows: as they are before anything is done.
+    """
+
+    command: str
+    flow: str
+    output: Output
+    rows_name: str
+    view: Callable[[Rows], Table]
+    rows: Rows = ()
+    move_id: str = field(default_factory=new_move_id)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Whoever reads JSON gets it of a refusal, too."""
+        try:
+            yield
+        except RefusedError:
+            if self.output is Output.JSON:
+                print_json(self._as_json(Outcome("refused", self.rows)))
+            raise
+
+    def end(self, outcome: Outcome) -> None:
+        """Print what became of it, and exit."""
+        if self.output is Output.JSON:
+            print_json(self._as_json(outcome))
+        else:
+            print_result(self.view(outcome.rows))
+        for text in outcome.texts:
+            _say(text)
+        if outcome.state != "done":
+            state = outcome.state.replace("_", " ")
+            complain(f"{self.command} {state}: run it again, it goes on where this one stopped")
+        raise typer.Exit(EXIT_CODES[outcome.state])
+
+    def _as_json(self, outcome: Outcome) -> dict[str, Any]:
+        """The contract of ``-o json``."""
+        return {
+            "id": self.move_id,
+            "command": str(self.command),
+            "flow": self.flow,
+            "state": outcome.state,
+            self.rows_name: list(outcome.rows),
+        }
 
 
 # --- pause and resume -------------------------------------------------------------------------------------------------
@@ -135,32 +179,14 @@ def history(
 
 def _switch(options: Context, command: Command, flow: str | None, yes: bool, timeout_s: float, output: Output) -> None:
     settings, the_flow = options.flow(flow)
-    move_id = new_move_id()
-    rows: Rows = ()
-    try:
-        with interruptible():
-            with busy(f"reading {the_flow.name}"):
-                pausing = Pausing(the_flow, settings.connect_timeout_s)
-                halts = pausing.look()
-            rows = pausing.rows(halts)
-            outcome = _carry_out(pausing, command, move_id, halts, yes=yes, timeout_s=timeout_s)
-    except RefusedError:
-        if output is Output.JSON:
-            print_json(_as_json(command, move_id, the_flow.name, Outcome("refused", rows), "tasks"))
-        raise
-    if output is Output.JSON:
-        print_json(_as_json(command, move_id, the_flow.name, outcome, "tasks"))
-    else:
-        print_result(_tasks_view(outcome.rows))
-    _end(command, outcome)
-
-
-def _end(command: str, outcome: Outcome) -> None:
-    for text in outcome.texts:
-        _say(text)
-    if outcome.state != "done":
-        complain(f"{command} {outcome.state.replace('_', ' ')}: run it again, it goes on where this one stopped")
-    raise typer.Exit(EXIT_CODES[outcome.state])
+    report = _Report(command, the_flow.name, output, "tasks", _tasks_view)
+    with report.refusals(), interruptible():
+        with busy(f"reading {the_flow.name}"):
+            pausing = Pausing(the_flow, settings.connect_timeout_s)
+            halts = pausing.look()
+        report.rows = pausing.rows(halts)
+        outcome = _carry_out(pausing, command, report.move_id, halts, yes=yes, timeout_s=timeout_s)
+    report.end(outcome)
 
 
 def _carry_out(
@@ -193,17 +219,6 @@ def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
         texts.append(f"groups that moved to {flow.target} stay there: `replicator failback` brings them home")
         texts.append(f"what {flow.source} had not replicated when it failed is copied now, behind what they have read")
     return texts
-
-
-def _as_json(command: str, move_id: str, flow: str, outcome: Outcome, rows: str) -> dict[str, Any]:
-    """The contract of ``-o json``; `rows`: what they are called."""
-    return {
-        "id": move_id,
-        "command": str(command),
-        "flow": flow,
-        "state": outcome.state,
-        rows: list(outcome.rows),
-    }
 
 
 # --- recopy -----------------------------------------------------------------------------------------------------------

@@ -32,9 +32,8 @@ def test_recopy_and_workers_killed_at_any_moment(bench: Bench) -> None:
     ended = 0
     for turn in range(KILLS):
         lose(bench, lost)
-        with Command(bench.file, "recopy", lost, "--yes") as command:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # killed at the end of the block
-                ended += command.wait(chance.uniform(0.5, MAX_DELAY_S)) == 0
+        with contextlib.suppress(subprocess.TimeoutExpired), Command(bench.file, "recopy", lost, "--yes") as command:
+            ended += command.wait(chance.uniform(0.5, MAX_DELAY_S)) == 0  # or it is killed at the end of the block
         if turn % 2:
             worker.kill()
             worker = bench.start_worker()
