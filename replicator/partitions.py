@@ -27,6 +27,7 @@ from replicator.topics import Catalog, Snapshot, SourceTopic, describe_topics, l
 from replicator.wire import TargetTopic
 
 TOPIC_IDS_TIMEOUT_S = 3.0
+RECREATED = frozenset({StopReason.RECREATED, StopReason.TARGET_RECREATED})
 Answers = Mapping[str, Future[Any]]
 """What a cluster says of topics, by name; it may still be on its way."""
 
@@ -71,12 +72,17 @@ class Starter:
             return PartitionError(
                 "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
             )
-        ids_are_known = any(topic_id) and any(topic.topic_id)
-        if ids_are_known and topic.topic_id != topic_id:
+        if _differ(topic_id, topic.topic_id):
             return _recreated(tp, op, topic.target_topic)
         if target is not None and target.differs(topic.target):
             return self._target_recreated(tp, target, topic.target)
         return None
+
+    def recreated(self, tp: TP, ledger: Ledger, snapshot: Snapshot) -> PartitionError | None:
+        """Why what was replicated of a partition that stands still is another topic's; None when it is not."""
+        newest = ledger.newest(tp)
+        failure = self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+        return failure if failure is not None and failure.reason in RECREATED else None
 
     def ask_source(self, topics: Collection[str]) -> Answers:
         """Ask the source, in the background, which topics now have these names."""
@@ -108,7 +114,7 @@ class Starter:
         asked = _ids_in(answers, deadline)
         for tp, (topic_id, target_topic) in running.items():
             found = known.get(tp) or asked.get(tp.topic, b"")
-            if any(found) and any(topic_id) and found != topic_id:
+            if _differ(topic_id, found):
                 raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
 
     def check_target(self, answers: Answers, written: Mapping[TP, TargetTopic], deadline: Deadline) -> list[TP]:
@@ -284,10 +290,17 @@ class Starter:
         return operations is not None and AclOperation.WRITE not in operations
 
     def truncation(
-        self, failure: PartitionError, position: int, deadline: Deadline
+        self, failure: PartitionError, position: int, topic_id: bytes, deadline: Deadline
     ) -> tuple[PartitionError, int | None]:
-        """What is behind a position that the source does not have: (the failure in full, the log's first offset)."""
+        """What is behind a position that the source does not have: (the failure in full, the log's first offset).
+
+        Args:
+            topic_id: of the topic that was replicated.
+        """
         tp = failure.tp
+        ids = topic_ids(describe_topics(self._source_admin, [tp.topic], deadline))
+        if _differ(topic_id, ids.get(tp.topic, b"")):
+            return _recreated(tp, failure.op, self._flow.naming.remote_topic(tp.topic)), None
         low = list_offsets(self._source, self._source_admin, {tp: EARLIEST}, deadline)[tp]
         end = list_offsets(self._source, self._source_admin, {tp: LATEST}, deadline, committed=False)[tp]
         if isinstance(low, PartitionError):
@@ -298,10 +311,15 @@ class Starter:
             text = f"retention deleted {low - position} offsets ({position} to {low - 1}) before they were replicated"
             hint = "on_truncation: skip goes on at the log's beginning; raise retention.ms on the source"
             return _stopped(tp, text, failure.op, StopReason.TRUNCATED, hint), low
-        text = f"the source's log ends at {end}, but {position} was replicated"
+        text = f"the source's log was shorter than what was replicated of it, up to {position}; it ends at {end} now"
         lost = "the source lost records (an unclean election, a restored disk), or the topic was created again"
         hint = f"{lost}; {copied_anew(tp)}"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
+
+
+def _differ(topic_id: bytes, other: bytes) -> bool:
+    """Whether these ids are of different topics; brokers without ids can't tell."""
+    return any(topic_id) and any(other) and topic_id != other
 
 
 def _ask(admin: AdminClient, topics: Collection[str]) -> Answers:

@@ -115,7 +115,7 @@ class Share:
             if lasting is None:
                 wanted.append(tp)
             else:
-                self.stop(lasting)
+                self.stop(self._starter.recreated(tp, self.ledger, snapshot) or lasting)
         if not wanted:
             return
         budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
@@ -185,7 +185,7 @@ class Share:
         if failure.reason is StopReason.TRUNCATED:
             position = self.ledger.positions([failure.tp])[failure.tp]
             budget = self._tools.leash.budget(PARTITION_BUDGET_S)
-            failure, low = self._starter.truncation(failure, position, budget)
+            failure, low = self._starter.truncation(failure, position, self.ledger.topic_id(failure.tp), budget)
             may_skip = self._flow.settings.on_truncation == "skip" and failure.reason is StopReason.TRUNCATED
             if may_skip and low is not None:
                 self._skip(failure, position, low)
@@ -217,7 +217,7 @@ class Share:
         self._tools.metrics.partition_stopped(tp, error.reason)
         report = self._tools.log.warning if is_news else self._tools.log.debug
         where = {"topic": tp.topic, "partition": tp.partition, "reason": error.reason.value}
-        retry: dict[str, float] = {} if error.is_lasting else {"retry_in_s": self.stops.retry_in_s(tp, now_s)}
+        retry = {} if error.is_lasting else {"retry_in_s": self.stops.retry_in_s(tp, now_s)}
         report("partition_stopped", **where, error=str(error), **retry)
 
     def stop_refused(self, target_topics: Mapping[TP, str]) -> None:

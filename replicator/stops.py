@@ -9,7 +9,6 @@ Invariants:
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ class Stops:
     """The partitions of a task that stopped alone. Times are those of the monotonic clock that the caller reads.
 
     Args:
-        interval_s: wait before the first retry; later ones double it, up to ten minutes. What lasts is not tried again.
+        interval_s: wait before the first retry; later ones double it, up to ten minutes. What lasts is only looked at.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -56,7 +55,7 @@ class Stops:
         self._attempts[tp] = attempts + 1
         wait_s = min(self._interval_s * 2 ** min(attempts, 10), MAX_RETRY_INTERVAL_S)
         before = self._stops.get(tp)
-        self._stops[tp] = _Stop(error, math.inf if error.is_lasting else now_s + wait_s)
+        self._stops[tp] = _Stop(error, now_s + wait_s)
         told = self._told.get(tp, {})
         if told.get("reason") == error.reason.value and bool(told.get("lasting")) == error.is_lasting:
             self._news.pop(tp, None)
@@ -79,7 +78,10 @@ class Stops:
         return True
 
     def lasting(self, tp: TP) -> PartitionError | None:
-        """Why a partition must not be tried, though its logs may look whole: an earlier life of the task saw more."""
+        """Why a partition must not be tried, though its logs may look whole: it was seen by a life of the task."""
+        stop = self._stops.get(tp)
+        if stop is not None and stop.error.is_lasting:
+            return stop.error
         told = self._told.get(tp, {})
         if not told.get("lasting"):
             return None
@@ -117,7 +119,6 @@ class Stops:
         return any(now_s >= stop.retry_at_s for stop in self._stops.values())
 
     def retry_in_s(self, tp: TP, now_s: float) -> float:
-        """How long until a partition is tried again; infinity: it is not."""
         stop = self._stops.get(tp)
         return 0.0 if stop is None else round(max(0.0, stop.retry_at_s - now_s), 1)
 

@@ -53,6 +53,8 @@ FOLLOW_LAZILY: Mapping[str, Any] = {"fetch.wait.max.ms": 500, "fetch.min.bytes":
 PROBLEM_FADES_S = 30.0
 """The client repeats what is wrong with the group; what it has not repeated for so long is over."""
 STALLED_AFTER_S = 30.0
+STOP_MARGIN_S = 1.0
+"""How long a worker that stops waits for a thread that only reads."""
 DUTIES_TASK = 0
 """Whose owner has the flow's duties."""
 
@@ -170,7 +172,7 @@ class FlowWorker(threading.Thread):
             self._be_member()
         finally:
             ended.set()
-            keeper.join(timeout_s)
+            keeper.join(STOP_MARGIN_S if self._stopping.is_set() else timeout_s)  # a cluster may hang: a stop may not
 
     def _connect(self) -> tuple[AdminClient, AdminClient] | None:
         """Admin clients of both clusters, looked for side by side; None when stopped meanwhile.

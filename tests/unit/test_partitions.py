@@ -14,6 +14,7 @@ from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, RetriableError, StopReason
+from replicator.ledger import Ledger, floor_run
 from replicator.partitions import Starter
 from replicator.stops import MAX_RETRY_INTERVAL_S, Stops
 from replicator.topics import Catalog, Snapshot, SourceTopic
@@ -176,8 +177,9 @@ def test_what_lasts_is_not_tried_again_by_anybody() -> None:
     (record,) = committed(stops)
     assert record.body is not None
     assert record.body["lasting"] is True
-    assert not stops.may_start(ORDERS, 10**9)
-    assert not stops.any_due(10**9)
+    kept = stops.lasting(ORDERS)
+    assert kept is not None
+    assert kept.is_lasting
     later = Stops(1)
     later.begin({ORDERS: record.body, OTHER: {"reason": "truncated"}})
     assert later.lasting(OTHER) is None
@@ -187,7 +189,11 @@ def test_what_lasts_is_not_tried_again_by_anybody() -> None:
     assert "stopped since 2026-01-31T06:00:00+00:00: fetch of orders[0]: text (do this)" in str(again)
     assert later.stop(again, 0, AT) is True, "the first time in this process: it is logged"
     assert not later.has_news()
-    assert not later.may_start(ORDERS, 10**9)
+    assert later.lasting(ORDERS) is again
+    assert later.stop(failure(StopReason.RECREATED), 1, AT) is True, "by its id it is another topic: that is certain"
+    assert later.lasting(ORDERS) is not None, "until that is told"
+    committed(later)
+    assert later.lasting(ORDERS) is None
 
 
 def test_that_it_lasts_is_news() -> None:
@@ -285,7 +291,7 @@ def told_id(topic_id: bytes | None) -> Future[Any]:
     ("position", "low", "end", "reason", "says", "may_go_on_at"),
     [
         (10, 40, 100, StopReason.TRUNCATED, r"30 offsets \(10 to 39\)", 40),
-        (150, 0, 100, StopReason.SOURCE_LOG_SHORTER, "ends at 100, but 150", None),
+        (150, 0, 100, StopReason.SOURCE_LOG_SHORTER, "up to 150; it ends at 100 now", None),
         (10, RetriableError("x", op="x"), 100, StopReason.TRUNCATED, "text", None),
         (10, failure(StopReason.SOURCE_GONE), 100, StopReason.SOURCE_GONE, "text", None),
     ],
@@ -303,7 +309,32 @@ def test_a_position_that_the_source_lacks_is_explained(
     """H: retention that overtook us (with the number of offsets), or a log that lost its end: never skipped."""
     answers = iter([low, end])
     monkeypatch.setattr("replicator.partitions.list_offsets", lambda *_, **__: {ORDERS: next(answers)})
-    error, found = starter.truncation(failure(), position, Deadline(1))
+    monkeypatch.setattr("replicator.partitions.describe_topics", lambda *_, **__: {"orders": told_id(ID).result()})
+    error, found = starter.truncation(failure(), position, ID, Deadline(1))
     assert (error.reason, found) == (reason, may_go_on_at)
     with pytest.raises(PartitionError, match=says):
         raise error
+
+
+def test_a_position_that_another_topic_lacks_is_no_lost_record(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic was created again a moment ago, and no snapshot knows it yet."""
+    monkeypatch.setattr("replicator.partitions.describe_topics", lambda *_, **__: {"orders": told_id(NEW_ID).result()})
+    error, found = starter.truncation(failure(), 150, ID, Deadline(1))
+    assert (error.reason, error.is_lasting, found) == (StopReason.RECREATED, False, None)
+
+
+def test_what_lasts_is_another_topic_by_its_id_in_the_end(starter: Starter) -> None:
+    """A partition that stopped for its log's end is looked at again, and named for what it is."""
+    ledger = Ledger({ORDERS: floor_run(0, 0, ID)}, {ORDERS: TargetTopic("east.orders", ID)})
+    assert starter.recreated(ORDERS, ledger, snapshot(ID, target_id=ID)) is None
+    for found, reason in (
+        (snapshot(NEW_ID, target_id=ID), StopReason.RECREATED),
+        (snapshot(ID, target_id=NEW_ID), StopReason.TARGET_RECREATED),
+    ):
+        error = starter.recreated(ORDERS, ledger, found)
+        assert error is not None
+        assert error.reason is reason
+    gone = Snapshot(1, {}, (), 1)
+    assert starter.recreated(ORDERS, ledger, gone) is None, "it may come back, and its log would look whole"
