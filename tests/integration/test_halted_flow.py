@@ -22,7 +22,7 @@ from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_pla
 from tests.integration.groups import checkpoints, commit, committed
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import end_offsets
+from tests.kafka.records import admin_client, end_offsets
 
 pytestmark = on_both_planes
 
@@ -33,8 +33,11 @@ SOON_S = 5.0
 
 @pytest.fixture
 def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
-    """A flow that has replicated ten records and is idle."""
-    return make_flow(source, target).start_filled()
+    """A flow that has replicated ten records and is idle; its checkpoints have begun."""
+    bench = make_flow(source, target).start_filled()
+    checkpoints = f"{bench.alias}.checkpoints.internal"
+    eventually(lambda: checkpoints in admin_client(bench.target).list_topics(timeout=REACT_S).topics, REACT_S)
+    return bench
 
 
 def flow_of(bench: FlowBench) -> Flow:
