@@ -59,12 +59,13 @@ def test_groups_that_no_broker_lists_are_not_forgotten(desk: Desk, pair: Cluster
     """No move leaves one out without a word, and the pulse of the checkpoints vouches for none of them."""
     flow, source = desk.flow, pair["source"]
     groups = [desk.group(f"g{number}", 10, 20) for number in range(GROUPS)]
+    admin = admin_client(flow.source)
 
     def spread() -> dict[str, int]:
         """Brokers that were up first may lead all partitions of the groups: let the others have theirs."""
         found = coordinators(flow.source, groups)
         if len(set(found.values())) == 1:
-            admin_client(flow.source).elect_leaders(ElectionType.PREFERRED).result(ADMIN_TIMEOUT_S)
+            admin.elect_leaders(ElectionType.PREFERRED).result(ADMIN_TIMEOUT_S)
         assert len(set(found.values())) > 1, found
         return found
 
@@ -74,7 +75,6 @@ def test_groups_that_no_broker_lists_are_not_forgotten(desk: Desk, pair: Cluster
     assert away != set(groups)
     flow.stop()
     source.stop_broker(victim)
-    admin = admin_client(flow.source)
     eventually(lambda: victim not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers, SOON_S)
 
     for names in (["--all"], [groups[0]], [f"g.*-{desk.run_id}"]):
