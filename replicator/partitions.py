@@ -24,7 +24,7 @@ from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
 from replicator.ledger import Ledger, copied_anew, target_log_shorter
 from replicator.offsets import Run
 from replicator.topics import Catalog, Snapshot, SourceTopic, describe_topics, list_offsets, topic_ids
-from replicator.wire import TargetTopic
+from replicator.wire import TargetTopic, ids_differ
 
 TOPIC_IDS_TIMEOUT_S = 3.0
 RECREATED = frozenset({StopReason.RECREATED, StopReason.TARGET_RECREATED})
@@ -72,16 +72,20 @@ class Starter:
             return PartitionError(
                 "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
             )
-        if _differ(topic_id, topic.topic_id):
+        if ids_differ(topic_id, topic.topic_id):
             return _recreated(tp, op, topic.target_topic)
         if target is not None and target.differs(topic.target):
             return self._target_recreated(tp, target, topic.target)
         return None
 
+    def _changed_since(self, tp: TP, ledger: Ledger, snapshot: Snapshot) -> PartitionError | None:
+        """`changed`, of what the ledger has of a partition that does not run."""
+        newest = ledger.newest(tp)
+        return self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+
     def recreated(self, tp: TP, ledger: Ledger, snapshot: Snapshot) -> PartitionError | None:
         """Why what was replicated of a partition that stands still is another topic's; None when it is not."""
-        newest = ledger.newest(tp)
-        failure = self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+        failure = self._changed_since(tp, ledger, snapshot)
         return failure if failure is not None and failure.reason in RECREATED else None
 
     def ask_source(self, topics: Collection[str]) -> Answers:
@@ -114,7 +118,7 @@ class Starter:
         asked = _ids_in(answers, deadline)
         for tp, (topic_id, target_topic) in running.items():
             found = known.get(tp) or asked.get(tp.topic, b"")
-            if _differ(topic_id, found):
+            if ids_differ(topic_id, found):
                 raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
 
     def check_target(self, answers: Answers, written: Mapping[TP, TargetTopic], deadline: Deadline) -> list[TP]:
@@ -128,15 +132,14 @@ class Starter:
         """
         found = _ids_in(answers, deadline)
         for tp, target in written.items():
-            now = TargetTopic(target.name, found.get(target.name, b""))
+            now = target.now(found)
             if target.differs(now):
                 raise self._target_recreated(tp, target, now)
         return [tp for tp, target in written.items() if target.name in found]
 
     def shorter(self, failure: PartitionError, target: TargetTopic, deadline: Deadline) -> PartitionError:
         """Why a log of the target is shorter than it was: because it is another topic's, if the target says so."""
-        found = topic_ids(describe_topics(self._target_admin, [target.name], deadline))
-        now = TargetTopic(target.name, found.get(target.name, b""))
+        now = target.now(topic_ids(describe_topics(self._target_admin, [target.name], deadline)))
         return self._target_recreated(failure.tp, target, now) if target.differs(now) else failure
 
     def _target_recreated(self, tp: TP, target: TargetTopic, found: TargetTopic) -> PartitionError:
@@ -162,7 +165,7 @@ class Starter:
         new: list[TP] = []
         for tp in tps:
             newest = ledger.newest(tp)
-            failure = self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+            failure = self._changed_since(tp, ledger, snapshot)
             if failure is not None:
                 prepared.failures.append(failure)
             elif newest is None:
@@ -299,7 +302,7 @@ class Starter:
         """
         tp = failure.tp
         ids = topic_ids(describe_topics(self._source_admin, [tp.topic], deadline))
-        if _differ(topic_id, ids.get(tp.topic, b"")):
+        if ids_differ(topic_id, ids.get(tp.topic, b"")):
             return _recreated(tp, failure.op, self._flow.naming.remote_topic(tp.topic)), None
         low = list_offsets(self._source, self._source_admin, {tp: EARLIEST}, deadline)[tp]
         end = list_offsets(self._source, self._source_admin, {tp: LATEST}, deadline, committed=False)[tp]
@@ -315,11 +318,6 @@ class Starter:
         lost = "the source lost records (an unclean election, a restored disk), or the topic was created again"
         hint = f"{lost}; {copied_anew(tp)}"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
-
-
-def _differ(topic_id: bytes, other: bytes) -> bool:
-    """Whether these ids are of different topics; brokers without ids can't tell."""
-    return any(topic_id) and any(other) and topic_id != other
 
 
 def _ask(admin: AdminClient, topics: Collection[str]) -> Answers:

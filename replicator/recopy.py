@@ -24,13 +24,14 @@ from replicator.clients import EARLIEST, LATEST, Cluster, Message
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.errors import TP, KafkaOpError, RefusedError
+from replicator.errors import TP, RefusedError
+from replicator.move import counted
 from replicator.names import task_of
 from replicator.offsets import Run
 from replicator.syncs import SyncsReader, SyncsState
-from replicator.task_writes import PartlyDoneError, Records, check_topic, command_body, write_as_tasks
-from replicator.topics import describe_topics, list_offsets, list_topics, topic_ids
-from replicator.wire import RECOPIED, ControlRecord, TargetTopic, decode, encode_control, task_tp
+from replicator.task_writes import PartlyDoneError, Records, check_ran, command_body, write_as_tasks
+from replicator.topics import describe_topics, known_offsets, list_topics, topic_ids
+from replicator.wire import NO_ID, RECOPIED, ControlRecord, TargetTopic, decode, encode_control, task_tp
 
 COMMAND = "recopy"
 SHOWN = 3
@@ -115,18 +116,13 @@ def plan_recopy(copies: Iterable[Copy], target: str, *, behind: bool) -> Plan:
         if it.offsets:
             held.setdefault(it.target_topic, []).append(it.offsets)
     refusals = [
-        f"{topic} on {target} holds {sum(offsets):,} offsets in {partitions_text(len(offsets))}: {way_out}"
+        f"{topic} on {target} holds {sum(offsets):,} offsets in {counted(len(offsets), 'partition')}: {way_out}"
         for topic, offsets in held.items()
     ]
     if not lost:
         whole = sorted({it.target_topic for it in copies})
         refusals = [f"{topic} on {target} still is what was replicated to: {way_out}" for topic in whole]
     return Plan(lost, kept, tuple(refusals))
-
-
-def partitions_text(number: int) -> str:
-    """``1 partition``, ``1,234 partitions``."""
-    return f"{number:,} partition{'' if number == 1 else 's'}"
 
 
 class Recopy:
@@ -155,8 +151,7 @@ class Recopy:
             KafkaOpError: no answer.
         """
         present = list_topics(self._target, self._admin, Deadline(self._timeout_s)).topics
-        with closing(CompactedReader(self._target, self.flow.syncs_topic, [], lambda message: None)) as reader:
-            check_topic(self.flow, reader, Deadline(self._timeout_s))
+        check_ran(self.flow, self._target, Deadline(self._timeout_s))
         self._tasks = len(present[self.flow.syncs_topic].partitions) if self.flow.syncs_topic in present else 0
         state = self._state()
         self.halted = bool(state.halted)
@@ -180,26 +175,18 @@ class Recopy:
         there = {tp: at for tp, at in remote.items() if at.partition < present.get(at.topic, 0)}
         deadline = Deadline(self._timeout_s)
         ids = topic_ids(describe_topics(self._admin, {at.topic for at in there.values()}, deadline))
-        begins = self._offsets(there.values(), EARLIEST, deadline)
-        ends = self._offsets(there.values(), LATEST, deadline)
-        copies = []
-        for tp, run in newest.items():
-            at = remote[tp]
-            copy = Copy(tp, at.topic, run, state.targets.get(tp), str(state.stopped.get(tp, {}).get("reason", "")))
-            if tp in there:
-                found = TargetTopic(at.topic, ids.get(at.topic, b""))
-                copy = Copy(tp, at.topic, run, copy.told, copy.stopped, found, begins[at], ends[at])
-            copies.append(copy)
-        return copies
-
-    def _offsets(self, tps: Iterable[TP], spec: Any, deadline: Deadline) -> dict[TP, int]:
-        answers = list_offsets(self._target, self._admin, dict.fromkeys(tps, spec), deadline, committed=False)
-        found = {}
-        for tp, answer in answers.items():
-            if isinstance(answer, KafkaOpError):
-                raise answer
-            found[tp] = answer
-        return found
+        begins, ends = (
+            known_offsets(self._target, self._admin, dict.fromkeys(there.values(), spec), deadline, committed=False)
+            for spec in (EARLIEST, LATEST)
+        )
+        return [
+            Copy(
+                tp, at.topic, newest[tp], state.targets.get(tp), str(state.stopped.get(tp, {}).get("reason", "")),
+                TargetTopic(at.topic, ids.get(at.topic, NO_ID)) if tp in there else None,
+                begins.get(at, 0), ends.get(at, 0),
+            )
+            for tp, at in remote.items()
+        ]  # fmt: skip
 
     def rows(self, plan: Plan, copies: Iterable[Copy], state: str, failed: Mapping[int, str] | None = None) -> Rows:
         """Each partition, as in the JSON: those of the plan in `state`, or failed with their task."""

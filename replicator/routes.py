@@ -15,7 +15,6 @@ from replicator.config import Flow
 from replicator.errors import TP, StopReason
 from replicator.syncs import OTHER_OFFSETS, MapsState
 from replicator.translation import Ahead, OffsetMap, Translation, Unknown
-from replicator.wire import TargetTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class FlowView:
         is_other_topic = newest is not None and topic_id is not None and newest.topic_id != topic_id
         told = self.syncs.targets.get(tp)
         reason = self.syncs.stopped.get(tp, {}).get("reason")
-        is_other_copy = told is not None and told.differs(TargetTopic(told.name, self.target_ids.get(told.name, b"")))
+        is_other_copy = told is not None and told.differs(told.now(self.target_ids))
         if is_other_copy or reason == StopReason.TARGET_RECREATED:
             remote = self.flow.naming.remote_topic(tp.topic)
             return offset_map, f"{remote} on {self.flow.target} is not the topic that was replicated to any more"

@@ -17,9 +17,9 @@ from replicator.clients import (
 )
 from replicator.compacted import CompactedReader
 from replicator.deadline import Deadline
-from replicator.errors import TP, ConfigError, KafkaOpError, StopReason
+from replicator.errors import TP, ConfigError, StopReason
 from replicator.offsets import Run
-from replicator.topics import list_offsets, list_topics
+from replicator.topics import known_offsets, list_topics
 from replicator.translation import OffsetMap
 from replicator.wire import (
     HALTED,
@@ -181,12 +181,8 @@ def syncs_ends(
         KafkaOpError: a partition gave no answer.
     """
     specs = {TP(topic, task): LATEST for task in range(tasks)}
-    ends = {}
-    for tp, end in list_offsets(target, admin, specs, deadline, committed=committed).items():
-        if isinstance(end, KafkaOpError):
-            raise end
-        ends[tp.partition] = end
-    return ends
+    ends = known_offsets(target, admin, specs, deadline, committed=committed)
+    return {tp.partition: end for tp, end in ends.items()}
 
 
 def ensure_topic(admin: AdminClient, target: Cluster, topic: str, tasks: int, flow: str, deadline: Deadline) -> None:

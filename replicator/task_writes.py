@@ -72,8 +72,7 @@ def write_as_tasks(
         RefusedError: the flow has no syncs topic: it never ran.
         PartlyDoneError: some tasks were not written to.
     """
-    with closing(CompactedReader(target, flow.syncs_topic, [], lambda message: None)) as reader:
-        check_topic(flow, reader, deadline)
+    check_ran(flow, target, deadline)
     numbers = sorted(set(tasks))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = {task: pool.submit(_write, flow, target, task, make, deadline) for task in numbers}
@@ -84,6 +83,16 @@ def write_as_tasks(
     if failed:
         done = set(numbers) - failed.keys()
         raise PartlyDoneError(op, done, {task: it for task, it in failed.items() if isinstance(it, KafkaOpError)})
+
+
+def check_ran(flow: Flow, target: Cluster, deadline: Deadline) -> None:
+    """`check_topic`, for who does not read the topic.
+
+    Raises:
+        RefusedError, KafkaOpError: as `check_topic`.
+    """
+    with closing(CompactedReader(target, flow.syncs_topic, [], lambda message: None)) as reader:
+        check_topic(flow, reader, deadline)
 
 
 def check_topic(flow: Flow, reader: CompactedReader, deadline: Deadline) -> None:

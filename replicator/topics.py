@@ -360,6 +360,22 @@ def list_offsets(
     return answers
 
 
+def known_offsets(
+    cluster: Cluster, admin: AdminClient, specs: Mapping[TP, OffsetSpec], deadline: Deadline, *, committed: bool = True
+) -> dict[TP, int]:
+    """`list_offsets`, where every partition has to answer.
+
+    Raises:
+        KafkaOpError: one did not.
+    """
+    found: dict[TP, int] = {}
+    for tp, answer in list_offsets(cluster, admin, specs, deadline, committed=committed).items():
+        if isinstance(answer, KafkaOpError):
+            raise answer
+        found[tp] = answer
+    return found
+
+
 def _forget_leaders(cluster: Cluster, admin: AdminClient, patience: Deadline) -> None:
     """Have the client ask for the leaders again: after an election it would repeat the old epoch for a minute."""
     with contextlib.suppress(KafkaOpError):  # no answer here is no answer to the question: that says why

@@ -22,6 +22,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +93,19 @@ class TargetTopic:
 
     def differs(self, found: TargetTopic) -> bool:
         """Whether `found` is certainly another topic, whatever its name."""
-        return any(self.topic_id) and any(found.topic_id) and self.topic_id != found.topic_id
+        return ids_differ(self.topic_id, found.topic_id)
+
+    def now(self, ids: Mapping[str, bytes]) -> TargetTopic:
+        """What has the name now, by the ids that the target told; one without an id where it told none."""
+        return TargetTopic(self.name, ids.get(self.name, NO_ID))
 
     def __str__(self) -> str:
         return f"{self.name} ({_uuid_text(self.topic_id)})"
+
+
+def ids_differ(topic_id: bytes, other: bytes) -> bool:
+    """Whether these ids are certainly of different topics; brokers without ids can't tell."""
+    return any(topic_id) and any(other) and topic_id != other
 
 
 def target_record(tp: TP, target: TargetTopic) -> ControlRecord:

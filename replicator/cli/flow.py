@@ -22,9 +22,10 @@ from replicator.deadline import Deadline
 from replicator.errors import RefusedError
 from replicator.halts import Reason, halt_text, halted_text
 from replicator.interrupts import held_back, interruptible
+from replicator.move import counted
 from replicator.pausing import Command, Halts, Pausing
 from replicator.recopy import COMMAND as RECOPY
-from replicator.recopy import Copy, Plan, Recopy, partitions_text, plan_recopy
+from replicator.recopy import Copy, Plan, Recopy, plan_recopy
 
 EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
@@ -231,7 +232,7 @@ def _carry_out_recopy(
         raise RefusedError("\n".join(plan.refusals))
     flow = recopying.flow
     topics = sorted({it.tp.topic for it in plan.forgotten})
-    partitions = partitions_text(len(plan.forgotten))
+    partitions = counted(len(plan.forgotten), "partition")
     _say(f"{RECOPY} {flow.name}: {', '.join(topics)} anew, {partitions}, from {flow.settings.start_from} (start_from)")
     held = sum(it.offsets for it in plan.forgotten)
     if held:
