@@ -22,6 +22,7 @@ from tests.kafka.records import (
     NewRecord,
     admin_client,
     alter_topic_config,
+    await_leaders,
     create_topic,
     delete_topic,
     end_offsets,
@@ -295,12 +296,7 @@ def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
     admin = admin_client(flow.source)
     old = len(end_offsets(flow.source, flow.topic))
     admin.create_partitions([NewPartitions(flow.topic, partitions)])[flow.topic].result(REACT_S)
-
-    def have_leaders() -> bool:
-        found = admin.list_topics(flow.topic, timeout=REACT_S).topics[flow.topic].partitions
-        return len(found) == partitions and all(it.leader >= 0 for it in found.values())
-
-    eventually(have_leaders, REACT_S)
+    await_leaders(admin, flow.topic, partitions)
     flow.produce(flow.topic, [NewRecord(b"new%d" % n, b"k", old + n % (partitions - old)) for n in range(10)])
 
 

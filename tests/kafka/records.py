@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import (
@@ -25,6 +26,7 @@ from tests.kafka.eventually import eventually
 READ_TIMEOUT_S = 60.0
 ADMIN_TIMEOUT_S = 30.0
 _NOT_LED_YET = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+_NOT_SEEN_YET = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE})
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -133,7 +135,7 @@ def end_offsets(
 ) -> dict[int, int]:
     """Partition → last stable offset, or high watermark for `read_uncommitted`.
 
-    A topic may have been made a moment ago: a broker knows it before it leads it.
+    A topic may have been made a moment ago: a broker knows it before it leads it, and not all brokers at once.
     """
     return eventually(lambda: _end_offsets(bootstrap_servers, topic, isolation, client), ADMIN_TIMEOUT_S)
 
@@ -142,12 +144,10 @@ def _end_offsets(
     bootstrap_servers: str, topic: str, isolation: str, client: Mapping[str, Any] | None
 ) -> dict[int, int]:
     admin = admin_client(bootstrap_servers, client)
-    metadata = admin.list_topics(topic, timeout=ADMIN_TIMEOUT_S).topics[topic]
-    if metadata.error is not None:
-        raise KafkaException(metadata.error)
+    partitions = _partitions(admin, topic)
     level = IsolationLevel.READ_COMMITTED if isolation == "read_committed" else IsolationLevel.READ_UNCOMMITTED
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    query = {TopicPartition(topic, partition): latest for partition in metadata.partitions}
+    query = {TopicPartition(topic, partition): latest for partition in partitions}
     answers = admin.list_offsets(query, isolation_level=level, request_timeout=ADMIN_TIMEOUT_S)
     try:
         return {tp.partition: answer.result(ADMIN_TIMEOUT_S).offset for tp, answer in answers.items()}
@@ -169,7 +169,31 @@ def leader_of(bootstrap_servers: str, topic: str, partition: int = 0) -> int:
 
 def partition_metadata(bootstrap_servers: str, topic: str, partition: int = 0) -> Any:
     """Leader, replicas and in-sync replicas of a partition: `leader`, `replicas`, `isrs`."""
-    return admin_client(bootstrap_servers).list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions[partition]
+    admin = admin_client(bootstrap_servers)
+    return eventually(lambda: _partitions(admin, topic).get(partition), ADMIN_TIMEOUT_S)
+
+
+def _partitions(admin: AdminClient, topic: str) -> Mapping[int, Any]:
+    """Partition → its metadata, as the broker has them that answers.
+
+    Raises:
+        AssertionError: that broker does not know the topic, or not yet.
+    """
+    metadata = admin.list_topics(topic, timeout=ADMIN_TIMEOUT_S).topics[topic]
+    if metadata.error is not None:
+        assert metadata.error.code() not in _NOT_SEEN_YET, f"{topic}: {metadata.error}"
+        raise KafkaException(metadata.error)
+    partitions: Mapping[int, Any] = metadata.partitions
+    return partitions
+
+
+def _each_broker(admin: AdminClient, client: Mapping[str, Any] | None) -> list[AdminClient]:
+    """A client for each broker that is up, whose first questions go to that broker.
+
+    librdkafka asks any broker that it is connected to, and connects to others only for what they alone can answer.
+    """
+    brokers = admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers.values()
+    return [admin_client(f"{it.host}:{it.port}", client) for it in brokers]
 
 
 def create_topic(
@@ -181,17 +205,23 @@ def create_topic(
     config: Mapping[str, str] | None = None,
     client: Mapping[str, Any] | None = None,
 ) -> str:
-    """Create a topic and wait until every partition has a leader; returns its name."""
+    """Create a topic and wait until every broker knows it, and a leader of every partition; returns its name."""
     admin = admin_client(bootstrap_servers, client)
     new = NewTopic(topic, partitions, replication_factor, config=dict(config or {}))
     admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
+    for broker in _each_broker(admin, client):
+        await_leaders(broker, topic, partitions)
+    return topic
+
+
+def await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
+    """Wait until the broker that answers knows so many partitions of the topic, and a leader of each."""
 
     def has_leaders() -> bool:
-        found = admin.list_topics(topic, timeout=ADMIN_TIMEOUT_S).topics[topic].partitions
+        found = _partitions(admin, topic)
         return len(found) == partitions and all(it.leader >= 0 for it in found.values())
 
     eventually(has_leaders, within_s=ADMIN_TIMEOUT_S)
-    return topic
 
 
 def alter_topic_config(
@@ -205,10 +235,15 @@ def alter_topic_config(
 
 
 def delete_topic(bootstrap_servers: str, topic: str) -> None:
-    """Delete a topic and wait until it is gone."""
+    """Delete a topic and wait until every broker has forgotten it."""
     admin = admin_client(bootstrap_servers)
     admin.delete_topics([topic])[topic].result(ADMIN_TIMEOUT_S)
-    eventually(lambda: topic not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics, within_s=ADMIN_TIMEOUT_S)
+    for broker in _each_broker(admin, None):
+        eventually(partial(_does_not_know, broker, topic), ADMIN_TIMEOUT_S)
+
+
+def _does_not_know(admin: AdminClient, topic: str) -> bool:
+    return topic not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
 
 
 class NewRecord(NamedTuple):
