@@ -171,7 +171,7 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source
         assert groups() == groups_before
         return True
 
-    assert eventually(is_as_before, within_s=10)
+    assert eventually(is_as_before, within_s=30)
     assert home.is_empty()
 
 

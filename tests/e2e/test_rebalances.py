@@ -62,7 +62,7 @@ def test_workers_come_and_go(bench: Bench) -> None:
     await_shared([first, second, third])
     pump.await_more(1500)
     first.send(signal.SIGTERM)
-    assert first.await_exit(15) == 0
+    assert first.await_exit() == 0
     await_shared([second, third])
     pump.await_more(1500)
     second.kill()
@@ -88,7 +88,7 @@ def test_a_successor_with_an_old_view_of_the_topics_goes_on(
     new.await_running(1)
     pump.await_more(500)
     new.send(signal.SIGTERM)
-    assert new.await_exit(15) == 0
+    assert new.await_exit() == 0
     pump.stop()
     assert bench.verify().records == pump.acknowledged
     assert not old.events("partition_stopped")
@@ -97,30 +97,33 @@ def test_a_successor_with_an_old_view_of_the_topics_goes_on(
 def test_takeover_is_fast(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
     """With the default session: under 3 s after SIGTERM, under 15 s after kill -9.
 
-    A handover that took longer is repeated, twice at most: a busy machine makes one slow, and none fast.
+    A takeover that took longer is repeated, twice at most: a busy machine makes one slow, and none fast.
     """
     bench = make_bench(source, target, worker={"session_timeout_s": 10})
     pump = bench.pump()
-    leaving, staying = bench.start_worker(), bench.start_worker()
-    took_s: list[float] = []
-    while len(took_s) < 3 and min(took_s, default=math.inf) >= TAKEOVER_AFTER_SIGTERM_S:
-        await_shared([leaving, staying])
-        tasks, asked_s = owned(leaving), time.monotonic()
-        leaving.send(signal.SIGTERM)
-        took_s.append(await_takeover(staying, tasks, asked_s, within_s=30))
-        assert leaving.await_exit(15) == 0
-        leaving, staying = staying, bench.start_worker()
-    await_shared([leaving, staying])
+    workers = [bench.start_worker(), bench.start_worker()]
+
+    def takeovers(number: signal.Signals, soon_s: float) -> list[float]:
+        """Seconds of each, until one was soon."""
+        took_s: list[float] = []
+        while len(took_s) < 3 and min(took_s, default=math.inf) >= soon_s:
+            await_shared(workers)
+            leaving, staying = workers
+            tasks, asked_s = owned(leaving), time.monotonic()
+            leaving.send(number)
+            took_s.append(await_takeover(staying, tasks, asked_s, within_s=60))
+            assert leaving.await_exit() == (0 if number == signal.SIGTERM else -number)
+            workers[:] = [staying, bench.start_worker()]
+        print(f"takeover after {number.name}: {', '.join(f'{it:.2f} s' for it in took_s)}")
+        return took_s
+
+    after_sigterm = takeovers(signal.SIGTERM, TAKEOVER_AFTER_SIGTERM_S)
+    after_kill = takeovers(signal.SIGKILL, TAKEOVER_AFTER_KILL_S)
     pump.await_more(1000)
-    tasks, killed_s = owned(leaving), time.monotonic()
-    leaving.kill()
-    killed_took_s = await_takeover(staying, tasks, killed_s, within_s=30)
-    after_sigterm = ", ".join(f"{it:.2f} s" for it in took_s)
-    print(f"takeover: {after_sigterm} after SIGTERM, {killed_took_s:.2f} s after kill -9")
     pump.stop()
     assert bench.verify().records == pump.acknowledged > 1000
-    assert min(took_s) < TAKEOVER_AFTER_SIGTERM_S
-    assert killed_took_s < TAKEOVER_AFTER_KILL_S
+    assert min(after_sigterm) < TAKEOVER_AFTER_SIGTERM_S
+    assert min(after_kill) < TAKEOVER_AFTER_KILL_S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -131,7 +134,7 @@ def test_a_signal_ends_it_clean(bench: Bench, number: signal.Signals) -> None:
     worker.await_running(TASKS)
     pump.await_more(1000)
     worker.send(number)
-    assert worker.await_exit(10) == 0
+    assert worker.await_exit() == 0
     servers = bench.target.bootstrap_servers
     admin = admin_client(servers)
     group = admin.describe_consumer_groups([bench.group])[bench.group].result(20)
@@ -148,7 +151,7 @@ def test_a_signal_at_the_moment_of_assignment(bench: Bench) -> None:
     bench.create_topic()
     worker = bench.start_worker(point="SIGTERM:assigned:1")
     worker.await_event("tasks_assigned")
-    assert worker.await_exit(5) == 0
+    assert worker.await_exit(9) == 0
 
 
 def test_a_foreign_producer_between_our_records(bench: Bench) -> None:

@@ -113,4 +113,4 @@ def test_a_dead_cluster_is_given_up_in_time(topic: str, flow: Flow) -> None:
             audit.begin(Deadline(2))
         with pytest.raises(RetriableError, match="no answer"):
             audit.write(record(flow, "never", "started"), Deadline(2))
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < TIMEOUT_S

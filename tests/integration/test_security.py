@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,21 +77,20 @@ def config(folder: Path, unique: UniqueName, source: tuple[Cluster, dict[str, An
     return file
 
 
-def command(file: Path, *arguments: str, **environment: str) -> tuple[int, str, float]:
-    """Exit code, all output, and seconds of a command; no secret is in the output."""
-    began_s = time.monotonic()
+def command(file: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and all output of a command, which ends soon; no secret is in the output."""
     done = subprocess.run(
         [sys.executable, "-m", "replicator", "-c", str(file), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=REACT_S,
         check=False,
         env=os.environ | environment,
     )
     assert SECRET not in done.stdout
     assert WRONG not in done.stdout
-    return done.returncode, done.stdout, time.monotonic() - began_s
+    return done.returncode, done.stdout
 
 
 def test_tls_and_scram_on_both_sides(
@@ -104,7 +102,7 @@ def test_tls_and_scram_on_both_sides(
     from_file = scram(authority, password_file=str(secret_file))
     del from_file["password"]
     file = config(tmp_path, unique, (secured["east"], scram(authority)), (secured["west"], from_file))
-    code, output, _ = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert (code, output.count("reached, 1 broker")) == (0, 2), output
     topic = create_topic(secured["east"].admin_servers, unique("orders"), partitions=2)
     produce(secured["east"].admin_servers, topic, RECORDS)
@@ -147,9 +145,8 @@ def test_a_wrong_password_is_said(secured: Clusters, authority: Authority, uniqu
     """At once, with the cluster's name and what to check; `run` waits, not ready, for the password to be right."""
     wrong = scram(authority, WRONG)
     file = config(tmp_path, unique, (secured["east"], scram(authority)), (secured["west"], wrong))
-    code, output, seconds = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert code == 1
-    assert seconds < 10
     assert f"clusters.{unique('east')}: reached" in output
     assert f"{unique('west')} ({secured['west'].bootstrap_servers}) refused the connection" in output
     assert "Authentication failed" in output
@@ -174,9 +171,8 @@ def test_an_authority_that_we_do_not_trust_is_said(
 ) -> None:
     """The broker's certificate is of another authority than `ca_file`."""
     file = config(tmp_path, unique, (secured["east"], scram(foreign)), (secured["west"], scram(authority)))
-    code, output, seconds = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert code == 1
-    assert seconds < 10
     assert "certificate verify failed" in output
     assert f"check clusters.{unique('east')}.security.ca_file" in output
     assert f"clusters.{unique('west')}: reached" in output
@@ -191,9 +187,8 @@ def test_a_certificate_that_the_broker_does_not_trust_is_said(
     if kind == "none":
         del security["cert_file"], security["key_file"]
     file = config(tmp_path, unique, (secured["mtls"], security), (secured["west"], scram(authority)))
-    code, output, seconds = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert code == 1
-    assert seconds < 12
     assert f"{unique('east')} ({secured['mtls'].bootstrap_servers})" in output
     assert "SSL" in output or "certificate" in output
     assert f"clusters.{unique('east')}.security" in output
@@ -204,7 +199,7 @@ def test_a_plaintext_client_is_told_of_the_protocol(
 ) -> None:
     """The commonest mistake: the security block is missing."""
     file = config(tmp_path, unique, (secured["east"], {}), (secured["west"], scram(authority)))
-    code, output, _ = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert code == 1
     assert f"no answer from {unique('east')}" in output
     assert f"clusters.{unique('east')}.security" in output
@@ -220,7 +215,7 @@ def test_config_show_masks_every_secret(
     file.write_text(json.dumps(content))
     variable = {f"REPLICATOR_CLUSTERS__{unique('west')}__SECURITY__PASSWORD": WRONG}
     for output_format in ("table", "json"):
-        code, output, _ = command(file, "config", "show", "-o", output_format, **variable)
+        code, output = command(file, "config", "show", "-o", output_format, **variable)
         assert code == 0
         assert output.count("********") == 4
 
@@ -248,7 +243,7 @@ def test_no_mistake_in_the_file_shows_a_secret(tmp_path: Path, text: str) -> Non
     """Whatever is wrong with the line that holds it: exit code 2, and the text of the line is not printed."""
     file = tmp_path / "replicator.yaml"
     file.write_text(text % SECRET)
-    code, output, _ = command(file, "config", "check")
+    code, output = command(file, "config", "check")
     assert code == 2
     assert output.startswith("error:")
     assert "Traceback" not in output
