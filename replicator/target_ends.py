@@ -48,8 +48,12 @@ class TargetEnds:
             }
         )
         self._known: dict[TP, _Place] = {}
-        self.problem = ""
+        self._refused: dict[TP, str] = {}
+
+    @property
+    def problem(self) -> str:
         """Which right is missing to look; without it a caught-up group shows the lag of a marker."""
+        return next(iter(self._refused.values()), "")
 
     def find(
         self, starts: Mapping[TP, int], deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False
@@ -60,6 +64,7 @@ class TargetEnds:
             KafkaOpError: the client can't go on.
         """
         now_s = time.monotonic()
+        self._refused = {tp: why for tp, why in self._refused.items() if tp in starts}
         unknown: dict[TP, _Place] = {}
         for tp, start in starts.items():
             known = self._known.get(tp)
@@ -78,7 +83,6 @@ class TargetEnds:
 
     def _look_up(self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
         waiting = dict(places)
-        self.problem = ""
         partitions = topic_partitions((tp, place.end) for tp, place in places.items())
         try:
             self._consumer.assign(partitions)
@@ -104,8 +108,9 @@ class TargetEnds:
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 failure = self._target.error(error, op="read the end of a remote topic", right="READ", topic=tp.topic)
-                self.problem = str(failure)
+                self._refused[tp] = str(failure)
             return False
+        self._refused.pop(tp, None)
         self._known[tp] = _Place(place.start, max(place.end, message.offset() or 0), time.monotonic())
         return True
 

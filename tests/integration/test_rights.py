@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from structlog.testing import capture_logs
 
+from replicator import target_ends
 from replicator.audit import Audit, read_audit
 from replicator.clients import Cluster as Clients
 from replicator.committed import tag
@@ -35,6 +36,7 @@ from replicator.pausing import Pausing
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
 from replicator.refine import Refiner
+from replicator.target_ends import TargetEnds
 from replicator.translation import Between
 from replicator.worker import FlowWorker
 from tests.integration.groups import checkpoints, commit, committed
@@ -107,8 +109,11 @@ def running(ours: Settings) -> Iterator[FlowWorker]:
         worker.join(TIMEOUT_S)
 
 
-def test_without_rights_for_groups_records_are_replicated_all_the_same(secured: Clusters) -> None:
+def test_without_rights_for_groups_records_are_replicated_all_the_same(
+    secured: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is missing is told with a hint, and stops nothing."""
+    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 1.0)  # on a busy machine the first look may be too short
     east, west = secured["east"].admin_servers, secured["west"].admin_servers
     create_topic(east, "payments.us")
     produce(east, "payments.us", [b"1"])
@@ -219,6 +224,29 @@ def test_an_audit_that_may_not_be_used_says_which_right_is_missing(secured: Clus
         pytest.raises(KafkaOpError, match=r"grant CREATE and WRITE on replicator\.audit to User:nobody"),
     ):
         audit.begin(Deadline(TIMEOUT_S))
+
+
+def test_a_topic_that_may_not_be_read_is_said_until_it_may_be(
+    secured: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while others are looked at that may be read."""
+    monkeypatch.setattr(target_ends, "PATIENCE_S", 5.0)
+    west = secured["west"]
+    shut, free = (TP(create_topic(west.admin_servers, f"end-of-{name}"), 0) for name in ("shut", "free"))
+
+    def right(tp: TP, operation: AclOperation) -> AclBinding:
+        literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+        return AclBinding(ResourceType.TOPIC, tp.topic, literal, "User:nobody", "*", operation, allow)
+
+    grant(west, [right(free, AclOperation.READ), right(shut, AclOperation.DESCRIBE)])
+    with closing(TargetEnds(on_target(secured, "nobody"))) as ends:
+        eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and ends.problem, within_s=TIMEOUT_S)
+        assert "grant READ on end-of-shut" in ends.problem
+        ends.find({shut: 0, free: 0}, Deadline(TIMEOUT_S))
+        assert "grant READ on end-of-shut" in ends.problem
+        grant(west, [right(shut, AclOperation.READ)])
+        monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0)
+        eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and not ends.problem, within_s=TIMEOUT_S)
 
 
 def values(servers: str, topic: str) -> set[bytes | None]:
