@@ -16,7 +16,7 @@ from replicator.planes.records import RecordsPlane
 from tests.kafka.eventually import eventually
 from tests.kafka.records import Record
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 BUFFER_BYTES = 33_554_432
 
 Placed = dict[TP, list[Placement]]

@@ -22,7 +22,7 @@ from tests.kafka.records import create_topic
 
 PARTITIONS = 6
 TASKS = 4
-CATCH_UP_S = 60.0
+CATCH_UP_S = 120.0
 
 
 class Bench:

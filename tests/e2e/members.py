@@ -24,7 +24,7 @@ from tests.kafka.eventually import eventually
 from tests.kafka.records import read_topic
 
 COMMIT_EVERY_S = 0.1
-JOIN_TIMEOUT_S = 30.0
+JOIN_TIMEOUT_S = 60.0
 SHOWN = 40
 """Lines at the beginning and at the end of a group's story."""
 _COMMIT_LATER = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError._TIMED_OUT}
@@ -137,7 +137,7 @@ class _Member(threading.Thread):
         self._tell(f"gives up {sorted(tp.partition for tp in gone)}")
         if self.commits_at_the_end:
             last = {tp: it for tp, it in self._positions.items() if tp in gone}
-            eventually(lambda: self._commit(last), within_s=5)
+            eventually(lambda: self._commit(last), within_s=60)
         self._forget(gone)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

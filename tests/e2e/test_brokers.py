@@ -98,7 +98,7 @@ def commit_all(bench: Bench, groups: list[str]) -> None:
         assert all(found[group] > before[group] for group in groups), found
         return True
 
-    eventually(are_synced, within_s=30)
+    eventually(are_synced, within_s=60)
 
 
 def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) -> None:
@@ -125,7 +125,7 @@ def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) 
 
 def await_other_leader(cluster: Cluster, topic: str, partition: int, old: int) -> None:
     """Wait until another broker leads the partition."""
-    eventually(lambda: leader_of(cluster.bootstrap_servers, topic, partition) not in {old, -1}, within_s=30)
+    eventually(lambda: leader_of(cluster.bootstrap_servers, topic, partition) not in {old, -1}, within_s=60)
 
 
 def test_a_hanging_target_does_not_hold_a_stop_back(bench: Bench, pair: Clusters) -> None:

@@ -17,8 +17,8 @@ from replicator.embedded import Cluster
 from tests.kafka.eventually import eventually
 from tests.kafka.records import admin_client, read_topic
 
-RUN_TIMEOUT_S = 180.0
-GONE_WITHIN_S = 20.0
+RUN_TIMEOUT_S = 200.0
+GONE_WITHIN_S = 60.0
 
 
 class Home:
@@ -87,7 +87,6 @@ def pids(stderr: str) -> list[int]:
     return found
 
 
-@pytest.mark.timeout(240)
 def test_a_worker_is_killed_a_group_moves_and_nothing_is_lost(home: Home) -> None:
     """Exit code 0, zeros, a kill and two moves that really happened; neither process nor file is left."""
     result = home.run("--records", "20000", "-o", "json")
@@ -118,7 +117,6 @@ def test_a_worker_is_killed_a_group_moves_and_nothing_is_lost(home: Home) -> Non
     assert home.is_empty()
 
 
-@pytest.mark.timeout(240)
 def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
     """`--keep` prints addresses that answer, a configuration that works, and a command that removes all of it."""
     result = home.run("--records", "3000", "--keep")
@@ -145,7 +143,6 @@ def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
     assert eventually(home.is_empty, within_s=GONE_WITHIN_S)
 
 
-@pytest.mark.timeout(240)
 def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source: Cluster, target: Cluster) -> None:
     """It works where other topics and groups are, with names of its own, and takes these alone away."""
     servers = (source.bootstrap_servers, target.bootstrap_servers)
@@ -171,11 +168,10 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source
         assert groups() == groups_before
         return True
 
-    assert eventually(is_as_before, within_s=30)
+    assert eventually(is_as_before, within_s=60)
     assert home.is_empty()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )
@@ -197,7 +193,6 @@ def test_an_interrupted_demo_leaves_nothing(home: Home, signum: signal.Signals, 
     assert not any(is_running(pid) for pid in pids(said))
 
 
-@pytest.mark.timeout(60)
 def test_without_the_extra_one_line_says_what_to_install(home: Home) -> None:
     """No traceback, no cluster started."""
     hide = (
@@ -207,7 +202,7 @@ def test_without_the_extra_one_line_says_what_to_install(home: Home) -> None:
     )
     environment = {**os.environ, "TMPDIR": str(home.directory)}
     result = subprocess.run(
-        [sys.executable, "-c", hide], env=environment, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", hide], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 1
     assert result.stdout == ""

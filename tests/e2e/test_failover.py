@@ -75,7 +75,7 @@ def await_halted(zombie: WorkerProcess) -> None:
         assert tasks == set(range(TASKS)), f"only {tasks} say that they are halted:\n{zombie.log()[-5000:]}"
         return True
 
-    eventually(is_halted, within_s=30)
+    eventually(is_halted, within_s=60)
 
 
 def after_checkpoints(bench: Bench, home: Members) -> set[int]:
@@ -203,7 +203,7 @@ def await_checkpoints(bench: Bench) -> None:
         assert len(found) == PARTITIONS, found
         return found
 
-    at_first = eventually(has_committed, within_s=20)
+    at_first = eventually(has_committed, within_s=60)
 
     def is_known() -> bool:
         known = checkpoints(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
@@ -214,4 +214,4 @@ def await_checkpoints(bench: Bench) -> None:
         assert not late, f"committed {at_first}, known {late}"
         return True
 
-    eventually(is_known, within_s=20)
+    eventually(is_known, within_s=60)

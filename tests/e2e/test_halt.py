@@ -11,7 +11,7 @@ from tests.e2e.worker_process import WorkerProcess
 from tests.kafka.eventually import eventually
 from tests.kafka.records import admin_client, end_offsets
 
-NOTICED_S = 15.0
+NOTICED_S = 60.0
 
 
 def switch(bench: Bench, command: str, code: int = 0) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def await_joined(parent: WorkerProcess, pids: list[int]) -> None:
         assert set(pids) <= members, f"{members} of {pids}:\n{parent.log()[-4000:]}"
         return True
 
-    eventually(joined, within_s=30)
+    eventually(joined, within_s=60)
 
 
 def test_a_killed_child_is_replaced(bench: Bench) -> None:

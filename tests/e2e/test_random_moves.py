@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.cimpl import NewPartitions
 
 from replicator.committed import tag
 from replicator.embedded import Cluster
@@ -25,7 +24,7 @@ from tests.e2e.conftest import PARTITIONS, Bench, MakeBench
 from tests.e2e.pump import BEGIN_MS, Pump
 from tests.integration.groups import committed, offsets
 from tests.kafka.eventually import eventually
-from tests.kafka.records import Record, admin_client, create_topic, end_offsets, read_topic
+from tests.kafka.records import Record, admin_client, create_topic, end_offsets, grow_topic, read_topic
 
 CHAOS_S = 40.0
 STEP_S = 0.1
@@ -204,8 +203,7 @@ class Chaos:
 
     def grow(self) -> None:
         """More partitions for `orders`."""
-        (future,) = self._admin.create_partitions([NewPartitions(self.bench.topic, GROWN)]).values()
-        future.result(30)
+        grow_topic(self.bench.source.bootstrap_servers, self.bench.topic, GROWN)
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------

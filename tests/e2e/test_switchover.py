@@ -79,7 +79,7 @@ def await_synced(bench: Bench) -> None:
         assert committed(bench.target.bootstrap_servers, group_of(bench)) == wanted
         return True
 
-    eventually(is_synced, within_s=20)
+    eventually(is_synced, within_s=60)
 
 
 def test_there_and_back_while_all_work(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from tests.e2e.conftest import TASKS, Bench
 from tests.e2e.worker_process import WorkerProcess
 from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, create_topic, produce, read_topic
+from tests.kafka.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
 
 FIRST_RECORD_S = 10.0
 """Generous, for a busy machine; the goal is 3 s, and the measure is printed."""
 INTERVAL_S = 2.0
 """The benches' `refresh_topics_interval_s`."""
-DETECTION_MARGIN_S = 10.0
+DETECTION_MARGIN_S = 30.0
 """Of which a busy machine needs most."""
 
 
@@ -54,7 +53,7 @@ def test_the_first_record_comes_soon(bench: Bench) -> None:
     produce(bench.source.bootstrap_servers, bench.topic, [b"first"])
     began_s = time.monotonic()
     bench.start_worker()
-    await_values(bench, bench.topic, [b"first"], within_s=30)
+    await_values(bench, bench.topic, [b"first"], within_s=60)
     took_s = time.monotonic() - began_s
     print(f"start to first record: {took_s:.2f} s")
     assert took_s < FIRST_RECORD_S
@@ -71,8 +70,7 @@ def test_new_topics_and_partitions_are_found(bench: Bench) -> None:
     create_topic(servers, late, partitions=2)
     produce(servers, late, [NewRecord(b"a", partition=0), NewRecord(b"b", partition=1)])
     topic_s = await_values(bench, late, [b"a", b"b"], within_s=INTERVAL_S + DETECTION_MARGIN_S)
-    admin = admin_client(servers)
-    admin.create_partitions([NewPartitions(bench.topic, 3)])[bench.topic].result(20)
+    grow_topic(servers, bench.topic, 3)
     written = [NewRecord(b"%d" % p, partition=p) for p in range(3)]
     produce(servers, bench.topic, written)
     grown_s = await_values(bench, bench.topic, [b"0", b"1", b"2"], within_s=INTERVAL_S + DETECTION_MARGIN_S)
@@ -89,7 +87,7 @@ def test_a_topic_that_vanishes_stops_alone(bench: Bench) -> None:
     produce(servers, doomed, [NewRecord(b"a", partition=0), NewRecord(b"b", partition=1)])
     pump = bench.pump()
     worker = bench.start_worker()
-    await_values(bench, doomed, [b"a", b"b"], within_s=20)
+    await_values(bench, doomed, [b"a", b"b"], within_s=60)
     admin = admin_client(servers)
     admin.delete_topics([doomed])[doomed].result(20)
     expected = {(doomed, 0, "source_gone"), (doomed, 1, "source_gone")}
@@ -110,10 +108,10 @@ def test_a_topic_that_is_recreated_stops_alone(bench: Bench) -> None:
     produce(servers, doomed, [b"old"] * 3)
     pump = bench.pump()
     worker = bench.start_worker()
-    await_values(bench, doomed, [b"old"] * 3, within_s=20)
+    await_values(bench, doomed, [b"old"] * 3, within_s=60)
     admin = admin_client(servers)
     admin.delete_topics([doomed])[doomed].result(20)
-    eventually(lambda: doomed not in admin.list_topics(timeout=10).topics, within_s=20)
+    eventually(lambda: doomed not in admin.list_topics(timeout=10).topics, within_s=60)
     create_topic(servers, doomed)
     produce(servers, doomed, [b"new"] * 20)
 
@@ -123,7 +121,7 @@ def test_a_topic_that_is_recreated_stops_alone(bench: Bench) -> None:
     eventually(lambda: is_recreated(worker), within_s=4 * INTERVAL_S + DETECTION_MARGIN_S)
     worker.kill()
     second = bench.start_worker()
-    eventually(lambda: is_recreated(second), within_s=20)
+    eventually(lambda: is_recreated(second), within_s=60)
     pump.await_more(1000)
     pump.stop()
     assert bench.verify().records == pump.acknowledged

@@ -20,8 +20,8 @@ from typing import Any
 from tests.kafka.eventually import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 30.0
-EXIT_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 60.0
 
 Event = dict[str, Any]
 

@@ -24,7 +24,7 @@ from tests.kafka.records import NewRecord, admin_client, end_offsets
 RECORDS = 50
 """In each of two partitions of the topic."""
 UNREACHABLE = "127.0.0.1:1"
-SOON_S = 20.0
+SOON_S = 60.0
 AUDIT = "replicator.audit"
 
 

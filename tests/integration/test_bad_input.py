@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.cimpl import NewPartitions
 
 from replicator.embedded import Cluster, ClusterSpec, open_clusters
 from replicator.errors import TP, PartitionError, StopReason
@@ -22,10 +21,10 @@ from tests.kafka.records import (
     NewRecord,
     admin_client,
     alter_topic_config,
-    await_leaders,
     create_topic,
     delete_topic,
     end_offsets,
+    grow_topic,
     produce,
     read_topic,
 )
@@ -293,10 +292,8 @@ def test_a_target_topic_with_fewer_partitions_is_grown(
 
 def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
     """Make the source's topic larger, and write to the new partitions at once."""
-    admin = admin_client(flow.source)
     old = len(end_offsets(flow.source, flow.topic))
-    admin.create_partitions([NewPartitions(flow.topic, partitions)])[flow.topic].result(REACT_S)
-    await_leaders(admin, flow.topic, partitions)
+    grow_topic(flow.source, flow.topic, partitions)
     flow.produce(flow.topic, [NewRecord(b"new%d" % n, b"k", old + n % (partitions - old)) for n in range(10)])
 
 

@@ -29,7 +29,7 @@ from tests.kafka.records import create_topic
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
 OAUTH_MODULE = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Client:

@@ -23,7 +23,7 @@ from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import NewRecord, create_topic, produce
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 TP_0, TP_1 = TP("east.orders", 0), TP("east.orders", 1)
 
 

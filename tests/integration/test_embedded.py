@@ -114,8 +114,8 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         assert is_running(broker)
         assert list(tmp_path.iterdir())
         parent.kill()
-    eventually(lambda: not is_running(broker), within_s=30)
-    eventually(lambda: not list(tmp_path.iterdir()), within_s=30)
+    eventually(lambda: not is_running(broker), within_s=60)
+    eventually(lambda: not list(tmp_path.iterdir()), within_s=60)
 
 
 @java_only
@@ -128,7 +128,7 @@ def test_detached_clusters_live_until_they_are_stopped(tmp_path: Path) -> None:
     assert is_running(int(broker))
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    eventually(lambda: not is_running(int(broker)), within_s=30)
+    eventually(lambda: not is_running(int(broker)), within_s=60)
     assert not list(tmp_path.iterdir())
     again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert again.returncode == 1

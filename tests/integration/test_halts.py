@@ -23,7 +23,7 @@ from replicator.transactions import FencingWriter
 from tests.kafka.fixtures import UniqueName
 
 TASKS = range(4)
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture
@@ -138,4 +138,4 @@ def test_a_dead_cluster_is_given_up_in_time(flow: Flow) -> None:
         halt(flow, dead, TASKS, {}, Deadline(1))
     with closing(FencingWriter(dead, "nobody")) as writer, pytest.raises(RetriableError, match="no answer"):
         writer.open(Deadline(1))
-    assert time.monotonic() - began_s < TIMEOUT_S
+    assert time.monotonic() - began_s < TIMEOUT_S / 2

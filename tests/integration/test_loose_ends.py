@@ -180,4 +180,4 @@ def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cl
     assert bench.verify(bench.topic).records == 100
     assert not bench.found("transaction_settled")
     assert not bench.found("transactions_not_looked_for")
-    eventually(lambda: not bench.worker.not_ready(), within_s=30)
+    eventually(lambda: not bench.worker.not_ready(), within_s=60)

@@ -20,7 +20,7 @@ from tests.integration.flows import FlowBench, FlowBenches
 from tests.integration.in_process import Run, Runs
 
 TASKS = 3
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

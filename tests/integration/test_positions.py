@@ -25,7 +25,7 @@ from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets
 
-SOON_S = 30.0
+SOON_S = 60.0
 
 
 @pytest.fixture(autouse=True)

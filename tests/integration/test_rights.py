@@ -16,7 +16,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclOperation,
     AclPermissionType,
     ConfigResource,
-    NewPartitions,
     ResourcePatternType,
     ResourceType,
 )
@@ -42,10 +41,10 @@ from replicator.worker import FlowWorker
 from tests.integration.groups import checkpoints, commit, committed
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, admin_client, create_topic, end_offsets, produce, read_topic
+from tests.kafka.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
 
 GUIDE = Path(__file__).parents[2] / "docs/deployment.md"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 RESOURCES = {
     "--topic": ResourceType.TOPIC,
     "--group": ResourceType.GROUP,
@@ -187,9 +186,7 @@ def test_documented_rights_are_enough(secured: Clusters) -> None:
     with running(settings(secured, "replicator")) as worker:
         eventually(lambda: values(west, "east.orders") == {b"1", b"2"}, within_s=TIMEOUT_S)
         eventually(lambda: values(west, "east.payments.eu") == {b"3"}, within_s=TIMEOUT_S)
-        admin = admin_client(east)
-        admin.create_partitions([NewPartitions("orders", 2)])["orders"].result(TIMEOUT_S)
-        eventually(lambda: len(end_offsets(east, "orders")) == 2, within_s=TIMEOUT_S)
+        grow_topic(east, "orders", 2)
         produce(east, "orders", [NewRecord(b"4", partition=1)])
         eventually(lambda: b"4" in values(west, "east.orders"), within_s=TIMEOUT_S)
         commit(east, "shipping", {TP("orders", 0): 1})

@@ -24,7 +24,7 @@ from tests.kafka.records import ADMIN_TIMEOUT_S, admin_client, end_offsets, lead
 
 OFFSETS_TOPIC = "__consumer_offsets"
 GROUPS = 12
-SOON_S = 40.0
+SOON_S = 60.0
 
 
 @pytest.fixture

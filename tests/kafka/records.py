@@ -18,13 +18,13 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from replicator.deadline import Deadline
 from tests.kafka.eventually import eventually
 
 READ_TIMEOUT_S = 60.0
-ADMIN_TIMEOUT_S = 30.0
+ADMIN_TIMEOUT_S = 60.0
 _NOT_LED_YET = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 _NOT_SEEN_YET = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE})
 
@@ -210,11 +210,11 @@ def create_topic(
     new = NewTopic(topic, partitions, replication_factor, config=dict(config or {}))
     admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
     for broker in _each_broker(admin, client):
-        await_leaders(broker, topic, partitions)
+        _await_leaders(broker, topic, partitions)
     return topic
 
 
-def await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
+def _await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
     """Wait until the broker that answers knows so many partitions of the topic, and a leader of each."""
 
     def has_leaders() -> bool:
@@ -222,6 +222,14 @@ def await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
         return len(found) == partitions and all(it.leader >= 0 for it in found.values())
 
     eventually(has_leaders, within_s=ADMIN_TIMEOUT_S)
+
+
+def grow_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
+    """Make a topic larger, and wait until every broker knows it, and a leader of every partition."""
+    admin = admin_client(bootstrap_servers)
+    admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(ADMIN_TIMEOUT_S)
+    for broker in _each_broker(admin, None):
+        _await_leaders(broker, topic, partitions)
 
 
 def alter_topic_config(
