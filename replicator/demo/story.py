@@ -31,7 +31,7 @@ from replicator.demo.reading import Reader
 from replicator.demo.summary import Kept, Latency, Measured, Summary, latencies, throughput
 from replicator.demo.traffic import Load, Timeline, Watch
 from replicator.demo.trip import Trip
-from replicator.demo.workers import Worker
+from replicator.demo.workers import Worker, are_shared
 from replicator.embedded import Clusters, ClusterSpec, open_clusters
 from replicator.errors import TP, ReplicatorError
 
@@ -187,7 +187,7 @@ class _Story:
         self._load.limit = math.ceil(records * AWAY_AT_MOST)
         self._load.start()
         self._trip.begin(names.source)
-        self._until(lambda: self._load.records >= records * KILL_AT)
+        self._until(lambda: self._load.records >= records * KILL_AT and are_shared(self._workers, TASKS))
         self._kill(self._workers[0])
         self._until(lambda: _tasks(self._workers) == set(range(TASKS)))
         self._took_over()
@@ -208,10 +208,10 @@ class _Story:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _start_workers(self, processes: Processes) -> None:
-        """Both run tasks, and together all of them."""
+        """Each runs some of the tasks."""
         self._workers = [Worker(name, processes.start(name, "run")) for name in ("worker-1", "worker-2")]
         deadline = Deadline(WORKERS_TIMEOUT_S)
-        while not (all(worker.tasks for worker in self._workers) and _tasks(self._workers) == set(range(TASKS))):
+        while not are_shared(self._workers, TASKS):
             for worker in self._workers:
                 worker.refresh()
             if deadline.expired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from replicator.demo.flights import DemoError
@@ -96,3 +96,9 @@ class Worker:
 
     def log_tail(self) -> str:
         return self._process.log_tail()
+
+
+def are_shared(workers: Collection[Worker], tasks: int) -> bool:
+    """Whether each task is run, by one worker, and each worker runs one: the death of any of them is felt."""
+    running = sorted(task for worker in workers for task in worker.tasks)
+    return running == list(range(tasks)) and all(worker.tasks for worker in workers)

@@ -24,7 +24,7 @@ from replicator.demo.flights import DemoError, Flights, find_file, number_of, to
 from replicator.demo.group import Journal
 from replicator.demo.summary import Account, Latency, Measured, Move, latencies, throughput
 from replicator.demo.trip import short_plan
-from replicator.demo.workers import Worker
+from replicator.demo.workers import Worker, are_shared
 from replicator.errors import ReplicatorError
 
 HOUR_MS = 3_600_000
@@ -290,6 +290,25 @@ def test_a_workers_state_follows_its_log(tmp_path: Path) -> None:
             log.write(text)
         worker.refresh()
         assert worker.state == state
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        (({0, 1}, {2, 3}), True),
+        (({0, 1, 2}, {3}), True),
+        (({0, 1, 2, 3}, set()), False),  # a kill of the second would not be felt
+        (({0, 1}, {0, 1, 2, 3}), False),  # the log of the first is not read to its end yet
+        (({0, 1}, {2}), False),
+    ],
+)
+def test_tasks_are_shared_when_each_has_one_worker_and_each_worker_one(
+    tmp_path: Path, tasks: tuple[set[int], set[int]], expected: bool
+) -> None:
+    workers = [Worker(f"worker-{n}", Process(tmp_path / "log")) for n in (1, 2)]  # type: ignore[arg-type]
+    for worker, its in zip(workers, tasks, strict=True):
+        worker.tasks = its
+    assert are_shared(workers, 4) is expected
 
 
 def test_a_worker_that_ends_by_itself_ends_the_demo(tmp_path: Path) -> None:
