@@ -76,4 +76,4 @@ def at_work(group: str, servers: str, topics: list[str], reset: str = "error") -
 
 
 def topics_of(servers: str) -> set[str]:
-    return set(admin_client(servers).list_topics(timeout=20).topics)
+    return set(admin_client(servers).list_topics(timeout=60).topics)

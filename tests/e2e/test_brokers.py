@@ -29,7 +29,7 @@ def bench(make_bench: MakeBench, pair: Clusters) -> Bench:
     return make_bench(pair["source"], pair["target"])
 
 
-def await_ready(worker: WorkerProcess, within_s: float = 45.0) -> None:
+def await_ready(worker: WorkerProcess, within_s: float = 90.0) -> None:
     """Wait until the process calls itself ready."""
 
     def is_ready() -> bool:

@@ -148,10 +148,10 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source
     servers = (source.bootstrap_servers, target.bootstrap_servers)
 
     def topics() -> list[set[str]]:
-        return [set(admin_client(it).list_topics(timeout=10).topics) - {"__consumer_offsets"} for it in servers]
+        return [set(admin_client(it).list_topics(timeout=60).topics) - {"__consumer_offsets"} for it in servers]
 
     def groups() -> list[set[str]]:
-        listed = [admin_client(it).list_consumer_groups().result(timeout=10) for it in servers]
+        listed = [admin_client(it).list_consumer_groups().result(timeout=60) for it in servers]
         return [{group.group_id for group in it.valid} for it in listed]
 
     before, groups_before = topics(), groups()

@@ -63,7 +63,7 @@ def log_ends(bench: Bench) -> dict[str, dict[int, int]]:
 
 def state_of_target(bench: Bench) -> tuple[Any, ...]:
     """All that a command could have changed there: the logs, the group's offsets, the topics."""
-    topics = set(admin_client(bench.target.bootstrap_servers).list_topics(timeout=20).topics)
+    topics = set(admin_client(bench.target.bootstrap_servers).list_topics(timeout=60).topics)
     return log_ends(bench), committed(bench.target.bootstrap_servers, group_of(bench)), topics
 
 

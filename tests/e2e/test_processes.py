@@ -20,7 +20,7 @@ def is_running(pid: int) -> bool:
 
 
 def await_gone(pids: list[int]) -> None:
-    eventually(lambda: not [pid for pid in pids if is_running(pid)], within_s=10)
+    eventually(lambda: not [pid for pid in pids if is_running(pid)], within_s=60)
 
 
 def children(parent: WorkerProcess) -> list[int]:

@@ -29,7 +29,7 @@ def owned(worker: WorkerProcess) -> set[int]:
     return tasks
 
 
-def await_shared(workers: list[WorkerProcess], within_s: float = 20.0) -> None:
+def await_shared(workers: list[WorkerProcess], within_s: float = 60.0) -> None:
     """Wait until every task has one owner and every worker has a task."""
 
     def is_shared() -> bool:
@@ -137,7 +137,7 @@ def test_a_signal_ends_it_clean(bench: Bench, number: signal.Signals) -> None:
     assert worker.await_exit() == 0
     servers = bench.target.bootstrap_servers
     admin = admin_client(servers)
-    group = admin.describe_consumer_groups([bench.group])[bench.group].result(20)
+    group = admin.describe_consumer_groups([bench.group])[bench.group].result(60)
     assert not group.members
     for topic in (bench.remote(bench.topic), bench.syncs_topic):
         assert end_offsets(servers, topic) == end_offsets(servers, topic, isolation="read_uncommitted")

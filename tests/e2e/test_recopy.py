@@ -45,10 +45,10 @@ def test_recopy_and_workers_killed_at_any_moment(bench: Bench) -> None:
         """A worker may have begun a partition in the topic while that was deleted: then the command is run again."""
         with Command(bench.file, "recopy", lost, "--yes") as command:
             assert command.wait() in (0, 3), command.report()
-        bench.await_caught_up(lost, within_s=10)
+        bench.await_caught_up(lost, within_s=30)
         return True
 
-    eventually(is_copied, 120)
+    eventually(is_copied, 200)
     print(f"{ended} of {KILLS} commands ended before they were killed")
     pump.await_more(1000)
     pump.stop()
@@ -60,7 +60,7 @@ def test_recopy_and_workers_killed_at_any_moment(bench: Bench) -> None:
 def lose(bench: Bench, topic: str) -> None:
     """Delete the copy, if there is one."""
     servers = bench.target.bootstrap_servers
-    if bench.remote(topic) in admin_client(servers).list_topics(timeout=20).topics:
+    if bench.remote(topic) in admin_client(servers).list_topics(timeout=60).topics:
         delete_topic(servers, bench.remote(topic))
 
 

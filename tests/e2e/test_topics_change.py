@@ -30,7 +30,7 @@ def await_values(bench: Bench, topic: str, expected: list[bytes], within_s: floa
     names = admin_client(bench.target.bootstrap_servers)
 
     def are_there() -> bool:
-        assert bench.remote(topic) in names.list_topics(timeout=10).topics
+        assert bench.remote(topic) in names.list_topics(timeout=60).topics
         try:
             found = values(bench, topic)
         except KafkaException as error:  # its partitions have no leader yet
@@ -89,7 +89,7 @@ def test_a_topic_that_vanishes_stops_alone(bench: Bench) -> None:
     worker = bench.start_worker()
     await_values(bench, doomed, [b"a", b"b"], within_s=60)
     admin = admin_client(servers)
-    admin.delete_topics([doomed])[doomed].result(20)
+    admin.delete_topics([doomed])[doomed].result(60)
     expected = {(doomed, 0, "source_gone"), (doomed, 1, "source_gone")}
     eventually(lambda: stopped(worker) == expected, within_s=INTERVAL_S + DETECTION_MARGIN_S)
     assert all(value == 1 for value in worker.metric("replicator_partition_stopped").values())
@@ -110,8 +110,8 @@ def test_a_topic_that_is_recreated_stops_alone(bench: Bench) -> None:
     worker = bench.start_worker()
     await_values(bench, doomed, [b"old"] * 3, within_s=60)
     admin = admin_client(servers)
-    admin.delete_topics([doomed])[doomed].result(20)
-    eventually(lambda: doomed not in admin.list_topics(timeout=10).topics, within_s=60)
+    admin.delete_topics([doomed])[doomed].result(60)
+    eventually(lambda: doomed not in admin.list_topics(timeout=60).topics, within_s=60)
     create_topic(servers, doomed)
     produce(servers, doomed, [b"new"] * 20)
 

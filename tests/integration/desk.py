@@ -81,7 +81,7 @@ class Desk:
 
     def traces(self, group: str) -> tuple[Any, ...]:
         """All that a move changes: the group's offsets on both clusters, and the audit."""
-        topics = admin_client(self.flow.target).list_topics(timeout=20).topics
+        topics = admin_client(self.flow.target).list_topics(timeout=60).topics
         audit = end_offsets(self.flow.target, AUDIT, isolation="read_uncommitted") if AUDIT in topics else {0: 0}
         return committed(self.flow.source, group), committed(self.flow.target, group), audit
 

@@ -74,7 +74,7 @@ def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
         reason = flow.await_stopped(flow.topic, partition, "target_gone")
         assert f"{flow.remote(flow.topic)} does not exist" in reason
         assert flow.position(flow.topic, partition) == FILLED // 2
-    assert flow.remote(flow.topic) not in admin_client(flow.target).list_topics(timeout=10).topics
+    assert flow.remote(flow.topic) not in admin_client(flow.target).list_topics(timeout=60).topics
     assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 2
 
 

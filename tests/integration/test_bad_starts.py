@@ -52,6 +52,6 @@ def test_names(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None
     flow.start()
     flow.verify(flow.topic, remote=flow.topic)
     flow.verify(flow.other, remote=f"renamed-{flow.other}")
-    found = set(admin_client(flow.target).list_topics(timeout=10).topics)
+    found = set(admin_client(flow.target).list_topics(timeout=60).topics)
     assert {flow.topic, f"renamed-{flow.other}"} <= found
     assert not {excluded, flow.remote(excluded), flow.other, flow.remote(flow.topic)} & found

@@ -230,7 +230,7 @@ def test_acls_bind_everyone_but_the_super_user(secured: Clusters) -> None:
     literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
     acl = AclBinding(ResourceType.TOPIC, "orders", literal, "User:ana", "*", AclOperation.READ, allow)
     as_admin = admin_client(cluster.bootstrap_servers, admin)
-    as_admin.create_acls([acl])[acl].result(10)
+    as_admin.create_acls([acl])[acl].result(60)
     assert len(read_topic(cluster.bootstrap_servers, "orders", client=ana)) == 1
 
 

@@ -129,7 +129,7 @@ def test_what_has_no_end_gets_the_right_one(
     bench.produce(bench.topic, records(1000))
     forgetful = Forgetful(monkeypatch, expected, commit=commit, dies=True)
     bench.start(runs=False)
-    assert forgetful.over.wait(30), bench.log()
+    assert forgetful.over.wait(60), bench.log()
     bench.stop()
     monkeypatch.undo()
     assert forgetful.forgot == expected, "not the transaction that the test is about"
@@ -156,7 +156,7 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
     first = TP(bench.remote(bench.topic), 0)
     forgetful = Forgetful(monkeypatch, {first}, dies=False)
     bench.produce(bench.topic, [it for it in records(1000) if it.partition == 0])
-    assert forgetful.over.wait(30), bench.log()
+    assert forgetful.over.wait(60), bench.log()
     monkeypatch.undo()
     assert forgetful.forgot == {first}
     careless.restart()

@@ -489,7 +489,7 @@ def trim(servers: str, topic: str, before: int) -> None:
     """Delete the records before an offset, as retention does."""
     admin = admin_client(servers)  # it answers as long as it is referred to
     (future,) = admin.delete_records([TopicPartition(topic, 0, before)]).values()
-    future.result(20)
+    future.result(60)
 
 
 def test_check_is_well_until_something_is_wrong(own_desk: Desk) -> None:

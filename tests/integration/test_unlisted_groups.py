@@ -75,15 +75,15 @@ def test_groups_that_no_broker_lists_are_not_forgotten(desk: Desk, pair: Cluster
     eventually(lambda: victim not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers, SOON_S)
 
     for names in (["--all"], [groups[0]], [f"g.*-{desk.run_id}"]):
-        said = desk.run("switchover", *names, "--dry-run", code=1, connect_timeout_s=3).stderr
+        said = desk.run("switchover", *names, "--dry-run", code=1, connect_timeout_s=6).stderr
         unknown = away | set(names)  # a pattern may be a group's name, too, and have its coordinator there
         assert any(f"{flow.alias}: no broker lists the group {group}, and its coord" in said for group in unknown), said
     if away != set(groups):  # on a busy machine the broker that is up first may have them all
         assert desk.run(
-            "switchover", next(it for it in groups if it not in away), "--dry-run", connect_timeout_s=3
+            "switchover", next(it for it in groups if it not in away), "--dry-run", connect_timeout_s=6
         ).stdout
     if nobody:
-        assert f"no group '{nobody}'" in desk.refuses("switchover", nobody, "--yes", connect_timeout_s=3)
+        assert f"no group '{nobody}'" in desk.refuses("switchover", nobody, "--yes", connect_timeout_s=6)
 
     before = known(desk)
     flow.start()
