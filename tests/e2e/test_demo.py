@@ -151,7 +151,8 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source
         return [set(admin_client(it).list_topics(timeout=60).topics) - {"__consumer_offsets"} for it in servers]
 
     def groups() -> list[set[str]]:
-        listed = [admin_client(it).list_consumer_groups().result(timeout=60) for it in servers]
+        admins = [admin_client(it) for it in servers]  # an answer to a client that is let go never comes
+        listed = [admin.list_consumer_groups().result(timeout=60) for admin in admins]
         return [{group.group_id for group in it.valid} for it in listed]
 
     before, groups_before = topics(), groups()
