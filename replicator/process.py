@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+STDERR = 2
+"""Where the stacks of all threads are written when a library in C ends the process: nothing else says why."""
 RESPAWN_AFTER_S = 1.0
 RESPAWN_AT_MOST_S = 30.0
 PARENT_VARIABLE = "REPLICATOR_PARENT_PID"
@@ -67,6 +70,7 @@ class Signals:
 
 def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
     """Run one worker for each flow until a signal; the exit code."""
+    faulthandler.enable(STDERR)
     log = get_logger()
     signals = Signals()
     metrics = Metrics()

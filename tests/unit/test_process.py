@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,30 @@ def test_it_waits_as_long_as_asked() -> None:
     began_s = time.monotonic()
     assert not signals.wait(0.05)
     assert time.monotonic() - began_s >= 0.05
+
+
+CONFIG = """
+clusters: {east: {bootstrap_servers: "127.0.0.1:1"}, west: {bootstrap_servers: "127.0.0.1:1"}}
+flows: {east->west: {topics: [orders]}}
+http: {port: 0}
+"""
+
+
+def test_a_library_that_ends_the_process_leaves_the_stacks_of_its_threads(tmp_path: Path) -> None:
+    """As librdkafka's or the C library's `abort` does: by the signal alone."""
+    file = tmp_path / "replicator.yaml"
+    file.write_text(CONFIG)
+    arguments = [sys.executable, "-m", "replicator", "-c", str(file), "run"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
+        assert worker.stdout is not None
+        while "worker_started" not in (line := worker.stdout.readline()):
+            assert line, "ended"
+        worker.send_signal(signal.SIGABRT)
+        said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in said
+    assert "in run_worker" in said
+    assert said.count("most recent call first") > 1
 
 
 def test_two_signals_in_the_same_moment_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
