@@ -29,6 +29,7 @@ class Worker:
         self._process = process
         self._log = Tail(process.log)
         self._joined = False
+        self._assigned: set[int] = set()
 
     @property
     def pid(self) -> int:
@@ -67,10 +68,12 @@ class Worker:
         match event.get("event"):
             case "tasks_assigned":
                 self._joined = True
+                self._assigned |= set(event["tasks"])
             case "task_runs":
-                self.tasks.add(event["task"])
+                self.tasks |= self._assigned & {event["task"]}  # one that was given up while it began still says so
             case "tasks_revoked" | "tasks_lost":
-                self.tasks -= set(event["tasks"])
+                self._assigned -= set(event["tasks"])
+                self.tasks &= self._assigned
             case "task_restarts" | "task_fenced" | "task_failed_unexpectedly":
                 self.tasks.discard(event["task"])
 

@@ -283,7 +283,9 @@ def test_a_workers_state_follows_its_log(tmp_path: Path) -> None:
         ('{"event": "task_runs", "task": 1}\n{"event": "task_runs", "ta', "tasks 1"),
         ('sk": 0}\n', "tasks 0 1"),
         ('{"event": "tasks_revoked", "tasks": [1]}\n', "tasks 0"),
+        ('{"event": "task_runs", "task": 1}\n', "tasks 0"),  # it had begun already when it was given up
         ('{"event": "task_restarts", "task": 0}\n', "no tasks"),
+        ('{"event": "tasks_assigned", "tasks": [1]}\n{"event": "task_runs", "task": 1}\n', "tasks 1"),
     ]
     for text, state in steps:
         with process.log.open("a") as log:
