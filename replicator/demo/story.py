@@ -189,8 +189,9 @@ class _Story:
         self._trip.begin(names.source)
         self._until(lambda: self._load.records >= records * KILL_AT and are_shared(self._workers, TASKS))
         self._kill(self._workers[0])
-        self._until(lambda: _tasks(self._workers) == set(range(TASKS)))
-        self._took_over()
+        survivor = self._workers[1]
+        self._until(lambda: are_shared([survivor], TASKS))
+        self._took_over(survivor)
         self._until(lambda: self._lag * 100 <= records)
         self._watch.end_standstills()
 
@@ -241,9 +242,8 @@ class _Story:
         worker.kill()
         self._display.say(f"kill -9 {worker.pid}: {worker.name} is dead, {self._load.records:,} produced", "bold red")
 
-    def _took_over(self) -> None:
+    def _took_over(self, survivor: Worker) -> None:
         self._takeover_s = time.monotonic() - self._killed_s
-        survivor = next(worker for worker in self._workers if not worker.ended)
         self._display.say(f"{survivor.name} runs all tasks, {self._takeover_s:.1f} s after the kill", "bold green")
 
     # --- waiting ------------------------------------------------------------------------------------------------------
@@ -309,10 +309,6 @@ class _Story:
             standstill_s=self._watch.longest_standstill_s,
             session_timeout_s=WorkerSettings().session_timeout_s,
         )
-
-
-def _tasks(workers: list[Worker]) -> set[int]:
-    return {task for worker in workers for task in worker.tasks}
 
 
 def _identify(record: Record) -> int | Record:
