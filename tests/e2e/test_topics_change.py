@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 from tests.e2e.conftest import TASKS, Bench
 from tests.e2e.worker_process import WorkerProcess
 from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
+from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, grow_topic, produce, read_topic
 
 FIRST_RECORD_S = 10.0
 """Generous, for a busy machine; the goal is 3 s, and the measure is printed."""
@@ -88,8 +88,7 @@ def test_a_topic_that_vanishes_stops_alone(bench: Bench) -> None:
     pump = bench.pump()
     worker = bench.start_worker()
     await_values(bench, doomed, [b"a", b"b"], within_s=60)
-    admin = admin_client(servers)
-    admin.delete_topics([doomed])[doomed].result(60)
+    delete_topic(servers, doomed)
     expected = {(doomed, 0, "source_gone"), (doomed, 1, "source_gone")}
     eventually(lambda: stopped(worker) == expected, within_s=INTERVAL_S + DETECTION_MARGIN_S)
     assert all(value == 1 for value in worker.metric("replicator_partition_stopped").values())
@@ -109,9 +108,7 @@ def test_a_topic_that_is_recreated_stops_alone(bench: Bench) -> None:
     pump = bench.pump()
     worker = bench.start_worker()
     await_values(bench, doomed, [b"old"] * 3, within_s=60)
-    admin = admin_client(servers)
-    admin.delete_topics([doomed])[doomed].result(60)
-    eventually(lambda: doomed not in admin.list_topics(timeout=60).topics, within_s=60)
+    delete_topic(servers, doomed)
     create_topic(servers, doomed)
     produce(servers, doomed, [b"new"] * 20)
 

@@ -121,7 +121,7 @@ def test_without_rights_for_groups_records_are_replicated_all_the_same(
         core = [acl for where, acl in documented_rights() if where == name and not is_for_groups(acl)]
         assert core
         grant(cluster, [as_limited(acl) for acl in core])
-    grant(secured["west"], [as_limited(group_right("replicator-east-west", AclOperation.READ))])
+    grant(secured["west"], [right(ResourceType.GROUP, "replicator-east-west", AclOperation.READ, "limited")])
     with capture_logs() as events, running(settings(secured, "limited")) as worker:
         eventually(lambda: values(west, "east.payments.us") == {b"1"}, within_s=TIMEOUT_S)
         eventually(lambda: notes(worker, "heartbeats: create heartbeats"), within_s=TIMEOUT_S)
@@ -129,7 +129,7 @@ def test_without_rights_for_groups_records_are_replicated_all_the_same(
         eventually(lambda: notes(worker, "positions: commit for the group"), within_s=TIMEOUT_S)
         assert "grant READ on the group replicator-east-west to User:limited of clusters.east" in notes(worker, "pos")
         eventually(lambda: [it for it in events if it["event"] == "groups_none_visible"], within_s=TIMEOUT_S)
-        grant(secured["east"], [as_limited(group_right("billing", AclOperation.DESCRIBE))])
+        grant(secured["east"], [right(ResourceType.GROUP, "billing", AclOperation.DESCRIBE, "limited")])
         eventually(lambda: notes(worker, "checkpoints: read the end of a remote topic"), within_s=TIMEOUT_S)
         assert "grant READ on east.payments.us" in notes(worker, "checkpoints")
         eventually(lambda: checkpoints(west, "east.checkpoints.internal", "billing"), within_s=TIMEOUT_S)
@@ -153,9 +153,14 @@ def is_for_groups(acl: AclBinding) -> bool:
     return acl.restype == ResourceType.GROUP or acl.name == "heartbeats" or reads_copies
 
 
-def group_right(group: str, operation: AclOperation) -> AclBinding:
-    literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
-    return AclBinding(ResourceType.GROUP, group, literal, "User:limited", "*", operation, allow)
+def right(
+    kind: ResourceType,
+    name: str,
+    operation: AclOperation,
+    user: str = "nobody",
+    pattern: ResourcePatternType = ResourcePatternType.LITERAL,
+) -> AclBinding:
+    return AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
 
 
 def as_limited(acl: AclBinding) -> AclBinding:
@@ -230,18 +235,14 @@ def test_a_topic_that_may_not_be_read_is_said_until_it_may_be(
     monkeypatch.setattr(target_ends, "PATIENCE_S", 5.0)
     west = secured["west"]
     shut, free = (TP(create_topic(west.admin_servers, f"end-of-{name}"), 0) for name in ("shut", "free"))
-
-    def right(tp: TP, operation: AclOperation) -> AclBinding:
-        literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
-        return AclBinding(ResourceType.TOPIC, tp.topic, literal, "User:nobody", "*", operation, allow)
-
-    grant(west, [right(free, AclOperation.READ), right(shut, AclOperation.DESCRIBE)])
+    kind = ResourceType.TOPIC
+    grant(west, [right(kind, free.topic, AclOperation.READ), right(kind, shut.topic, AclOperation.DESCRIBE)])
     with closing(TargetEnds(on_target(secured, "nobody"))) as ends:
         eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and ends.problem, within_s=TIMEOUT_S)
         assert "grant READ on end-of-shut" in ends.problem
         ends.find({shut: 0, free: 0}, Deadline(TIMEOUT_S))
         assert "grant READ on end-of-shut" in ends.problem
-        grant(west, [right(shut, AclOperation.READ)])
+        grant(west, [right(kind, shut.topic, AclOperation.READ)])
         monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0)
         eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and not ends.problem, within_s=TIMEOUT_S)
 
@@ -257,14 +258,13 @@ def test_topic_that_may_not_be_written_says_which_right_is_missing(secured: Clus
     create_topic(secured["east"].admin_servers, "open")
     create_topic(secured["west"].admin_servers, "closed")
     produce(secured["east"].admin_servers, "open", [b"1", b"2", b"3"])
-    literal, prefixed, allow = ResourcePatternType.LITERAL, ResourcePatternType.PREFIXED, AclPermissionType.ALLOW
-    who = "User:nobody"
-    grant(secured["east"], [AclBinding(ResourceType.TOPIC, "open", literal, who, "*", AclOperation.READ, allow)])
+    prefixed, write = ResourcePatternType.PREFIXED, AclOperation.WRITE
+    grant(secured["east"], [right(ResourceType.TOPIC, "open", AclOperation.READ)])
     grant(
         secured["west"],
         [
-            AclBinding(ResourceType.TOPIC, "closed", literal, who, "*", AclOperation.DESCRIBE, allow),
-            AclBinding(ResourceType.TRANSACTIONAL_ID, "trial", prefixed, who, "*", AclOperation.WRITE, allow),
+            right(ResourceType.TOPIC, "closed", AclOperation.DESCRIBE),
+            right(ResourceType.TRANSACTIONAL_ID, "trial", write, pattern=prefixed),
         ],
     )
     clusters = settings(secured, "nobody").clusters
@@ -287,9 +287,7 @@ def test_topic_that_may_not_be_written_says_which_right_is_missing(secured: Clus
 
 def test_transactional_id_that_may_not_be_used_says_which_right_is_missing(secured: Clusters) -> None:
     """The first step of a task fails with the right that it lacks, not with a fault of the program."""
-    literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
-    kind, who = ResourceType.TRANSACTIONAL_ID, "User:nobody"
-    grant(secured["west"], [AclBinding(kind, "forbidden-0", literal, who, "*", AclOperation.DESCRIBE, allow)])
+    grant(secured["west"], [right(ResourceType.TRANSACTIONAL_ID, "forbidden-0", AclOperation.DESCRIBE)])
     clusters = settings(secured, "nobody").clusters
     source = Clients("east", "source", clusters["east"], "forbidden")
     target = Clients("west", "target", clusters["west"], "forbidden")
@@ -307,9 +305,7 @@ def test_transactional_id_that_may_not_be_used_says_which_right_is_missing(secur
 def test_records_that_may_not_be_counted_say_which_right_is_missing(secured: Clusters) -> None:
     """At once, not when the time is over."""
     create_topic(secured["west"].admin_servers, "uncounted")
-    literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
-    kind, who = ResourceType.TOPIC, "User:nobody"
-    grant(secured["west"], [AclBinding(kind, "uncounted", literal, who, "*", AclOperation.DESCRIBE, allow)])
+    grant(secured["west"], [right(ResourceType.TOPIC, "uncounted", AclOperation.DESCRIBE)])
     west = Clients("west", "target", settings(secured, "nobody").clusters["west"], "trial")
     between = Between(low=0, high=9, near_low=0, near_high=9, records=9, skip=3)
     with closing(Refiner(None, west, 1000)) as refiner, pytest.raises(KafkaOpError, match="grant READ on uncounted"):

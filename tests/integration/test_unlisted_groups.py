@@ -6,7 +6,7 @@ is like this for the moment in which one does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tests.integration.desk import Desk
 from tests.integration.flows import flow_benches
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import ADMIN_TIMEOUT_S, admin_client, end_offsets, leader_of
+from tests.kafka.records import ADMIN_TIMEOUT_S, admin_client, leaders_of
 
 OFFSETS_TOPIC = "__consumer_offsets"
 GROUPS = 12
@@ -40,16 +40,18 @@ def desk(pair: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield Desk(benches(pair["source"], pair["target"]), tmp_path).open()
 
 
-def coordinator(servers: str, group: str) -> int:
+def coordinator(leaders: Mapping[int, int], group: str) -> int:
     """The broker that coordinates a group of this name, whether there is one or not.
 
     It leads the partition of the offsets topic that the hash of the name says, `String.hashCode` in Java.
+
+    Args:
+        leaders: of the partitions of the offsets topic.
     """
     code = 0
     for character in group:
         code = (31 * code + ord(character)) & 0xFFFFFFFF
-    partitions = len(end_offsets(servers, OFFSETS_TOPIC))
-    return leader_of(servers, OFFSETS_TOPIC, abs(code - (code >> 31 << 32)) % partitions)
+    return leaders[abs(code - (code >> 31 << 32)) % len(leaders)]
 
 
 def known(desk: Desk) -> KnownGroups:
@@ -65,11 +67,12 @@ def test_groups_that_no_broker_lists_are_not_forgotten(desk: Desk, pair: Cluster
     flow, source = desk.flow, pair["source"]
     groups = [desk.group(f"g{number}", 10, 20) for number in range(GROUPS)]
     admin = admin_client(flow.source)
-    by_group = {group: coordinator(flow.source, group) for group in groups}
+    leaders = leaders_of(flow.source, OFFSETS_TOPIC)
+    by_group = {group: coordinator(leaders, group) for group in groups}
     victim = by_group[groups[0]]
     away = {group for group, broker in by_group.items() if broker == victim}
     strangers = (f"nobody-{number}" for number in range(100))
-    nobody = next((it for it in strangers if coordinator(flow.source, it) != victim), None)
+    nobody = next((it for it in strangers if coordinator(leaders, it) != victim), None)
     flow.stop()
     source.stop_broker(victim)
     eventually(lambda: victim not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers, SOON_S)

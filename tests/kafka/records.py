@@ -173,6 +173,13 @@ def partition_metadata(bootstrap_servers: str, topic: str, partition: int = 0) -
     return eventually(lambda: _partitions(admin, topic).get(partition), ADMIN_TIMEOUT_S)
 
 
+def leaders_of(bootstrap_servers: str, topic: str) -> dict[int, int]:
+    """Partition → node id of its leader; -1 while it has none."""
+    admin = admin_client(bootstrap_servers)
+    found = eventually(lambda: _partitions(admin, topic), ADMIN_TIMEOUT_S)
+    return {partition: int(it.leader) for partition, it in found.items()}
+
+
 def _partitions(admin: AdminClient, topic: str) -> Mapping[int, Any]:
     """Partition → its metadata, as the broker has them that answers.
 
@@ -209,27 +216,26 @@ def create_topic(
     admin = admin_client(bootstrap_servers, client)
     new = NewTopic(topic, partitions, replication_factor, config=dict(config or {}))
     admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
-    for broker in _each_broker(admin, client):
-        _await_leaders(broker, topic, partitions)
+    _await_leaders(admin, topic, partitions, client)
     return topic
 
 
-def _await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
-    """Wait until the broker that answers knows so many partitions of the topic, and a leader of each."""
+def _await_leaders(admin: AdminClient, topic: str, partitions: int, client: Mapping[str, Any] | None = None) -> None:
+    """Wait until every broker knows so many partitions of the topic, and a leader of each."""
 
-    def has_leaders() -> bool:
-        found = _partitions(admin, topic)
+    def has_leaders(broker: AdminClient) -> bool:
+        found = _partitions(broker, topic)
         return len(found) == partitions and all(it.leader >= 0 for it in found.values())
 
-    eventually(has_leaders, within_s=ADMIN_TIMEOUT_S)
+    for broker in _each_broker(admin, client):
+        eventually(partial(has_leaders, broker), ADMIN_TIMEOUT_S)
 
 
 def grow_topic(bootstrap_servers: str, topic: str, partitions: int) -> None:
     """Make a topic larger, and wait until every broker knows it, and a leader of every partition."""
     admin = admin_client(bootstrap_servers)
     admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(ADMIN_TIMEOUT_S)
-    for broker in _each_broker(admin, None):
-        _await_leaders(broker, topic, partitions)
+    _await_leaders(admin, topic, partitions)
 
 
 def alter_topic_config(
