@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +23,11 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
 from replicator.ledger import Ledger, copied_anew, target_log_shorter
 from replicator.offsets import Run
-from replicator.topics import Catalog, Snapshot, SourceTopic, describe_topics, list_offsets, topic_ids
+from replicator.topics import Catalog, Snapshot, SourceTopic, ask_offsets, describe_topics, list_offsets, topic_ids
 from replicator.wire import TargetTopic, ids_differ
 
 TOPIC_IDS_TIMEOUT_S = 3.0
+ENDS_TIMEOUT_S = 10.0
 RECREATED = frozenset({StopReason.RECREATED, StopReason.TARGET_RECREATED})
 Answers = Mapping[str, Future[Any]]
 """What a cluster says of topics, by name; it may still be on its way."""
@@ -95,6 +96,10 @@ class Starter:
     def ask_target(self, topics: Collection[str]) -> Answers:
         """Ask the target, in the background, which topics now have these names."""
         return _ask(self._target_admin, topics)
+
+    def ask_ends(self, tps: Iterable[TP]) -> dict[TP, Future[Any]]:
+        """Ask the source, in the background, for last stable offsets."""
+        return ask_offsets(self._source_admin, dict.fromkeys(tps, LATEST), ENDS_TIMEOUT_S)
 
     def check_source(
         self,

@@ -25,6 +25,7 @@ from replicator.metrics import TaskMetrics
 from replicator.names import task_of
 from replicator.partitions import Starter
 from replicator.planes import Plane, PlaneSettings
+from replicator.standstill import Watch
 from replicator.stops import Stops
 from replicator.topics import Catalog, Snapshot
 from replicator.wire import TargetTopic, encode_control, encode_sync, target_record
@@ -61,6 +62,7 @@ class TaskTools:
 
     Args:
         number: the task, and its partition of the syncs topic.
+        watch: notices when nothing comes from the source.
         outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
     """
 
@@ -69,6 +71,7 @@ class TaskTools:
     metrics: TaskMetrics
     leash: Leash
     log: Logger
+    watch: Watch
     outdated: threading.Event = field(default_factory=threading.Event)
 
 
@@ -92,11 +95,16 @@ class Share:
         self._newest_ms: dict[TP, int] = {}
 
     def maintain(self) -> None:
-        """Follow a new snapshot, try again what is due, and measure the lag."""
+        """Follow a new snapshot, try again what is due, measure the lag, and see that the source is heard.
+
+        Raises:
+            StandstillError: it is not: the task has to begin again.
+        """
         snapshot = self._tools.context.catalog.snapshot
         if snapshot.number != self._followed or self.stops.any_due(time.monotonic()):
             self.follow(snapshot, appeared=True)
         self._measure()
+        self._tools.watch.look(self.ledger.positions(), time.monotonic())
 
     def follow(self, snapshot: Snapshot, *, appeared: bool) -> None:
         """Start what is new or due again, stop what vanished or was created again.
@@ -243,7 +251,7 @@ class Share:
         ends = self._plane.source_ends(running)
         now_ms = time.time() * 1000
         for tp, position in self.ledger.positions().items():
-            lag = max(0, ends.get(tp, position) - position)
+            lag = max(0, ends.get(tp, position) - position, self._tools.watch.end(tp) - position)
             newest_ms = self._newest_ms.get(tp, -1)
             behind_s = max(0.0, (now_ms - newest_ms) / 1000) if lag and newest_ms > 0 else 0.0
             self._tools.metrics.lag(tp, lag, behind_s)

@@ -34,6 +34,7 @@ from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement
 from replicator.metrics import TaskMetrics
 from replicator.planes import BATCH_BYTES, Plane
 from replicator.share import Share, TaskContext, TaskTools
+from replicator.standstill import Watch
 from replicator.stops import Stops
 from replicator.syncs import SyncsReader, SyncsState
 from replicator.topics import Snapshot
@@ -68,7 +69,8 @@ class Task(threading.Thread):
         self._flow = context.flow
         self._log = context.log.bind(task=number)
         self._metrics = metrics
-        self._tools = TaskTools(number, context, metrics, self.leash, self._log)
+        watch = Watch(context.starter.ask_ends, context.catalog.ask_refresh)
+        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch)
         self._stops = Stops(self._flow.settings.refresh_topics_interval_s)
         self._batch_bytes = BATCH_BYTES
 
@@ -155,6 +157,7 @@ class Task(threading.Thread):
     def _copy(self, plane: Plane, state: SyncsState, settlement: Settlement) -> None:
         plane.assign({})
         ledger = Ledger(state.newest, state.targets)
+        self._tools.watch.begin()
         share = Share(self._tools, plane, ledger, self._stops)
         share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")

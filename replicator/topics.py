@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -382,15 +383,28 @@ def _forget_leaders(cluster: Cluster, admin: AdminClient, patience: Deadline) ->
         list_topics(cluster, admin, patience)
 
 
+def ask_offsets(
+    admin: AdminClient, specs: Mapping[TP, OffsetSpec], timeout_s: float, *, committed: bool = True
+) -> dict[TP, Future[Any]]:
+    """Ask for offsets as `list_offsets` does, once, in the background; each answer's `offset` is below -1 without one.
+
+    Args:
+        timeout_s: every answer is there by then, or an exception in its place.
+    """
+    if not specs:
+        return {}
+    request = {TopicPartition(tp.topic, tp.partition): spec for tp, spec in specs.items()}
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    futures = admin.list_offsets(request, isolation_level=level, request_timeout=max(0.1, timeout_s))
+    return {TP(partition.topic, partition.partition): future for partition, future in futures.items()}
+
+
 def _list_offsets_once(
     cluster: Cluster, admin: AdminClient, specs: Mapping[TP, OffsetSpec], deadline: Deadline, committed: bool
 ) -> dict[TP, int | KafkaOpError]:
-    request = {TopicPartition(tp.topic, tp.partition): spec for tp, spec in specs.items()}
-    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-    futures = admin.list_offsets(request, isolation_level=level, request_timeout=max(0.1, deadline.left_s()))
+    futures = ask_offsets(admin, specs, deadline.left_s(), committed=committed)
     answers: dict[TP, int | KafkaOpError] = {}
-    for partition, result in await_results(futures, deadline).items():
-        tp = TP(partition.topic, partition.partition)
+    for tp, result in await_results(futures, deadline).items():
         if isinstance(result, Exception):
             error = cluster.error(result, op="list offsets", tp=tp, right="DESCRIBE", topic=tp.topic)
             if error.code == NO_LEADERS:
