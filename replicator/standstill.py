@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from replicator.errors import TP, RetriableError
@@ -31,8 +30,8 @@ MAX_PATIENCE_S = 320.0
 """Patience doubles with each restart: where it was slowness after all, a restart helps nothing."""
 FORGIVEN_AFTER_S = 3600.0
 REFRESH_EVERY_S = 15.0
-MAX_ASKED = 1000
-"""Partitions asked for at once; where more are quiet, they take turns."""
+MAX_ASKED = 200
+"""Partitions asked for at once; where more are quiet, they take turns. Each costs 35 µs."""
 LONGEST_STEP_S = 2.0
 """What the time between two looks counts at most: in the rest of it, the task was busy with something else."""
 
@@ -45,10 +44,11 @@ class StandstillError(RetriableError):
 
 @dataclass(slots=True)
 class _Quiet:
-    """Where a partition is, and since when, in watched time."""
+    """Where a partition is, and since when, in watched time; was it asked for since then?"""
 
     position: int
     since_s: float
+    is_asked: bool = False
 
 
 class Watch:
@@ -121,14 +121,19 @@ class Watch:
             seen.pop(tp, None)
 
     def _due(self) -> list[TP]:
-        """What to ask for: all that is behind, and of what else is quiet as much as there is room for, in turns."""
-        behind = list(islice(self._behind, MAX_ASKED))
+        """What to ask for: first what is behind, then what has just become quiet, then the others in turns."""
         quiet = [tp for tp, it in self._partitions.items() if self._clock_s - it.since_s >= QUIET_S]
         others = [tp for tp in quiet if tp not in self._behind]
-        room = min(MAX_ASKED - len(behind), len(others))
-        first = self._turn % max(1, len(others))
+        fresh = [tp for tp in others if not self._partitions[tp].is_asked]
+        known = [tp for tp in others if self._partitions[tp].is_asked]
+        due = [*self._behind, *fresh][:MAX_ASKED]
+        room = min(MAX_ASKED - len(due), len(known))
+        first = self._turn % max(1, len(known))
         self._turn = first + room
-        return behind + (others + others)[first : first + room]
+        due += (known + known)[first : first + room]
+        for tp in due:
+            self._partitions[tp].is_asked = True
+        return due
 
     def _read(self, answers: Answers) -> None:
         is_stale = False
