@@ -10,6 +10,7 @@ Source: librdkafka CONFIGURATION.md; `rd_kafka_txn_require_states0` (rdkafka_txn
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import math
 import os
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -82,6 +84,13 @@ EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 T = TypeVar("T")
 
+WATCHED: Mapping[str, Any] = {"statistics.interval.ms": 5000}
+"""For clients that live long and are polled all the time: they tell when they know no broker any more (`Cluster.lost`).
+
+A cluster that shuts down in good order answers, from its last broker, that it has topics and no brokers. Librdkafka
+forgets all of them then, and may never ask the bootstrap servers again, with no error: its issue 5301, open in 2.16.
+"""
+
 _SILENT = logging.getLogger("replicator.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
@@ -106,6 +115,8 @@ class Cluster:
         """(cluster id, host, port) of each, known after `connect`. The id alone may be shared: examples get copied."""
         self.troubled_s = -math.inf
         """When a connection was last lost or refused, on the monotonic clock."""
+        self.lost = False
+        """Whether a `WATCHED` client of it has to be replaced: it knows no broker, and will never find one."""
         self.on_down: Callable[[], None] = lambda: None
         """Called by a client's thread when it lost every broker."""
 
@@ -127,20 +138,23 @@ class Cluster:
         """An idempotent producer that never makes the broker create a topic: it would have the wrong partitions."""
         return self._make(Producer, {**properties, "enable.idempotence": True, "allow.auto.create.topics": False})
 
-    def admin(self) -> AdminClient:
+    def admin(self, properties: Mapping[str, Any] = MappingProxyType({})) -> AdminClient:
         """An admin client; its requests to coordinators go through clients of their own (`coordinators`)."""
-        admin = self._make(_Admin, {})
+        admin = self._make(_Admin, properties)
         admin.coordinators = Coordinators(lambda: self._make(AdminClient, FORGETFUL), _timed_out)
         admin.offsets = Coordinators(lambda: OffsetsProcess(self._conf(FORGETFUL), _offsets_error), _timed_out)
         return admin
 
-    def connect(self, timeout_s: float) -> AdminClient:
+    def connect(self, timeout_s: float, properties: Mapping[str, Any] = MappingProxyType({})) -> AdminClient:
         """An admin client of a cluster that answers.
+
+        Args:
+            properties: over the client's own.
 
         Raises:
             RetriableError: it did not within `timeout_s`; the text says why, and what to check.
         """
-        admin = self.admin()
+        admin = self.admin(properties)
         deadline = Deadline(timeout_s)
         answer = admin.describe_cluster(request_timeout=timeout_s)
         while True:
@@ -184,11 +198,15 @@ class Cluster:
 
     def _make(self, kind: Callable[..., T], properties: Mapping[str, Any]) -> T:
         try:
-            return kind({**self._conf(properties), "error_cb": self._remember}, logger=_SILENT)
+            callbacks = {"error_cb": self._remember, "stats_cb": _BrokersLost(self._lose)}
+            return kind({**self._conf(properties), **callbacks}, logger=_SILENT)
         except KafkaException as error:
             raise ConfigError(
                 f"clusters.{self.alias}", f"librdkafka refuses the client's properties: {error.args[0].str()}"
             ) from error
+
+    def _lose(self) -> None:
+        self.lost = True
 
     def _remember(self, error: KafkaError) -> None:
         self.troubled_s = time.monotonic()
@@ -276,6 +294,21 @@ class _Admin(AdminClient):
             timeout_s,
             lambda client, longest_s: getattr(client, method)(request, request_timeout=longest_s, **options),
         )
+
+
+class _BrokersLost:
+    """Takes the statistics of one client; calls back when it knew no broker twice in a row."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+        self._was_without = False
+
+    def __call__(self, statistics: str) -> None:
+        brokers = json.loads(statistics)["brokers"].values()
+        is_without = not any(it["source"] in {"configured", "learned"} for it in brokers)
+        if is_without and self._was_without:
+            self._then()
+        self._was_without = is_without
 
 
 def _timed_out() -> KafkaException:

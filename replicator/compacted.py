@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replicator.clients import Cluster, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from replicator.clients import WATCHED, Cluster, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from replicator.deadline import Deadline
 from replicator.errors import KafkaOpError, RetriableError
 
@@ -17,6 +17,7 @@ READ_AHEAD: Mapping[str, Any] = {
     "fetch.wait.max.ms": 20,
     "queued.min.messages": 50_000,
     "queued.max.messages.kbytes": 16_384,
+    **WATCHED,
 }
 """librdkafka's properties for reading a long stretch of a log fast, within 16 MiB."""
 

@@ -85,6 +85,17 @@ class Observer:
                 failed[alias] = error
         return failed
 
+    def renew(self) -> None:
+        """Let go of every client, and connect anew: one of them may have lost its brokers for good (`clients.WATCHED`).
+
+        Raises:
+            KafkaOpError: a cluster can't be reached.
+        """
+        self.close()
+        self._catalog = self._reader = self._ages = None
+        for error in self.connect().values():
+            raise error
+
     def data_plane(self) -> str:
         """What a worker of this release carries the flow's records with, and why it is not `batches`."""
         try:

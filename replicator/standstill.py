@@ -1,9 +1,9 @@
 """Notices partitions of which a plane brings nothing, although the source has more of them.
 
-A fetcher may go silent while all else works: librdkafka's consumer does, now and then, after a broker came back
-(https://github.com/confluentinc/librdkafka/issues/5153). It reports no error, and its view of the log's end stands
-still, too. So the source itself is asked, through another client, for the ends of partitions that do not move; a
-partition that stays behind its end for too long starts the task anew, with new clients.
+A fetcher may go silent while all else works: librdkafka's consumer does when it has lost its brokers for good
+(`clients.WATCHED`). It reports no error, and its view of the log's end stands still, too. So the source itself is
+asked, through another client, for the ends of partitions that do not move; a partition that stays behind its end for
+too long starts the task anew, with new clients. (Statistics would tell sooner, but they list each partition.)
 
 Only time counts in which the task asked its plane for records and the source answered for the partition: a target that
 hangs, a source that is away and a leader that is being elected are no standstills.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from replicator.clients import Cluster, KafkaError, KafkaException, Message, topic_partitions
 from replicator.deadline import Deadline
@@ -20,6 +21,18 @@ PATIENCE_S = 1.0
 LOOK_AGAIN_S = 30.0
 """Aborted transactions leave offsets without records behind: a place that was looked up is looked up again."""
 CHUNK = 1000
+
+
+_ONE_RECORD: Mapping[str, Any] = {
+    "auto.offset.reset": "earliest",  # of a log whose beginning retention deleted
+    "enable.partition.eof": True,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.wait.max.ms": 20,
+    "fetch.message.max.bytes": 131_072,
+    "queued.min.messages": 1,
+    "queued.max.messages.kbytes": 16_384,
+}
+"""librdkafka's properties for reading the first record of many partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +49,7 @@ class TargetEnds:
 
     def __init__(self, target: Cluster) -> None:
         self._target = target
-        self._consumer = target.consumer(
-            {
-                "auto.offset.reset": "earliest",  # of a log whose beginning retention deleted
-                "enable.partition.eof": True,
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 20,
-                "fetch.message.max.bytes": 131_072,
-                "queued.min.messages": 1,
-                "queued.max.messages.kbytes": 16_384,
-            }
-        )
+        self._consumer = target.consumer(_ONE_RECORD)
         self._known: dict[TP, _Place] = {}
         self._refused: dict[TP, str] = {}
 
@@ -99,6 +102,10 @@ class TargetEnds:
             self._consumer.unassign()
         except (KafkaException, SystemError) as cause:
             raise self._target.error(cause, op="read the ends of remote topics", right="READ") from cause
+        is_silent = len(waiting) == len(places) and not self._refused and not is_stopped()
+        if is_silent:  # it may have lost its brokers for good: `clients.WATCHED`
+            self._consumer.close()
+            self._consumer = self._target.consumer(_ONE_RECORD)
         for tp, place in waiting.items():  # gave no answer: not asked again at once
             self._known[tp] = replace(place, looked_s=time.monotonic())
 

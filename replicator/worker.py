@@ -19,6 +19,7 @@ from typing import Any
 
 from replicator.clients import (
     OFFSET_END,
+    WATCHED,
     AdminClient,
     Cluster,
     Consumer,
@@ -156,6 +157,7 @@ class FlowWorker(threading.Thread):
             return
         flow = self._flow
         timeout_s = self._settings.connect_timeout_s
+        self._source.lost = self._target.lost = False
         catalog = Catalog(flow, self._source, self._target, admins, self._log)
         self._source.on_down = self._target.on_down = catalog.ask_refresh
         ended = threading.Event()
@@ -184,7 +186,7 @@ class FlowWorker(threading.Thread):
 
         def connect(cluster: Cluster) -> None:
             try:
-                found[cluster.alias] = cluster.connect(self._settings.connect_timeout_s)
+                found[cluster.alias] = cluster.connect(self._settings.connect_timeout_s, WATCHED)
             except ReplicatorError as error:
                 found[cluster.alias] = error
 
@@ -246,6 +248,7 @@ class FlowWorker(threading.Thread):
                 "heartbeat.interval.ms": min(1000, max(100, session_ms // 4)),  # members hear of a change by it
                 "auto.offset.reset": "latest",
                 **FOLLOW_LAZILY,
+                **WATCHED,
                 "on_commit": self._membership.committed,
             }
         )
@@ -258,10 +261,24 @@ class FlowWorker(threading.Thread):
                 self._polled_s = time.monotonic()
                 self._poll(consumer)
                 self._membership.serve(consumer)
+                self._look_after_clients()
         finally:
             self._finish(dict(self._tasks))
             consumer.close()
             self._joined = False
+
+    def _look_after_clients(self) -> None:
+        """See that the clients that live as long as the membership still know a broker.
+
+        Raises:
+            RetriableError: one does not, and never will again: all of them have to be made anew.
+        """
+        for admin in self._admins or ():
+            admin.poll(0)  # its statistics arrive by that
+        for cluster in (self._source, self._target):
+            if cluster.lost:
+                text = f"a client knows no broker any more: {cluster.alias} said that it has none, while it shut down"
+                raise RetriableError(text, op=f"ask {cluster.alias}", hint="the worker connects again with new clients")
 
     def _poll(self, consumer: Consumer) -> None:
         try:

@@ -136,6 +136,8 @@ def _watch(observer: Observer, now: Lag, look: Callable[[], Lag], shown: int | N
                 print_result(_lag_view(now, shown))
             observer.wait(REFRESH_S)
             try:
+                if problem:
+                    observer.renew()
                 now, problem = look(), ""
                 trend.note(time.monotonic(), now.total_records)
             except ReplicatorError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 
 from replicator import target_ends
 from replicator.clients import Cluster as Clients
@@ -91,3 +91,14 @@ def test_a_place_without_an_answer_stays(ends: TargetEnds, log: Log, target: Clu
     gone = TP(create_topic(target.admin_servers, unique("gone")), 0)
     delete_topic(target.admin_servers, gone.topic)
     assert ends.find({gone: 5, log.tp: 3}, Deadline(30)) == {gone: 5, log.tp: 4}
+
+
+def test_a_client_that_gives_nothing_is_replaced(
+    ends: TargetEnds, log: Log, target: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows no broker: librdkafka forgets them when a cluster that shuts down says that it has none."""
+    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0.0)
+    ends._consumer.close()
+    ends._consumer = Consumer({"group.id": "nobody"})
+    assert find(ends, log, 3) == 3
+    assert find(ends, log, 3) == 4

@@ -6,6 +6,7 @@ import ast
 import base64
 import functools
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 
 import replicator
 from replicator.clients import (
+    WATCHED,
     Cluster,
     Uuid,
     await_results,
@@ -213,6 +215,21 @@ def test_an_unreachable_cluster_is_named() -> None:
         cluster().connect(0.3)
     assert "clusters.west.bootstrap_servers" in caught.value.hint
     assert caught.value.op == "connect to west"
+
+
+@pytest.mark.parametrize("make", [Cluster.consumer, Cluster.admin])
+@pytest.mark.parametrize(("servers", "is_lost"), [("", True), ("127.0.0.1:1,127.0.0.1:2", False)])
+def test_a_client_that_knows_no_broker_is_told_and_one_that_reaches_none_is_not(
+    make: Callable[[Cluster, dict[str, Any]], Any], servers: str, is_lost: bool
+) -> None:
+    """Librdkafka forgets every broker when a cluster that shuts down says that it has none."""
+    it = cluster(settings=PLAIN.model_copy(update={"bootstrap_servers": servers}))
+    client = make(it, {**WATCHED, "statistics.interval.ms": 20})
+    for _ in range(50):
+        client.poll(0.02)
+        if it.lost:
+            break
+    assert it.lost is is_lost
 
 
 def test_properties_that_librdkafka_refuses_are_a_mistake_in_the_configuration() -> None:

@@ -1,12 +1,16 @@
-"""A plane that goes silent while the source has more: the lag is told, and the task begins again by itself (A, B)."""
+"""Clients that go silent without an error: whoever needs them notices, and makes new ones (A, B)."""
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
-from replicator import standstill
+from replicator import clients, standstill
+from replicator.config import Settings
 from replicator.embedded import Cluster
-from replicator.errors import TP
+from replicator.errors import TP, KafkaOpError
+from replicator.observe import Observer
 from replicator.planes import Fetched, Plane
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
@@ -72,3 +76,44 @@ def test_a_task_of_which_a_partition_stands_still_begins_again(
     assert f"fetch of {flow.topic}[0]: nothing came from offset " in restart["error"]
     assert flow.verify(flow.topic).records == 2 * len(RECORDS)
     assert flow.metric("replicator_task_restarts_total", error="StandstillError") == 1
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_worker_whose_clients_lost_their_brokers_connects_again(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, side: str
+) -> None:
+    flow = make_flow(source, target)
+    worker = flow.start_filled().worker
+    seen = len(flow.events)
+    cluster = worker._source if side == "source" else worker._target
+    cluster.lost = True
+    said = flow.await_event("worker_not_ready", after=seen)["error"]
+    assert f"ask {cluster.alias}: a client knows no broker any more" in said
+    flow.await_event("task_runs", after=seen)
+    flow.produce(flow.topic, RECORDS)
+    assert flow.verify(flow.topic).records == 10 + len(RECORDS)
+    assert len(flow.found("worker_joins", after=seen)) == 1
+    assert not cluster.lost
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_observer_looks_again_with_new_clients_after_one_gave_no_answer(
+    make_flow: FlowBenches, source: Cluster, target: Cluster, side: str
+) -> None:
+    flow = make_flow(source, target).start_filled()
+    settings = flow.settings()
+    with closing(Observer(settings.flow(flow.name), 5.0)) as observer:
+        assert not observer.connect()
+        assert observer.lag().total_records == 0
+        alias = flow.alias if side == "source" else flow.target_alias
+        observer._admins[alias] = without_brokers(settings, alias).admin()
+        with pytest.raises(KafkaOpError):
+            observer.lag()
+        observer.renew()
+        assert observer.lag().total_records == 0
+
+
+def without_brokers(settings: Settings, alias: str) -> clients.Cluster:
+    """A cluster whose clients are as those that lost every broker."""
+    empty = settings.clusters[alias].model_copy(update={"bootstrap_servers": ""})
+    return clients.Cluster(alias, "source", empty, "replicator")
