@@ -17,6 +17,7 @@ from functools import cache
 from itertools import chain, islice
 from operator import attrgetter, itemgetter, lt
 from struct import Struct
+from threading import Lock
 from typing import Any, Final, NamedTuple
 
 from awscrt.checksums import crc32c
@@ -49,6 +50,9 @@ _LENGTH, _LENGTH_AT = Struct(">i"), LENGTH_FROM - 4
 _SMALLEST_RECORD_BYTES: Final = 7
 
 
+_IMPORTING: Final = Lock()
+
+
 class _Compiled(NamedTuple):
     """What is used of aiokafka."""
 
@@ -60,9 +64,17 @@ class _Compiled(NamedTuple):
 
 @cache
 def _compiled() -> _Compiled:
-    """Imported with the first batch that is opened: its package loads clients, too, and most workers open none."""
-    from aiokafka.errors import CorruptRecordException  # noqa: PLC0415
-    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder, MemoryRecords  # noqa: PLC0415
+    """Imported with the first batch that is opened: its package loads clients, too, and most workers open none.
+
+    By one thread at a time: its modules import one another, and two threads in the midst of that see halves of them.
+    """
+    with _IMPORTING:
+        from aiokafka.errors import CorruptRecordException  # noqa: PLC0415
+        from aiokafka.record._crecords import (  # noqa: PLC0415
+            DefaultRecordBatch,
+            DefaultRecordBatchBuilder,
+            MemoryRecords,
+        )
 
     return _Compiled(DefaultRecordBatch, MemoryRecords, DefaultRecordBatchBuilder, CorruptRecordException)
 

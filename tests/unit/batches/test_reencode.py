@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import subprocess
+import sys
 
 import pytest
 from aiokafka.codec import lz4_encode
@@ -198,3 +200,39 @@ def test_damaged_old_messages_are_refused_or_others(
     with_end = memoryview(data)[: max(26, len(data) - end)]
     with contextlib.suppress(BadBatchError):
         open_batch(with_end)
+
+
+IMPORT_SIDE_BY_SIDE = """
+import sys, threading, time
+from importlib.abc import MetaPathFinder
+
+class Slow(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        time.sleep(0.02 if name.startswith("aiokafka") else 0)
+
+def use(number):
+    time.sleep(number * 0.01)
+    try:
+        open_batch(memoryview(bytes(100)))
+    except BadBatchError:
+        pass
+    except BaseException as error:
+        failed.append(error)
+
+from replicator.planes.batches.reencode import BadBatchError, open_batch
+sys.meta_path.insert(0, Slow())
+failed = []
+threads = [threading.Thread(target=use, args=(number,)) for number in range(40)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit(f"{len(failed)} failed: {failed[0]}" if failed else 0)
+"""
+
+
+def test_tasks_may_open_their_first_batches_at_once() -> None:
+    """In a process that has not loaded the modules: those that import one another, a second thread sees half loaded."""
+    command = [sys.executable, "-c", IMPORT_SIDE_BY_SIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
