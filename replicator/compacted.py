@@ -47,7 +47,7 @@ class CompactedReader:
         self._give = take
         self._consumer = cluster.consumer(READ_AHEAD, committed=committed)
         begins = partitions if isinstance(partitions, Mapping) else dict.fromkeys(self._pending, 0)
-        self._read_to = dict(begins)
+        self._read_to: dict[int, int] = dict(begins)
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in begins.items()])
 
     def exists(self, deadline: Deadline) -> bool:
@@ -85,6 +85,10 @@ class CompactedReader:
                 text = f"partitions {late} not read to what is committed within {deadline.seconds:g} s"
                 raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
             self.follow(0.05)
+
+    def read_to(self, partition: int) -> int:
+        """How far a partition was read: past the markers at its end."""
+        return self._read_to[partition]
 
     def follow(self, wait_s: float) -> None:
         """What was added since: waits at most `wait_s` for the first of it.

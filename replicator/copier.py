@@ -103,6 +103,7 @@ class Copier:
         self._settlement = settlement
         self._batch_bytes = batch_bytes
         self._aborts = 0
+        self._has_committed = False
         self._committed_s = self._looked_s = time.monotonic()
 
     def run(self) -> None:
@@ -219,6 +220,7 @@ class Copier:
         self._plane.commit(deadline)
         self._aborts = 0
         self._committed_s = time.monotonic()
+        self._has_committed = True
         self._ledger.commit(runs)
         self._stops.told(news)
         for tp, written in filled.written.items():
@@ -254,6 +256,9 @@ class Copier:
         self._metrics.transaction("aborted", 0)
         self._log.warning("transaction_aborted", error=str(error), code=error.code, then="again from the last commit")
         self._plane.abort(self._leash.budget(self._settings.transaction_timeout_s))
+        if self._has_committed and self._context.target.troubled_s > self._committed_s - ENDED_WITHIN_S:
+            # what the last transaction left without an end was aborted with this one: the next life looks (`fates`)
+            raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
         self._ledger.roll_back()
         self._aborts += 1
         if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time

@@ -19,11 +19,12 @@ from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, AbortTransactionError, LostError, PartitionError, RetriableError, StopReason
+from replicator.fates import Fates
 from replicator.ledger import Ledger, Runs, floor_run
 from replicator.log import Logger
 from replicator.metrics import TaskMetrics
 from replicator.names import task_of
-from replicator.partitions import Starter
+from replicator.partitions import Prepared, Starter
 from replicator.planes import Plane, PlaneSettings
 from replicator.standstill import Watch
 from replicator.stops import Stops
@@ -32,6 +33,7 @@ from replicator.wire import TargetTopic, encode_control, encode_sync, target_rec
 
 PARTITION_BUDGET_S = 10.0
 TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
+MENDED_HINT = "the target lost markers of the last transaction, most likely when brokers crashed: KAFKA-20734"
 GONE = frozenset({StopReason.SOURCE_GONE, StopReason.TARGET_GONE})
 
 
@@ -82,15 +84,17 @@ class Share:
         plane: where partitions are assigned.
         ledger: the positions that the syncs topic holds.
         stops: what stood still when the task last ran here, to space the retries.
+        fates: what is in doubt of the last transaction.
     """
 
-    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops) -> None:
+    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops, fates: Fates) -> None:
         self.ledger = ledger
         self.stops = stops
         self._tools = tools
         self._flow = tools.context.flow
         self._starter = tools.context.starter
         self._plane = plane
+        self._fates = fates
         self._followed = 0
         self._newest_ms: dict[TP, int] = {}
 
@@ -128,6 +132,7 @@ class Share:
             return
         budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
         found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
+        self._settle_fates(found, budget)
         self._commit(
             [(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors],
             {tp: target for tp, target in found.ready.items() if target != self.ledger.told_target(tp)},
@@ -142,6 +147,22 @@ class Share:
                 self._tools.log.info("partitions_started", partitions=len(found.ready))
         for failure in found.failures:
             self.stop(failure)
+
+    def _settle_fates(self, found: Prepared, deadline: Deadline) -> None:
+        """Make syncs and records of the last transaction one again, in those that may start."""
+        doubted = [tp for tp in found.ready if self._fates.is_open(tp)]
+        if not doubted:
+            return
+        runs, silent = self._fates.look(doubted, self.ledger, deadline)
+        if runs:
+            positions = {str(tp): run.upstream_next for tp, run in runs}
+            self._tools.log.warning("transaction_mended", positions=positions, hint=MENDED_HINT)
+            self._commit(runs, {})
+        for tp in silent:
+            topic = found.ready.pop(tp).name
+            text = f"{topic} does not say what became of the last records"
+            reason = StopReason.TARGET_UNAVAILABLE
+            found.failures.append(PartitionError(text, op="check the target", tp=tp, reason=reason))
 
     def _wanted(self, snapshot: Snapshot) -> list[TP]:
         """What should run and does not: on the source, or known from before and still configured."""

@@ -76,10 +76,14 @@ class SyncsState:
         else:
             self.take_run(record.tp, record.run)
 
+    def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order, which lies at `offset`."""
+        self.take(key, value)
+
     def take_run(self, tp: TP, run: Run) -> None:
         """Add one run."""
         known = self.newest.get(tp)
-        if known is None or run.seq > known.seq:
+        if known is None or run.seq >= known.seq:
             self.newest[tp] = run
 
     def forget(self, tp: TP) -> None:
@@ -100,6 +104,45 @@ def _note(facts: dict[Subject, Fact], subject: Subject, fact: Fact | None) -> No
         facts.pop(subject, None)
     else:
         facts[subject] = fact
+
+
+@dataclass(slots=True)
+class TaskState(SyncsState):
+    """What one task's partition of the syncs topic says, and the end of that.
+
+    Args:
+        last: the runs of the last transaction that wrote records, and those without records that follow. Between two
+            transactions lies a marker.
+        next_offset: after the last record that was read.
+    """
+
+    last: dict[TP, list[Run]] = field(default_factory=dict)
+    next_offset: int = 0
+    _open: dict[TP, list[Run]] = field(default_factory=dict)
+
+    def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order."""
+        if offset != self.next_offset:
+            self._open = {}
+        self.next_offset = offset + 1
+        self.take(key, value)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        known = self.newest.get(tp)
+        SyncsState.take_run(self, tp, run)
+        if known is not None and run.seq <= known.seq:  # emptied (`fates`)
+            self.last.pop(tp, None)
+        elif run.count:
+            self._open.setdefault(tp, []).append(run)
+            self.last = self._open
+        elif tp in self.last:
+            self.last[tp].append(run)
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        SyncsState.forget(self, tp)
+        self.last.pop(tp, None)
 
 
 @dataclass(slots=True)
@@ -136,7 +179,10 @@ class SyncsReader(Generic[State]):
     def __init__(self, target: Cluster, topic: str, partitions: Iterable[int], state: State) -> None:
         self.state = state
         self._reader = CompactedReader(
-            target, topic, partitions, lambda message: state.take(message.key() or b"", message.value())
+            target,
+            topic,
+            partitions,
+            lambda message: state.take_at(message.offset() or 0, message.key() or b"", message.value()),
         )
 
     def read_to_end(self, deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False) -> State:
@@ -159,6 +205,10 @@ class SyncsReader(Generic[State]):
         """
         self._reader.read_on(ends, deadline, is_stopped)
         return self.state
+
+    def read_to(self, partition: int) -> int:
+        """How far a partition was read: past the markers at its end."""
+        return self._reader.read_to(partition)
 
     def follow(self, wait_s: float) -> State:
         """What was added since: waits at most `wait_s` for the first of it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,11 +46,16 @@ class _Place:
 
 
 class TargetEnds:
-    """Finds the first record, or the stable end, at or after given places of the target. Threading: one thread."""
+    """Finds the first record, or the stable end, at or after given places of the target. Threading: one thread.
 
-    def __init__(self, target: Cluster) -> None:
+    Args:
+        committed: whether only committed records count.
+    """
+
+    def __init__(self, target: Cluster, *, committed: bool = True) -> None:
         self._target = target
-        self._consumer = target.consumer(_ONE_RECORD)
+        self._committed = committed
+        self._consumer = target.consumer(_ONE_RECORD, committed=committed)
         self._known: dict[TP, _Place] = {}
         self._refused: dict[TP, str] = {}
 
@@ -84,7 +90,23 @@ class TargetEnds:
             places[tp] = known.end if known is not None and known.start == start else start
         return places
 
-    def _look_up(self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
+    def first(self, starts: Mapping[TP, int], deadline: Deadline) -> dict[TP, int | None]:
+        """The place of the first record, or the stable end, at or after each place, of those that give an answer.
+
+        Returns:
+            None where the right is missing to look.
+
+        Raises:
+            KafkaOpError: the client can't go on.
+        """
+        silent = self._look_up({tp: _Place(start, start, 0.0) for tp, start in starts.items()}, deadline, lambda: False)
+        found: dict[TP, int | None] = {tp: self._known[tp].end for tp in starts.keys() - silent}
+        return found | dict.fromkeys(silent & self._refused.keys())
+
+    def _look_up(
+        self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]
+    ) -> AbstractSet[TP]:
+        """Look up places, for `find` and `first`; the partitions that gave no answer."""
         waiting = dict(places)
         partitions = topic_partitions((tp, place.end) for tp, place in places.items())
         try:
@@ -105,9 +127,10 @@ class TargetEnds:
         is_silent = len(waiting) == len(places) and not self._refused and not is_stopped()
         if is_silent:  # it may have lost its brokers for good: `clients.WATCHED`
             self._consumer.close()
-            self._consumer = self._target.consumer(_ONE_RECORD)
+            self._consumer = self._target.consumer(_ONE_RECORD, committed=self._committed)
         for tp, place in waiting.items():  # gave no answer: not asked again at once
             self._known[tp] = replace(place, looked_s=time.monotonic())
+        return waiting.keys()
 
     def _take(self, tp: TP, place: _Place, message: Message) -> bool:
         """Note an answer; False when it is none."""

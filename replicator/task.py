@@ -28,6 +28,7 @@ from typing import Any
 from replicator.copier import BatchTooLargeError, Copier
 from replicator.deadline import Deadline, Leash, backoff_s
 from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
+from replicator.fates import Fates
 from replicator.halts import halted_text
 from replicator.ledger import Ledger
 from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement
@@ -36,7 +37,7 @@ from replicator.planes import BATCH_BYTES, Plane
 from replicator.share import Share, TaskContext, TaskTools
 from replicator.standstill import Watch
 from replicator.stops import Stops
-from replicator.syncs import SyncsReader, SyncsState
+from replicator.syncs import SyncsReader, SyncsState, TaskState
 from replicator.topics import Snapshot
 
 CONFIRM_TIMEOUT_S = 10.0
@@ -70,6 +71,7 @@ class Task(threading.Thread):
         self._log = context.log.bind(task=number)
         self._metrics = metrics
         watch = Watch(context.starter.ask_ends, context.catalog.ask_refresh)
+        self._fates = Fates(self._flow, context.target, number)
         self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch)
         self._stops = Stops(self._flow.settings.refresh_topics_interval_s)
         self._batch_bytes = BATCH_BYTES
@@ -158,20 +160,22 @@ class Task(threading.Thread):
         plane.assign({})
         ledger = Ledger(state.newest, state.targets)
         self._tools.watch.begin()
-        share = Share(self._tools, plane, ledger, self._stops)
+        share = Share(self._tools, plane, ledger, self._stops, self._fates)
         share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")
         self.problem = ""
         self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
         Copier(self._tools, plane, share, settlement, self._batch_bytes).run()
 
-    def _reader(self) -> SyncsReader[SyncsState]:
-        return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], SyncsState())
+    def _reader(self) -> SyncsReader[TaskState]:
+        return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], TaskState())
 
     def _restore(self) -> SyncsState:
         began_s = time.monotonic()
         with closing(self._reader()) as reader:
             state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
+            end = reader.read_to(self.number)
+        self._fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
         self._stops.begin(state.stopped)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)

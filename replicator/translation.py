@@ -18,7 +18,7 @@ say "the record after the last sync".
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -128,9 +128,12 @@ class OffsetMap:
         return self._runs[0].upstream_base if self._runs else 0
 
     def add(self, run: Run) -> None:
-        """Take a run in log order; one that is older than the newest is a copy that compaction has not removed yet."""
+        """Take a run in log order; one with a number that is known takes the place of that (`fates`)."""
         newest = self.newest
         if newest is not None and run.seq <= newest.seq:
+            at = bisect_left(self._runs, run.seq, key=_seq)
+            if self._runs[at].seq == run.seq:
+                self._runs[at] = run
             return
         if newest is not None and run.topic_id != newest.topic_id:  # another topic of the same name: other offsets
             self._runs.clear()

@@ -105,7 +105,10 @@ def read_syncs(bootstrap_servers: str, topic: str) -> Syncs:
     for record in records:
         found = decode(record.key or b"", record.value)
         if isinstance(found, SyncRecord):
-            runs[found.tp].append(found.run)
+            known = runs[found.tp]
+            while known and known[-1].seq >= found.run.seq:  # a run that was emptied: those under its number are void
+                known.pop()
+            known.append(found.run)
         elif isinstance(found, Forgotten):
             runs.pop(found.tp, None)
     return Syncs(dict(runs), len(records))

@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
 
 from replicator import clients
 from replicator.deadline import Deadline
@@ -26,7 +27,7 @@ from tests.contract.harness import settings
 from tests.integration.flows import FlowBench, FlowBenches
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, delete_topic, end_offsets
+from tests.kafka.records import NewRecord, admin_client, delete_topic, end_offsets, read_topic
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
 SYNCS, FIRST, SECOND = "syncs", "first", "second"
@@ -99,6 +100,10 @@ def records(first: int, count: int = 50) -> list[NewRecord]:
     return [NewRecord(b"%d" % n, b"key", n % 2, n + 1) for n in range(first, first + count)]
 
 
+def records_of_first(first: int) -> list[NewRecord]:
+    return [it for it in records(first) if it.partition == 0]
+
+
 def begin(bench: FlowBench) -> None:
     """Let a worker copy the first records of two partitions."""
     bench.create(bench.topic, partitions=2)
@@ -155,7 +160,7 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
     begin(bench)
     first = TP(bench.remote(bench.topic), 0)
     forgetful = Forgetful(monkeypatch, {first}, dies=False)
-    bench.produce(bench.topic, [it for it in records(1000) if it.partition == 0])
+    bench.produce(bench.topic, records_of_first(1000))
     assert forgetful.over.wait(60), bench.log()
     monkeypatch.undo()
     assert forgetful.forgot == {first}
@@ -181,3 +186,65 @@ def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cl
     assert not bench.found("transaction_settled")
     assert not bench.found("transactions_not_looked_for")
     eventually(lambda: not bench.worker.not_ready(), within_s=60)
+
+
+@pytest.mark.parametrize("plane", DATA_PLANES)
+@pytest.mark.parametrize("lost", [(SYNCS,), (FIRST,), (SYNCS, FIRST)], ids="-".join)
+def test_what_has_no_end_and_is_aborted_with_the_next_transaction_is_mended(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch,
+    lost: tuple[str, ...], plane: str,
+) -> None:  # fmt: skip
+    """A sync without its records would lose them, records without their sync would come twice; also started again."""
+    bench = make_flow(source, careless, flow={"data_plane": "batches"})
+    begin(bench)
+    names = {SYNCS: TP(bench.syncs_topic, 0), FIRST: TP(bench.remote(bench.topic), 0)}
+    expected = {names[it] for it in lost}
+    forgetful = Forgetful(monkeypatch, expected, dies=False)
+    bench.produce(bench.topic, records_of_first(1000))
+    assert forgetful.over.wait(60), bench.log()
+    monkeypatch.undo()
+    assert forgetful.forgot == expected, "not the transaction that the test is about"
+
+    bench.set(data_plane=plane)
+    died = threading.Event()
+    monkeypatch.setattr(Coordinator, "end", lambda *_, **__: die(died))
+    bench.produce(bench.topic, records_of_first(2000))
+    assert died.wait(60), bench.log()
+    bench.stop()
+    monkeypatch.undo()
+    for first in (3000, 4000):
+        seen = len(bench.events)
+        bench.start()
+        bench.stop()
+        is_split = first == 3000 and len(lost) == 1  # where both are aborted, they are one
+        assert len(bench.found("transaction_mended", after=seen)) == is_split
+        bench.start()
+        bench.produce(bench.topic, records(first))
+        assert bench.verify(bench.topic).records == 100 + (first - 2000) // 20
+        bench.stop()
+    assert not without_end(bench)
+
+
+def die(died: threading.Event) -> None:
+    """As a broker's crash looks to a task that waits for its commit."""
+    died.set()
+    raise FatalError("the broker is gone", op="test")
+
+
+def test_records_that_were_deleted_on_the_target_are_not_copied_again(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster
+) -> None:
+    """By retention, say: readers don't see them any more than aborted ones."""
+    bench = make_flow(source, careless)
+    begin(bench)
+    bench.stop()
+    remote = bench.remote(bench.topic)
+    admin = admin_client(bench.target)  # which must live until the answer is there
+    ends = [TopicPartition(remote, partition, OFFSET_END) for partition in (0, 1)]
+    for answer in admin.delete_records(ends).values():
+        answer.result(30)
+    bench.start()
+    bench.produce(bench.topic, records(1000))
+    bench.await_caught_up(bench.topic)
+    eventually(lambda: len(read_topic(bench.target, remote)) == 50, within_s=30)
+    assert not bench.found("transaction_mended")
