@@ -20,16 +20,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 
-from replicator.clients import Cluster, Message
-from replicator.compacted import CompactedReader
+from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.ledger import Ledger, Runs
 from replicator.offsets import Run
-from replicator.syncs import TaskState
+from replicator.syncs import TaskState, runs_on
 from replicator.target_ends import TargetEnds
-from replicator.wire import SyncRecord, decode
 
 PATIENCE_S = 5.0
 
@@ -62,15 +60,9 @@ class Fates:
 
     def _aborted(self, begin: int, deadline: Deadline) -> dict[TP, list[Run]]:
         runs: dict[TP, list[Run]] = {}
-
-        def take(message: Message) -> None:
-            record = decode(message.key() or b"", message.value())
-            if isinstance(record, SyncRecord) and record.run.count:
+        for record in runs_on(self._target, self._flow.syncs_topic, self._task, begin, deadline):
+            if record.run.count:
                 runs.setdefault(record.tp, []).append(record.run)
-
-        places = {self._task: begin}
-        with closing(CompactedReader(self._target, self._flow.syncs_topic, places, take, committed=False)) as reader:
-            reader.read_to_end(deadline)
         return runs
 
     def is_open(self, tp: TP) -> bool:

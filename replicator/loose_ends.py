@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
-from replicator.clients import Cluster, Message
+from replicator.clients import Cluster
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
@@ -29,7 +29,7 @@ from replicator.log import Logger
 from replicator.offsets import Run
 from replicator.planes import PlaneSettings
 from replicator.planes.batches.loose_ends import Found, LooseEnds
-from replicator.wire import SyncRecord, decode
+from replicator.syncs import runs_on
 
 SETTLE_TIMEOUT_S = 30.0
 OP = "settle transactions without an end"
@@ -125,17 +125,8 @@ class Settlement:
 
     def _hidden_runs(self, begin: int, deadline: Deadline) -> list[tuple[TP, Run]]:
         """The runs in the syncs from here on, whatever becomes of them, by the partition's name on the target."""
-        runs: list[tuple[TP, Run]] = []
-
-        def take(message: Message) -> None:
-            record = decode(message.key() or b"", message.value())
-            if isinstance(record, SyncRecord):
-                runs.append((self._remote(record.tp), record.run))
-
-        topic, partition = self._syncs
-        with closing(CompactedReader(self._target, topic, {partition: begin}, take, committed=False)) as reader:
-            reader.read_to_end(deadline)
-        return runs
+        found = runs_on(self._target, self._syncs.topic, self._syncs.partition, begin, deadline)
+        return [(self._remote(record.tp), record.run) for record in found]
 
     def _is_visible(self, tp: TP, offset: int, deadline: Deadline) -> bool:
         """Whether readers of committed records see the one at `offset`."""

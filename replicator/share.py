@@ -65,6 +65,7 @@ class TaskTools:
     Args:
         number: the task, and its partition of the syncs topic.
         watch: notices when nothing comes from the source.
+        fates: what is in doubt of the last transaction.
         outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
     """
 
@@ -74,6 +75,7 @@ class TaskTools:
     leash: Leash
     log: Logger
     watch: Watch
+    fates: Fates
     outdated: threading.Event = field(default_factory=threading.Event)
 
 
@@ -84,17 +86,16 @@ class Share:
         plane: where partitions are assigned.
         ledger: the positions that the syncs topic holds.
         stops: what stood still when the task last ran here, to space the retries.
-        fates: what is in doubt of the last transaction.
     """
 
-    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops, fates: Fates) -> None:
+    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops) -> None:
         self.ledger = ledger
         self.stops = stops
         self._tools = tools
         self._flow = tools.context.flow
         self._starter = tools.context.starter
         self._plane = plane
-        self._fates = fates
+        self._fates = tools.fates
         self._followed = 0
         self._newest_ms: dict[TP, int] = {}
 
@@ -107,8 +108,9 @@ class Share:
         snapshot = self._tools.context.catalog.snapshot
         if snapshot.number != self._followed or self.stops.any_due(time.monotonic()):
             self.follow(snapshot, appeared=True)
-        self._measure()
-        self._tools.watch.look(self.ledger.positions(), time.monotonic())
+        positions = self.ledger.positions()
+        self._measure(positions)
+        self._tools.watch.look(positions, time.monotonic())
 
     def follow(self, snapshot: Snapshot, *, appeared: bool) -> None:
         """Start what is new or due again, stop what vanished or was created again.
@@ -267,13 +269,12 @@ class Share:
         self._newest_ms[tp] = newest_ms
         self.stops.advanced(tp)
 
-    def _measure(self) -> None:
-        running = self.ledger.running()
-        ends = self._plane.source_ends(running)
+    def _measure(self, positions: Mapping[TP, int]) -> None:
+        ends = self._plane.source_ends(positions)
         now_ms = time.time() * 1000
-        for tp, position in self.ledger.positions().items():
+        for tp, position in positions.items():
             lag = max(0, ends.get(tp, position) - position, self._tools.watch.end(tp) - position)
             newest_ms = self._newest_ms.get(tp, -1)
             behind_s = max(0.0, (now_ms - newest_ms) / 1000) if lag and newest_ms > 0 else 0.0
             self._tools.metrics.lag(tp, lag, behind_s)
-        self._tools.metrics.partitions(len(running), len(self.stops))
+        self._tools.metrics.partitions(len(positions), len(self.stops))

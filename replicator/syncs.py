@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from replicator.clients import (
     Cluster,
     KafkaError,
     KafkaException,
+    Message,
     NewTopic,
     await_results,
 )
@@ -27,6 +29,7 @@ from replicator.wire import (
     TARGET_TOPIC,
     ControlRecord,
     Forgotten,
+    SyncRecord,
     TargetTopic,
     decode,
     target_of,
@@ -217,6 +220,24 @@ class SyncsReader(Generic[State]):
 
     def close(self) -> None:
         self._reader.close()
+
+
+def runs_on(target: Cluster, topic: str, task: int, begin: int, deadline: Deadline) -> list[SyncRecord]:
+    """The runs in a task's partition of the syncs topic from `begin` on, whatever became of them.
+
+    Raises:
+        KafkaOpError: as `CompactedReader.read_to_end`.
+    """
+    found: list[SyncRecord] = []
+
+    def take(message: Message) -> None:
+        record = decode(message.key() or b"", message.value())
+        if isinstance(record, SyncRecord):
+            found.append(record)
+
+    with closing(CompactedReader(target, topic, {task: begin}, take, committed=False)) as reader:
+        reader.read_to_end(deadline)
+    return found
 
 
 def syncs_ends(

@@ -71,8 +71,8 @@ class Task(threading.Thread):
         self._log = context.log.bind(task=number)
         self._metrics = metrics
         watch = Watch(context.starter.ask_ends, context.catalog.ask_refresh)
-        self._fates = Fates(self._flow, context.target, number)
-        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch)
+        fates = Fates(self._flow, context.target, number)
+        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch, fates)
         self._stops = Stops(self._flow.settings.refresh_topics_interval_s)
         self._batch_bytes = BATCH_BYTES
 
@@ -160,7 +160,7 @@ class Task(threading.Thread):
         plane.assign({})
         ledger = Ledger(state.newest, state.targets)
         self._tools.watch.begin()
-        share = Share(self._tools, plane, ledger, self._stops, self._fates)
+        share = Share(self._tools, plane, ledger, self._stops)
         share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")
         self.problem = ""
@@ -175,7 +175,7 @@ class Task(threading.Thread):
         with closing(self._reader()) as reader:
             state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
             end = reader.read_to(self.number)
-        self._fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
+        self._tools.fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
         self._stops.begin(state.stopped)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
