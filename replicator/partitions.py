@@ -23,7 +23,16 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
 from replicator.ledger import Ledger, copied_anew, target_log_shorter
 from replicator.offsets import Run
-from replicator.topics import Catalog, Snapshot, SourceTopic, ask_offsets, describe_topics, list_offsets, topic_ids
+from replicator.topics import (
+    Catalog,
+    Snapshot,
+    SourceTopic,
+    ask_offsets,
+    describe_topics,
+    lacks_leader,
+    list_offsets,
+    topic_ids,
+)
 from replicator.wire import TargetTopic, ids_differ
 
 TOPIC_IDS_TIMEOUT_S = 3.0
@@ -177,18 +186,20 @@ class Starter:
                 new.append(tp)
             else:
                 old[tp] = newest
-        self._check_targets(old, snapshot, prepared, deadline)
+        described = self._described((snapshot.topics[tp.topic].target_topic for tp in old), deadline)
+        self._check_targets(old, snapshot, described, prepared, deadline)
         grown = {tp for tp in new if 0 < snapshot.topics[tp.topic].target_partitions <= tp.partition}
         self._find_floors(new, set(new) if appeared else grown, snapshot, prepared, deadline)
-        self._look_at_targets(ledger, prepared, deadline)
+        described |= self._described({it.name for it in prepared.ready.values()} - described.keys(), deadline)
+        self._look_at_targets(ledger, described, prepared)
         prepared.floors = [floor for floor in prepared.floors if floor[0] in prepared.ready]
         return prepared
 
-    def _look_at_targets(self, ledger: Ledger, prepared: Prepared, deadline: Deadline) -> None:
+    def _described(self, topics: Iterable[str], deadline: Deadline) -> dict[str, Any]:
+        return describe_topics(self._target_admin, topics, deadline, rights=True)
+
+    def _look_at_targets(self, ledger: Ledger, described: Mapping[str, Any], prepared: Prepared) -> None:
         """Leave out what may not be written, or is not the topic of the records before; the snapshot may be old."""
-        described = describe_topics(
-            self._target_admin, {it.name for it in prepared.ready.values()}, deadline, rights=True
-        )
         ids = topic_ids(described)
         for failure in self._unwritable({tp: it.name for tp, it in prepared.ready.items()}, described):
             prepared.failures.append(failure)
@@ -203,13 +214,28 @@ class Starter:
             elif told is not None and not any(found.topic_id):
                 prepared.ready[tp] = told
 
-    def _check_targets(self, old: Mapping[TP, Run], snapshot: Snapshot, prepared: Prepared, deadline: Deadline) -> None:
-        """Partitions with a history need a target that still holds it."""
+    def _check_targets(
+        self,
+        old: Mapping[TP, Run],
+        snapshot: Snapshot,
+        described: Mapping[str, Any],
+        prepared: Prepared,
+        deadline: Deadline,
+    ) -> None:
+        """Partitions with a history need a target that still holds it.
+
+        One without a leader would hold up every transaction that it is in, and whoever asks for its end.
+        """
         remote: dict[TP, tuple[TP, SourceTopic]] = {}
         for tp in old:
             topic = snapshot.topics[tp.topic]
             if tp.partition >= topic.target_partitions:
                 prepared.failures.append(self._target_lacks(tp, topic))
+            elif lacks_leader(described.get(topic.target_topic), tp.partition):
+                text, hint = f"{topic.target_topic} has no leader there", "all brokers that hold it are down"
+                prepared.failures.append(
+                    _stopped(tp, text, f"look at {self._target.alias}", StopReason.TARGET_UNAVAILABLE, hint)
+                )
             else:
                 remote[TP(topic.target_topic, tp.partition)] = tp, topic
         ends = list_offsets(self._target, self._target_admin, dict.fromkeys(remote, LATEST), deadline, committed=False)
@@ -284,7 +310,7 @@ class Starter:
 
         Asked before they start, because the broker's refusal of a transaction names none of them.
         """
-        return self._unwritable(tps, describe_topics(self._target_admin, tps.values(), deadline, rights=True))
+        return self._unwritable(tps, self._described(tps.values(), deadline))
 
     def _unwritable(self, tps: Mapping[TP, str], described: Mapping[str, Any]) -> list[PartitionError]:
         refused = {topic for topic, answer in described.items() if self._lacks_write(topic, answer)}

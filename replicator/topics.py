@@ -50,6 +50,7 @@ NO_SUCH_OFFSET = -1
 """The broker's answer for a timestamp later than every record."""
 NO_LEADERS = "_NOENT"
 """librdkafka's word for a list of leaders that is empty at the moment, and for all that it does not find."""
+ANSWER_TIMEOUT_S = 10.0
 LEADER_PATIENCE_S = 5.0
 
 
@@ -336,6 +337,13 @@ def topic_ids(described: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: uuid_bytes(it.topic_id) for name, it in described.items() if not isinstance(it, Exception)}
 
 
+def lacks_leader(described: Any, partition: int) -> bool:
+    """Whether `describe_topics` says that a partition has no leader; no answer says nothing."""
+    if described is None or isinstance(described, Exception):
+        return False
+    return any(it.id == partition and (it.leader is None or it.leader.id < 0) for it in described.partitions)
+
+
 def list_offsets(
     cluster: Cluster, admin: AdminClient, specs: Mapping[TP, OffsetSpec], deadline: Deadline, *, committed: bool = True
 ) -> dict[TP, int | KafkaOpError]:
@@ -351,7 +359,8 @@ def list_offsets(
     answers: dict[TP, int | KafkaOpError] = {}
     open_specs = dict(specs)
     while open_specs:
-        answers |= _list_offsets_once(cluster, admin, open_specs, deadline, committed)
+        budget = Deadline(deadline.slice_s(ANSWER_TIMEOUT_S))  # one partition without a leader holds up all answers
+        answers |= _list_offsets_once(cluster, admin, open_specs, budget, committed)
         open_specs = {tp: spec for tp, spec in open_specs.items() if isinstance(answers[tp], RetriableError)}
         if patience.expired:
             break
