@@ -229,17 +229,20 @@ class Recopy:
         return Outcome("done", self.rows(plan, copies, "forgotten"))
 
     def _records(self, task: int, tps: Collection[TP], move_id: str, deadline: Deadline) -> Records:
-        """Deletes all that one task's partition of the syncs topic says of these partitions; then tells the task."""
-        keys: dict[bytes, bool] = {}
+        """Deletes all that one task's partition of the syncs topic says of these partitions; then tells the task.
+
+        Also what readers don't see: the end of the command's own transaction shows it where a marker was lost.
+        """
+        keys: dict[bytes, None] = {}
 
         def take(message: Message) -> None:
             key = message.key() or b""
             record = decode(key, message.value())
-            if record.tp in tps:
-                is_over = record.body is None if isinstance(record, ControlRecord) else message.value() is None
-                keys[key] = not is_over
+            has_value = record.body is not None if isinstance(record, ControlRecord) else message.value() is not None
+            if has_value and record.tp in tps:
+                keys[key] = None
 
-        with closing(CompactedReader(self._target, self.flow.syncs_topic, [task], take)) as reader:
+        with closing(CompactedReader(self._target, self.flow.syncs_topic, [task], take, committed=False)) as reader:
             reader.read_to_end(deadline)
         last = encode_control(ControlRecord(RECOPIED, task_tp(task), command_body(move_id)))
-        return [*((key, None) for key, is_there in keys.items() if is_there), last]
+        return [*((key, None) for key in keys), last]
