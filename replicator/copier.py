@@ -24,7 +24,7 @@ from replicator.errors import (
     StopReason,
 )
 from replicator.ledger import Runs
-from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement
+from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement, unasked
 from replicator.planes import Batch, Fetched, Plane
 from replicator.share import PARTITION_BUDGET_S, TOPIC_REFUSED, Share, TaskTools
 from replicator.wire import ControlRecord, encode_control, encode_sync
@@ -37,8 +37,8 @@ BACKLOG_WAIT_S = 0.02
 MOVE_DELAY_S = 0.2
 """How long positions that only passed over markers wait for records to travel with."""
 MAINTENANCE_INTERVAL_S = 1.0
-ENDED_WITHIN_S = 10.0
-"""When a transaction was committed so long ago, its markers are where they belong."""
+OVER_AFTER_S = 5.0
+"""Trouble on the target is over when there was none for so long."""
 MAX_ABORT_WAIT_S = 10.0
 SMALLEST_BATCH_BYTES = 1024
 
@@ -103,8 +103,6 @@ class Copier:
         self._settlement = settlement
         self._batch_bytes = batch_bytes
         self._aborts = 0
-        self._has_committed = False
-        self._committed_s = self._looked_s = time.monotonic()
 
     def run(self) -> None:
         """Copy until the leash says to finish, or the task is outdated.
@@ -120,6 +118,8 @@ class Copier:
             if now_s - maintained_s >= MAINTENANCE_INTERVAL_S:
                 maintained_s = now_s
                 self._share.maintain()
+                if now_s - self._context.target.troubled_s > OVER_AFTER_S:  # what nothing follows needs its end, too
+                    self._look_back()
             fetched = self._plane.fetch(FETCH_WAIT_S)
             if fetched.batches:
                 self._gather(fetched, began_s)
@@ -160,12 +160,14 @@ class Copier:
     def _transaction(self, fetched: Fetched) -> None:
         """Commit what was fetched and follows at once; an abortable error rolls back to the committed syncs."""
         began_s = time.monotonic()
-        self._look_back(began_s)
+        self._look_back()
         filled = _Filled()
         try:
             self._fill_and_commit(fetched, filled)
             self._metrics.transaction("committed", time.monotonic() - began_s)
         except PartitionError as error:
+            if error.is_lasting:  # noted before anything else can fail: the log will look whole
+                self._share.failed(error)
             self._roll_back(error)
             if error.reason is StopReason.RECORD_TOO_LARGE:
                 self._make_batches_smaller(error.tp)
@@ -185,18 +187,22 @@ class Copier:
         for failure in filled.failures:
             self._share.failed(failure)
 
-    def _look_back(self, now_s: float) -> None:
-        """Look for the last transaction's ends, if the target was in trouble about when it was committed.
+    def _look_back(self) -> None:
+        """Look for the last transaction's ends, if the target was in trouble since they were looked for.
+
+        Partitions that give no answer stop: before they start again, they are asked.
 
         Raises:
             RetriableError: it has none in some partition, or that could not be found out: the task begins again.
         """
-        troubled_s = self._context.target.troubled_s
-        if not self._looked_s < troubled_s < self._committed_s + ENDED_WITHIN_S:
+        if not self._settlement.is_due():
             return
-        if self._settlement.is_needed(self._ledger.known(), self._leash.budget(SETTLE_TIMEOUT_S)):
+        running = self._ledger.running()
+        self._settlement.postpone(set(self._ledger.known()) - set(running))
+        if self._settlement.is_needed(running, self._leash.budget(SETTLE_TIMEOUT_S)):
             raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
-        self._looked_s = now_s
+        for tp in self._settlement.unasked(running):
+            self._share.stop(unasked(tp, self._ledger.target(tp).name))
 
     def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
         deadline = self._leash.budget(self._settings.transaction_timeout_s)
@@ -219,8 +225,6 @@ class Copier:
             raise LostError
         self._plane.commit(deadline)
         self._aborts = 0
-        self._committed_s = time.monotonic()
-        self._has_committed = True
         self._ledger.commit(runs)
         self._stops.told(news)
         for tp, written in filled.written.items():
@@ -256,8 +260,8 @@ class Copier:
         self._metrics.transaction("aborted", 0)
         self._log.warning("transaction_aborted", error=str(error), code=error.code, then="again from the last commit")
         self._plane.abort(self._leash.budget(self._settings.transaction_timeout_s))
-        if self._has_committed and self._context.target.troubled_s > self._committed_s - ENDED_WITHIN_S:
-            # what the last transaction left without an end was aborted with this one: the next life looks (`fates`)
+        if self._settlement.is_due():
+            # what the transaction before left without an end was aborted with this one: the next life looks (`fates`)
             raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
         self._ledger.roll_back()
         self._aborts += 1

@@ -7,8 +7,9 @@ its next owner fenced it), the abort takes along what lay there before:
     a sync is visible, its records are aborted  the run is emptied: back to where it began, they are copied again
     records are visible, their sync is not      the sync is written again: they are not copied again
 
-Only the last transaction with records can be meant: before another one is begun after trouble, a task looks back
-(`Copier`), and whoever begins anew ends what has no end (`loose_ends`).
+In doubt are the partitions of the last transaction with records: before another one is begun after trouble, a task
+looks back (`Copier`), and whoever begins anew ends what has no end (`loose_ends`). A partition that gives no answer
+does not start, and that is told with the next transaction: what is told to stand still stays in doubt.
 
 Invariants:
     A, B: syncs and records of one transaction share one fate, also when the target loses a marker.
@@ -16,7 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -50,20 +51,20 @@ class Fates:
         """Begin with what the task's partition of the syncs topic says.
 
         Args:
-            end: its stable end; more than a marker after the last record, some transaction was aborted there.
+            end: its stable end; more than a marker after the last run, something else lies there, maybe hidden runs.
 
         Raises:
             RetriableError: that could not be read before `deadline`.
         """
-        self._told = {tp: list(runs) for tp, runs in state.last.items()}
-        self._hidden = self._aborted(state.next_offset, deadline) if end > state.next_offset + 1 else {}
-
-    def _aborted(self, begin: int, deadline: Deadline) -> dict[TP, list[Run]]:
-        runs: dict[TP, list[Run]] = {}
-        for record in runs_on(self._target, self._flow.syncs_topic, self._task, begin, deadline):
-            if record.run.count:
-                runs.setdefault(record.tp, []).append(record.run)
-        return runs
+        doubted = state.last | state.stopped.keys()
+        self._told = {tp: list(state.tails[tp]) for tp in doubted & state.tails.keys()}
+        begin = min([state.end, *(state.ends[tp] for tp in state.stopped.keys() & state.ends.keys())])
+        self._hidden = {}
+        if end <= begin + 1:
+            return
+        for offset, record in runs_on(self._target, self._flow.syncs_topic, self._task, begin, deadline):
+            if offset >= state.ends.get(record.tp, 0):
+                self._hidden.setdefault(record.tp, []).append(record.run)
 
     def is_open(self, tp: TP) -> bool:
         """Whether it is not known yet what became of a partition's last records."""
@@ -78,31 +79,45 @@ class Fates:
         Raises:
             KafkaOpError: the client can't go on.
         """
-        runs: Runs = []
         wanted = set(tps)
-        last = {tp: [run for run in self._told[tp] if run.count][-1] for tp in wanted & self._told.keys()}
+        runs: Runs = []
         with closing(TargetEnds(self._target)) as ends:
-            met, silent = self._met(ends, last, deadline)
-            aborted, unheard = self._aborted_runs({tp: last[tp] for tp, it in met.items() if it is False}, deadline)
-            silent |= unheard
-            for tp in last.keys() - silent:
-                told = self._told.pop(tp)
-                if tp in aborted:
+            told = {tp: self._told[tp] for tp in wanted & self._told.keys()}
+            lost, silent = self._lost(told, ends, deadline)
+            for tp in told.keys() - silent:
+                del self._told[tp]
+                if tp in lost:
                     self._hidden.pop(tp, None)
-                    runs += [(tp, emptied(run, told[0])) for run in told]
-            newest = {tp: ledger.newest(tp) for tp in wanted}
-            while heads := self._heads(wanted - silent, newest):
-                met, unheard = self._met(ends, heads, deadline)
-                silent |= unheard
-                for tp in heads.keys() - unheard:
-                    if met[tp]:
-                        newest[tp] = self._hidden[tp].pop(0)
-                        runs.append((tp, heads[tp]))
-                    else:
-                        del self._hidden[tp]
-        return runs, silent
+                    runs += [(tp, emptied(it, lost[tp])) for it in told[tp] if it.seq >= lost[tp].seq]
+            hidden = {tp: self._hidden[tp] for tp in (wanted - silent) & self._hidden.keys()}
+            shown, unheard = self._shown(hidden, ends, deadline)
+        for tp in hidden.keys() - unheard:
+            del self._hidden[tp]
+            newest = ledger.newest(tp)
+            runs += [(tp, it) for it in continued(newest, hidden[tp], shown[tp])] if newest is not None else []
+        return runs, silent | unheard
 
-    def _aborted_runs(self, runs: Mapping[TP, Run], deadline: Deadline) -> tuple[set[TP], set[TP]]:
+    def _lost(
+        self, told: Mapping[TP, Sequence[Run]], ends: TargetEnds, deadline: Deadline
+    ) -> tuple[dict[TP, Run], set[TP]]:
+        """The first run of each partition whose records were aborted, where there is one.
+
+        Besides: the partitions that gave no answer.
+        """
+        lost: dict[TP, Run] = {}
+        with_records = {tp: [run for run in runs if run.count] for tp, runs in told.items()}
+        met, silent = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
+        aborted, unheard = self._aborted({tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline)
+        silent |= unheard
+        left = {tp: with_records[tp] for tp in aborted}
+        while left:
+            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            silent |= unheard
+            lost.update({tp: left[tp][0] for tp, is_there in met.items() if not is_there})
+            left = {tp: left[tp][1:] for tp, is_there in met.items() if is_there and left[tp][1:]}
+        return lost, silent
+
+    def _aborted(self, runs: Mapping[TP, Run], deadline: Deadline) -> tuple[set[TP], set[TP]]:
         """Which of the runs whose last record readers don't see were aborted: the others' records were deleted since.
 
         Besides: the partitions that gave no answer.
@@ -113,16 +128,20 @@ class Fates:
             there, silent = self._met(ends, runs, deadline)
         return {tp for tp, it in there.items() if it}, silent
 
-    def _heads(self, tps: Iterable[TP], newest: Mapping[TP, Run | None]) -> dict[TP, Run]:
-        """The first hidden run of each partition that continues its newest one; others are forgotten."""
-        heads: dict[TP, Run] = {}
-        for tp in tps:
-            hidden, known = self._hidden.get(tp), newest[tp]
-            if hidden and known is not None and hidden[0].seq == known.seq + 1:
-                heads[tp] = hidden[0]
-            else:
-                self._hidden.pop(tp, None)
-        return heads
+    def _shown(
+        self, hidden: Mapping[TP, Sequence[Run]], ends: TargetEnds, deadline: Deadline
+    ) -> tuple[dict[TP, list[Run]], set[TP]]:
+        """Those of each partition's runs whose records readers see; and the partitions that gave no answer."""
+        shown: dict[TP, list[Run]] = {tp: [] for tp in hidden}
+        silent: set[TP] = set()
+        left = {tp: [run for run in runs if run.count] for tp, runs in hidden.items()}
+        while left := {tp: runs for tp, runs in left.items() if runs}:
+            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            silent |= unheard
+            for tp, is_there in met.items():
+                shown[tp] += left[tp][:1] if is_there else []
+            left = {tp: left[tp][1:] for tp in met}
+        return shown, silent
 
     def _met(
         self, ends: TargetEnds, runs: Mapping[TP, Run], deadline: Deadline
@@ -131,11 +150,12 @@ class Fates:
 
         Besides: the partitions that gave no answer.
         """
-        met: dict[TP, bool | None] = {}
+        if not runs:
+            return {}, set()
         sources = {TP(self._flow.naming.remote_topic(tp.topic), tp.partition): tp for tp in runs}
         places = {remote: runs[tp].downstream_next - 1 for remote, tp in sources.items()}
-        for remote, first in ends.first(places, Deadline(deadline.slice_s(PATIENCE_S))).items():
-            met[sources[remote]] = None if first is None else first == places[remote]
+        found = ends.holds(places, Deadline(deadline.slice_s(PATIENCE_S)))
+        met = {sources[remote]: is_there for remote, is_there in found.items()}
         return met, runs.keys() - met.keys()
 
 
@@ -150,3 +170,27 @@ def emptied(run: Run, first: Run) -> Run:
         upstream_next=first.upstream_base,
         gaps=(),
     )
+
+
+def continued(newest: Run, hidden: Iterable[Run], shown: Collection[Run]) -> list[Run]:
+    """What continues a partition's newest run of what lies hidden behind it, in log order. Pure.
+
+    Transactions that were aborted in the ordinary way may lie between: their runs have numbers that come again.
+
+    Args:
+        hidden: runs; those without records count when one of `shown` follows them.
+        shown: those whose records readers see.
+    """
+    found: list[Run] = []
+    moves: list[Run] = []
+    for run in hidden:
+        moves = [it for it in moves if it.seq < run.seq]
+        if not run.count:
+            moves.append(run)
+            continue
+        chain = [*moves, run]
+        if run in shown and [it.seq for it in chain] == list(range(newest.seq + 1, newest.seq + 1 + len(chain))):
+            found += chain
+            newest = run
+        moves = []
+    return found

@@ -17,6 +17,8 @@ Invariants:
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
@@ -24,7 +26,7 @@ from replicator.clients import Cluster
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.errors import TP, RetriableError
+from replicator.errors import TP, PartitionError, RetriableError, StopReason
 from replicator.log import Logger
 from replicator.offsets import Run
 from replicator.planes import PlaneSettings
@@ -34,7 +36,7 @@ from replicator.syncs import runs_on
 SETTLE_TIMEOUT_S = 30.0
 OP = "settle transactions without an end"
 HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
-UNKNOWN_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
+REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
 
 
 class Settlement:
@@ -52,9 +54,11 @@ class Settlement:
         self._syncs = TP(flow.syncs_topic, task)
         self._settings = settings
         self._log = log
+        self._unasked: set[TP] = set()
+        self._looked_s = -math.inf
 
     def settle(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
-        """Give an end to what has none; whether there was anything.
+        """Give an end to what has none; whether there was anything. Partitions that give no answer are `unasked`.
 
         To be called when the transactional id is taken and the syncs are read, before anything is written. When it was
         needed, the id is taken away from its holder, and the syncs have to be read anew.
@@ -66,12 +70,13 @@ class Settlement:
             RetriableError: not everything could be asked or done before `deadline`.
             KafkaOpError: refused.
         """
-        visible = {self._remote(tp): run for tp, run in newest.items()}
+        sources = {self._remote(tp): tp for tp in newest}
+        visible = {remote: newest[tp] for remote, tp in sources.items()}
         with closing(LooseEnds(self._target, self._settings)) as ends:
-            found = self._find(ends, visible, deadline)
+            found = self._find(ends, sources, deadline)
             if not found.begins:
                 return False
-            commits = self._to_commit(found.begins, visible, deadline)
+            commits = self._to_commit(found, visible, deadline)
             for tps, commit in ((commits, True), (found.begins.keys() - commits, False)):
                 if tps:
                     partitions = {str(tp): found.begins[tp] for tp in sorted(tps)}
@@ -80,36 +85,54 @@ class Settlement:
                     self._log.warning("transaction_settled", partitions=partitions, result=result, hint=HINT)
         return True
 
+    def is_due(self) -> bool:
+        """Whether the target was in trouble since it was looked at last: a transaction may have lost ends."""
+        return self._target.troubled_s > self._looked_s
+
     def is_needed(self, tps: Iterable[TP], deadline: Deadline) -> bool:
         """Whether the last transaction of the task has no end in one of these source partitions, or in the syncs.
 
-        To be asked between two transactions.
+        To be asked between two transactions. Partitions that give no answer are `unasked` then.
 
         Raises:
             RetriableError: not everything could be asked before `deadline`.
             KafkaOpError: refused.
         """
         with closing(LooseEnds(self._target, self._settings)) as ends:
-            return bool(self._find(ends, map(self._remote, tps), deadline).begins)
+            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).begins)
 
-    def _find(self, ends: LooseEnds, tps: Iterable[TP], deadline: Deadline) -> Found:
-        found = ends.find([self._syncs, *tps], deadline)
-        self._tell_unknown(found.unknown)
+    def postpone(self, tps: Iterable[TP]) -> None:
+        """Note that source partitions have to be asked before they start again."""
+        self._unasked.update(tps)
+
+    def unasked(self, tps: Iterable[TP]) -> list[TP]:
+        """Those of the source partitions that have to be asked yet.
+
+        Nothing may be written to them: the end of that would be the end of what may lie before, too.
+        """
+        return [tp for tp in tps if tp in self._unasked]
+
+    def _find(self, ends: LooseEnds, sources: Mapping[TP, TP], deadline: Deadline) -> Found:
+        """Ask for the syncs and for partitions, which are source partitions by their names on the target."""
+        found = ends.find([self._syncs, *sources], deadline)
+        for told in (found.silent, found.refused):
+            if self._syncs in told:
+                raise RetriableError(f"{self._syncs} can't be asked: {told[self._syncs]}", op=OP)
+        if found.refused:
+            some = {str(tp): found.refused[tp] for tp in sorted(found.refused)[:5]}
+            number = len(found.refused)
+            self._log.info("transactions_not_looked_for", partitions=some, number=number, hint=REFUSED_HINT)
+        self._unasked.difference_update(sources.values())
+        self._unasked.update(sources[tp] for tp in found.silent)
+        self._looked_s = time.monotonic()
         return found
 
     def _remote(self, tp: TP) -> TP:
         return TP(self._flow.naming.remote_topic(tp.topic), tp.partition)
 
-    def _tell_unknown(self, unknown: Mapping[TP, str]) -> None:
-        if self._syncs in unknown:
-            raise RetriableError(f"{self._syncs} can't be asked: {unknown[self._syncs]}", op=OP)
-        if unknown:
-            some = {str(tp): unknown[tp] for tp in sorted(unknown)[:5]}
-            self._log.info("transactions_not_looked_for", partitions=some, number=len(unknown), hint=UNKNOWN_HINT)
-
-    def _to_commit(self, begins: Mapping[TP, int], visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
+    def _to_commit(self, found: Found, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
         """Which of the partitions without an end get a commit."""
-        syncs = self._syncs
+        syncs, begins = self._syncs, found.begins
         hidden = self._hidden_runs(begins[syncs], deadline) if syncs in begins else []
         theirs = {tp for tp, _ in hidden}
         commits = {
@@ -118,7 +141,9 @@ class Settlement:
             if tp != syncs and tp not in theirs and tp in visible and begin < visible[tp].downstream_next
         }
         with_records = [(tp, run) for tp, run in hidden if run.count]
-        ended = [(tp, run.downstream_next - 1) for tp, run in with_records if tp not in begins]
+        ended = [
+            (tp, run.downstream_next - 1) for tp, run in with_records if tp not in begins and tp not in found.refused
+        ]
         if not with_records or any(self._is_visible(tp, offset, deadline) for tp, offset in ended):
             commits |= (theirs | {syncs}) & begins.keys()
         return commits
@@ -126,7 +151,7 @@ class Settlement:
     def _hidden_runs(self, begin: int, deadline: Deadline) -> list[tuple[TP, Run]]:
         """The runs in the syncs from here on, whatever becomes of them, by the partition's name on the target."""
         found = runs_on(self._target, self._syncs.topic, self._syncs.partition, begin, deadline)
-        return [(self._remote(record.tp), record.run) for record in found]
+        return [(self._remote(record.tp), record.run) for _, record in found]
 
     def _is_visible(self, tp: TP, offset: int, deadline: Deadline) -> bool:
         """Whether readers of committed records see the one at `offset`."""
@@ -136,3 +161,9 @@ class Settlement:
         ) as reader:
             reader.read_on({tp.partition: offset + 1}, deadline, lambda: False)
         return offset in met
+
+
+def unasked(tp: TP, topic: str) -> PartitionError:
+    """Why a source partition does not start: its copy does not tell whether a transaction lies open there."""
+    text = f"{topic} does not say whether its last transaction has an end"
+    return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from replicator import loose_ends
 from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
@@ -22,9 +23,10 @@ from replicator.errors import TP, AbortTransactionError, LostError, PartitionErr
 from replicator.fates import Fates
 from replicator.ledger import Ledger, Runs, floor_run
 from replicator.log import Logger
+from replicator.loose_ends import Settlement
 from replicator.metrics import TaskMetrics
 from replicator.names import task_of
-from replicator.partitions import Prepared, Starter
+from replicator.partitions import Starter
 from replicator.planes import Plane, PlaneSettings
 from replicator.standstill import Watch
 from replicator.stops import Stops
@@ -86,9 +88,10 @@ class Share:
         plane: where partitions are assigned.
         ledger: the positions that the syncs topic holds.
         stops: what stood still when the task last ran here, to space the retries.
+        settlement: knows which partitions have to be asked for transactions without an end.
     """
 
-    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops) -> None:
+    def __init__(self, tools: TaskTools, plane: Plane, ledger: Ledger, stops: Stops, settlement: Settlement) -> None:
         self.ledger = ledger
         self.stops = stops
         self._tools = tools
@@ -96,6 +99,7 @@ class Share:
         self._starter = tools.context.starter
         self._plane = plane
         self._fates = tools.fates
+        self._settlement = settlement
         self._followed = 0
         self._newest_ms: dict[TP, int] = {}
 
@@ -134,7 +138,10 @@ class Share:
             return
         budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
         found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
-        self._settle_fates(found, budget)
+        for failure in found.failures:  # before anything is committed: that tells it
+            self.stop(failure)
+        self._ask_for_ends(found.ready, budget)
+        self._settle_fates(found.ready, budget)
         self._commit(
             [(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors],
             {tp: target for tp, target in found.ready.items() if target != self.ledger.told_target(tp)},
@@ -147,24 +154,34 @@ class Share:
             self._plane.add(self.ledger.positions(found.ready))
             if appeared:
                 self._tools.log.info("partitions_started", partitions=len(found.ready))
-        for failure in found.failures:
-            self.stop(failure)
 
-    def _settle_fates(self, found: Prepared, deadline: Deadline) -> None:
+    def _ask_for_ends(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> None:
+        """Leave out of those that may start what does not say whether a transaction of ours lies open there.
+
+        Raises:
+            RetriableError: one does: the task begins again.
+        """
+        unasked = self._settlement.unasked(ready)
+        if not unasked:
+            return
+        if self._settlement.is_needed(unasked, deadline):
+            raise RetriableError("a transaction of ours has no end in some partition", op="start partitions")
+        for tp in self._settlement.unasked(unasked):
+            self.stop(loose_ends.unasked(tp, ready.pop(tp).name))
+
+    def _settle_fates(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> None:
         """Make syncs and records of the last transaction one again, in those that may start."""
-        doubted = [tp for tp in found.ready if self._fates.is_open(tp)]
+        doubted = [tp for tp in ready if self._fates.is_open(tp)]
         if not doubted:
             return
         runs, silent = self._fates.look(doubted, self.ledger, deadline)
+        for tp in silent:
+            text = f"{ready.pop(tp).name} does not say what became of the last records"
+            self.stop(PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE))
         if runs:
             positions = {str(tp): run.upstream_next for tp, run in runs}
             self._tools.log.warning("transaction_mended", positions=positions, hint=MENDED_HINT)
             self._commit(runs, {})
-        for tp in silent:
-            topic = found.ready.pop(tp).name
-            text = f"{topic} does not say what became of the last records"
-            reason = StopReason.TARGET_UNAVAILABLE
-            found.failures.append(PartitionError(text, op="check the target", tp=tp, reason=reason))
 
     def _wanted(self, snapshot: Snapshot) -> list[TP]:
         """What should run and does not: on the source, or known from before and still configured."""
@@ -184,7 +201,7 @@ class Share:
         return tp.partition < (topic.partitions if reason is StopReason.SOURCE_GONE else topic.target_partitions)
 
     def _commit(self, runs: Runs, targets: Mapping[TP, TargetTopic]) -> None:
-        """Commit syncs that come without records, and where partitions are replicated to.
+        """Commit syncs that come without records, and where partitions are replicated to; and the news with them.
 
         Raises:
             LostError: the task was taken meanwhile; nothing is committed.
@@ -193,11 +210,14 @@ class Share:
         if not runs and not targets:
             return
         deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
+        news = self.stops.news()
         self._plane.begin()
         for tp, run in runs:
             self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_sync(tp, run))
         for tp, target in targets.items():
             self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(target_record(tp, target)))
+        for record in news:
+            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(record))
         if self._tools.leash.lost.is_set():
             raise LostError
         try:
@@ -208,6 +228,7 @@ class Share:
                 self.stop_refused({})
             raise
         self.ledger.commit(runs)
+        self.stops.told(news)
 
     def failed(self, failure: PartitionError) -> None:
         """A partition can't go on: skip what retention took if so configured, else stop it alone, and say why."""

@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,15 @@ class Stops:
     def __len__(self) -> int:
         return len(self._stops)
 
-    def begin(self, told: Mapping[TP, dict[str, Any]]) -> None:
-        """Start anew from what the syncs topic says: every partition may be tried."""
-        self._stops.clear()
-        self._news.clear()
+    def begin(self, told: Mapping[TP, dict[str, Any]], known: Container[TP]) -> None:
+        """Start anew from what the syncs topic says: every partition may be tried, but for what lasts and is untold.
+
+        Args:
+            known: the partitions with a position there.
+        """
+        lasting = {tp for tp in self._news.keys() & self._stops.keys() if self._stops[tp].error.is_lasting}
+        self._stops = {tp: stop for tp, stop in self._stops.items() if tp in lasting and tp in known}
+        self._news = {tp: self._news[tp] for tp in self._stops}
         self._told = dict(told)
 
     def stop(self, error: PartitionError, now_s: float, at: dt.datetime) -> bool:

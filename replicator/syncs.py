@@ -111,41 +111,49 @@ def _note(facts: dict[Subject, Fact], subject: Subject, fact: Fact | None) -> No
 
 @dataclass(slots=True)
 class TaskState(SyncsState):
-    """What one task's partition of the syncs topic says, and the end of that.
+    """What one task's partition of the syncs topic says, and where.
 
     Args:
-        last: the runs of the last transaction that wrote records, and those without records that follow. Between two
-            transactions lies a marker.
-        next_offset: after the last record that was read.
+        last: the partitions that the last transaction with records wrote to. Between two transactions lies a marker.
+        tails: of each partition, the runs of the last transaction that wrote records to it, and those without records
+            that follow. Without those that were emptied (`fates`).
+        ends: of each partition, after the last record about its runs.
+        end: after the last record about runs.
     """
 
-    last: dict[TP, list[Run]] = field(default_factory=dict)
-    next_offset: int = 0
-    _open: dict[TP, list[Run]] = field(default_factory=dict)
+    last: set[TP] = field(default_factory=set)
+    tails: dict[TP, list[Run]] = field(default_factory=dict)
+    ends: dict[TP, int] = field(default_factory=dict)
+    end: int = 0
+    _next: int = 0
+    _open: set[TP] = field(default_factory=set)
 
     def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
         """Add one record of the log, in log order."""
-        if offset != self.next_offset:
-            self._open = {}
-        self.next_offset = offset + 1
+        if offset != self._next:
+            self._open = set()
+        self._next = offset + 1
         self.take(key, value)
 
     def take_run(self, tp: TP, run: Run) -> None:
         """Add one run."""
-        known = self.newest.get(tp)
         SyncsState.take_run(self, tp, run)
-        if known is not None and run.seq <= known.seq:  # emptied (`fates`)
-            self.last.pop(tp, None)
-        elif run.count:
-            self._open.setdefault(tp, []).append(run)
+        self.end = self.ends[tp] = self._next
+        tail = [it for it in self.tails.pop(tp, ()) if it.seq < run.seq]
+        if run.count:
+            tail = [*tail, run] if tp in self._open else [run]
+            self._open.add(tp)
             self.last = self._open
-        elif tp in self.last:
-            self.last[tp].append(run)
+        elif tail:
+            tail.append(run)
+        if tail:
+            self.tails[tp] = tail
 
     def forget(self, tp: TP) -> None:
         """Drop the runs of a partition."""
         SyncsState.forget(self, tp)
-        self.last.pop(tp, None)
+        self.end = self.ends[tp] = self._next
+        self.tails.pop(tp, None)
 
 
 @dataclass(slots=True)
@@ -222,18 +230,18 @@ class SyncsReader(Generic[State]):
         self._reader.close()
 
 
-def runs_on(target: Cluster, topic: str, task: int, begin: int, deadline: Deadline) -> list[SyncRecord]:
-    """The runs in a task's partition of the syncs topic from `begin` on, whatever became of them.
+def runs_on(target: Cluster, topic: str, task: int, begin: int, deadline: Deadline) -> list[tuple[int, SyncRecord]]:
+    """The runs in a task's partition of the syncs topic from `begin` on, whatever became of them, and where they are.
 
     Raises:
         KafkaOpError: as `CompactedReader.read_to_end`.
     """
-    found: list[SyncRecord] = []
+    found: list[tuple[int, SyncRecord]] = []
 
     def take(message: Message) -> None:
         record = decode(message.key() or b"", message.value())
         if isinstance(record, SyncRecord):
-            found.append(record)
+            found.append((message.offset() or 0, record))
 
     with closing(CompactedReader(target, topic, {task: begin}, take, committed=False)) as reader:
         reader.read_to_end(deadline)

@@ -38,11 +38,12 @@ _ONE_RECORD: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """No record lies from `start` to before `end`."""
+    """No record lies from `start` to before `end`; whether one lies there."""
 
     start: int
     end: int
     looked_s: float
+    is_record: bool = False
 
 
 class TargetEnds:
@@ -90,8 +91,8 @@ class TargetEnds:
             places[tp] = known.end if known is not None and known.start == start else start
         return places
 
-    def first(self, starts: Mapping[TP, int], deadline: Deadline) -> dict[TP, int | None]:
-        """The place of the first record, or the stable end, at or after each place, of those that give an answer.
+    def holds(self, places: Mapping[TP, int], deadline: Deadline) -> dict[TP, bool | None]:
+        """Whether there is a record at each place, of those that give an answer.
 
         Returns:
             None where the right is missing to look.
@@ -99,14 +100,17 @@ class TargetEnds:
         Raises:
             KafkaOpError: the client can't go on.
         """
-        silent = self._look_up({tp: _Place(start, start, 0.0) for tp, start in starts.items()}, deadline, lambda: False)
-        found: dict[TP, int | None] = {tp: self._known[tp].end for tp in starts.keys() - silent}
-        return found | dict.fromkeys(silent & self._refused.keys())
+        silent = self._look_up({tp: _Place(place, place, 0.0) for tp, place in places.items()}, deadline, lambda: False)
+        found: dict[TP, bool | None] = {}
+        for tp in places.keys() - silent:
+            known = self._known[tp]
+            found[tp] = None if tp in self._refused else known.is_record and known.end == places[tp]
+        return found
 
     def _look_up(
         self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]
     ) -> AbstractSet[TP]:
-        """Look up places, for `find` and `first`; the partitions that gave no answer."""
+        """Look up places, for `find` and `holds`; the partitions that gave no answer."""
         waiting = dict(places)
         partitions = topic_partitions((tp, place.end) for tp, place in places.items())
         try:
@@ -139,9 +143,11 @@ class TargetEnds:
             if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 failure = self._target.error(error, op="read the end of a remote topic", right="READ", topic=tp.topic)
                 self._refused[tp] = str(failure)
-            return False
+                self._known[tp] = replace(place, looked_s=time.monotonic())
+            return tp in self._refused
         self._refused.pop(tp, None)
-        self._known[tp] = _Place(place.start, max(place.end, message.offset() or 0), time.monotonic())
+        end = max(place.end, message.offset() or 0)
+        self._known[tp] = _Place(place.start, end, time.monotonic(), is_record=error is None)
         return True
 
     def _consume(self, wait_s: float) -> list[Message]:

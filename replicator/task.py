@@ -160,7 +160,7 @@ class Task(threading.Thread):
         plane.assign({})
         ledger = Ledger(state.newest, state.targets)
         self._tools.watch.begin()
-        share = Share(self._tools, plane, ledger, self._stops)
+        share = Share(self._tools, plane, ledger, self._stops, settlement)
         share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")
         self.problem = ""
@@ -176,7 +176,7 @@ class Task(threading.Thread):
             state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
             end = reader.read_to(self.number)
         self._tools.fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
-        self._stops.begin(state.stopped)
+        self._stops.begin(state.stopped, state.newest)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
         return state

@@ -7,6 +7,7 @@ told of a partition leaves it without a marker, as one does that takes the parti
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
@@ -17,12 +18,13 @@ from confluent_kafka import OFFSET_END, TopicPartition
 from replicator import clients
 from replicator.deadline import Deadline
 from replicator.embedded import Cluster, ClusterSpec
-from replicator.errors import TP, FatalError, RetriableError
+from replicator.errors import TP, AbortTransactionError, FatalError, RetriableError
 from replicator.loose_ends import Settlement
 from replicator.metrics import DATA_PLANES
 from replicator.names import transactional_id
 from replicator.planes.batches.coordinator import Coordinator
 from replicator.planes.batches.loose_ends import LooseEnds
+from replicator.planes.batches.plane import BatchesPlane
 from tests.contract.harness import settings
 from tests.integration.flows import FlowBench, FlowBenches
 from tests.kafka.eventually import eventually
@@ -92,7 +94,8 @@ def without_end(bench: FlowBench) -> set[TP]:
     with closing(LooseEnds(cluster, wanted)) as ends:
         ends._coordinator.initialise(Deadline(30))
         found = ends.find([TP(bench.syncs_topic, 0), TP(remote, 0), TP(remote, 1)], Deadline(30))
-    assert not found.unknown
+    assert not found.silent
+    assert not found.refused
     return set(found.begins)
 
 
@@ -170,6 +173,84 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
     assert (settled["partitions"].keys(), settled["result"]) == ({str(first)}, "committed")
     assert bench.verify(bench.topic).records == 100
     assert not bench.found("task_lost")
+
+
+@pytest.mark.parametrize("has_syncs", [True, False], ids=["with syncs", "without syncs"])
+def test_a_partition_without_a_leader_starts_when_it_was_asked(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch, *, has_syncs: bool
+) -> None:
+    """It is just those that lose markers, and their brokers come back last. The others go on meanwhile."""
+    bench = make_flow(source, careless, flow={"data_plane": "batches"})
+    begin(bench)
+    bench.stop()
+    first = TP(bench.remote(bench.topic), 0)
+    bench.produce(bench.topic, records(1000))
+    forgetful = Forgetful(monkeypatch, {first}, commit=False, dies=True)
+    if not has_syncs:  # the task dies before it writes them
+        monkeypatch.setattr(BatchesPlane, "flush", aborting(BatchesPlane.flush))
+    bench.start(runs=False)
+    assert forgetful.over.wait(60), bench.log()
+    bench.stop()
+    monkeypatch.undo()
+    assert without_end(bench) == {first}
+
+    has_leader = threading.Event()
+    by_leader = LooseEnds._by_leader
+    led = lambda it, tps: by_leader(it, [tp for tp in tps if tp != first or has_leader.is_set()])  # noqa: E731
+    monkeypatch.setattr(LooseEnds, "_by_leader", led)
+    seen = len(bench.events)
+    bench.produce(bench.topic, records(2000))
+    bench.start()
+    assert "does not say" in bench.await_stopped(bench.topic, 0, "target_unavailable", after=seen)
+    bench.await_caught_up(bench.topic, without=(0,))
+    assert not bench.found("transaction_settled", after=seen)
+    has_leader.set()
+    settled = bench.await_event("transaction_settled", after=seen)
+    assert (settled["partitions"].keys(), settled["result"]) == ({str(first)}, "aborted")
+    assert bench.verify(bench.topic).records == 150
+
+
+def aborting(flush: Callable[..., Any]) -> Callable[..., Any]:
+    """A flush after which the transaction is aborted by somebody else."""
+
+    def flush_and_abort(plane: BatchesPlane, deadline: Deadline) -> None:
+        flush(plane, deadline)
+        plane._coordinator.end(deadline, commit=False)
+
+    return flush_and_abort
+
+
+def test_an_abort_that_loses_a_marker_is_looked_back_at(
+    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next commit of the same life would show its records, too."""
+    bench = make_flow(source, careless, flow={"data_plane": "batches"})
+    begin(bench)
+    first = TP(bench.remote(bench.topic), 0)
+    settle = Settlement.settle
+    forgetful = Forgetful(monkeypatch, {first}, commit=False, dies=False)
+    monkeypatch.setattr(Settlement, "settle", settle)
+    flush, end = BatchesPlane.flush, Coordinator.end
+
+    def failing_flush(plane: BatchesPlane, deadline: Deadline) -> Any:
+        placements = flush(plane, deadline)
+        if forgetful.over.is_set():
+            return placements
+        raise AbortTransactionError("not acknowledged", op="flush")
+
+    def troubled_end(coordinator: Coordinator, deadline: Deadline, *, commit: bool) -> None:
+        end(coordinator, deadline, commit=commit)
+        coordinator._cluster.troubled_s = time.monotonic()
+
+    monkeypatch.setattr(BatchesPlane, "flush", failing_flush)
+    monkeypatch.setattr(Coordinator, "end", troubled_end)
+    bench.produce(bench.topic, records_of_first(1000))
+    assert forgetful.over.wait(60), bench.log()
+    assert forgetful.forgot == {first}, "not the transaction that the test is about"
+    settled = bench.await_event("transaction_settled")
+    assert (settled["partitions"].keys(), settled["result"]) == ({str(first)}, "aborted")
+    monkeypatch.undo()
+    assert bench.verify(bench.topic).records == 75
 
 
 def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cluster, careless: Cluster) -> None:

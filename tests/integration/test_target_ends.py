@@ -102,3 +102,13 @@ def test_a_client_that_gives_nothing_is_replaced(
     ends._consumer = Consumer({"group.id": "nobody"})
     assert find(ends, log, 3) == 3
     assert find(ends, log, 3) == 4
+
+
+def test_only_a_committed_record_is_one(ends: TargetEnds, log: Log) -> None:
+    """Not a marker, not the end of the log, and not what is still open."""
+    log.write(2)
+    held = {place: ends.holds({log.tp: place}, Deadline(30))[log.tp] for place in range(5)}
+    assert held == {0: True, 1: True, 2: True, 3: False, 4: False}
+    log.producer.commit_transaction(30)
+    eventually(lambda: ends.holds({log.tp: 4}, Deadline(30))[log.tp], within_s=30)
+    assert ends.holds({log.tp: 7}, Deadline(30))[log.tp] is False

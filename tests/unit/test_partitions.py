@@ -161,7 +161,7 @@ def test_a_new_owner_tries_everything_and_knows_what_was_told() -> None:
     }
     stops = Stops(30)
     stops.stop(failure(), 0, AT)
-    stops.begin(told)
+    stops.begin(told, {ORDERS, OTHER})
     assert stops.may_start(ORDERS, 0)
     assert not stops.has_news()
     assert stops.stop(failure(), 0, AT) is True, "the first time in this process: it is logged"
@@ -181,7 +181,7 @@ def test_what_lasts_is_not_tried_again_by_anybody() -> None:
     assert kept is not None
     assert kept.is_lasting
     later = Stops(1)
-    later.begin({ORDERS: record.body, OTHER: {"reason": "truncated"}})
+    later.begin({ORDERS: record.body, OTHER: {"reason": "truncated"}}, {ORDERS, OTHER})
     assert later.lasting(OTHER) is None
     again = later.lasting(ORDERS)
     assert again is not None
@@ -194,6 +194,30 @@ def test_what_lasts_is_not_tried_again_by_anybody() -> None:
     assert later.lasting(ORDERS) is not None, "until that is told"
     committed(later)
     assert later.lasting(ORDERS) is None
+
+
+def test_what_lasts_and_could_not_be_told_is_known_to_the_next_life() -> None:
+    """Trouble on the target that cuts a log ends the life that noticed, too."""
+    stops = Stops(1)
+    stops.stop(failure(StopReason.SOURCE_LOG_SHORTER), 0, AT)
+    stops.stop(failure(tp=OTHER), 0, AT)
+    (lasting, _) = stops.news()
+    stops.begin({}, {ORDERS, OTHER})
+    assert stops.lasting(ORDERS) is not None
+    assert stops.may_start(OTHER, 0)
+    assert stops.news() == [lasting]
+    stops.begin({}, {OTHER})
+    assert stops.lasting(ORDERS) is None, "it was forgotten, to be copied anew"
+    assert not stops.has_news()
+
+
+def test_what_lasts_and_was_told_is_read_again() -> None:
+    """`recopy` deletes what was told."""
+    stops = Stops(1)
+    stops.stop(failure(StopReason.SOURCE_LOG_SHORTER), 0, AT)
+    committed(stops)
+    stops.begin({}, {ORDERS})
+    assert stops.lasting(ORDERS) is None
 
 
 def test_that_it_lasts_is_news() -> None:

@@ -37,6 +37,8 @@ _LATER = frozenset(
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
 
@@ -47,11 +49,13 @@ class Found:
 
     Args:
         begins: target partitions with records of a transaction without an end → the first one's offset.
-        unknown: partitions that could not be asked → why.
+        refused: partitions that may not be asked → the error's name.
+        silent: partitions that gave no answer → why.
     """
 
     begins: dict[TP, int] = field(default_factory=dict)
-    unknown: dict[TP, str] = field(default_factory=dict)
+    refused: dict[TP, str] = field(default_factory=dict)
+    silent: dict[TP, str] = field(default_factory=dict)
 
 
 class LooseEnds:
@@ -93,7 +97,7 @@ class LooseEnds:
             for node, led in self._by_leader(left).items():
                 left -= self._ask(node, led, producer_id, found, deadline)
             if left and patience.expired:
-                found.unknown.update(dict.fromkeys(left, "it has no leader"))
+                found.silent.update(dict.fromkeys(left, "it has no leader"))
                 break
             if left:
                 for topic in {tp.topic for tp in left}:
@@ -119,7 +123,7 @@ class LooseEnds:
         """Those that are not there, or that may not be seen."""
         gone = {tp for tp in tps if self._brokers.lacks(tp.topic, tp.partition)}
         hidden = {tp for tp in tps if self._brokers.topic_error(tp.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED}
-        found.unknown.update(dict.fromkeys(hidden, "TOPIC_AUTHORIZATION_FAILED"))
+        found.refused.update(dict.fromkeys(hidden, "TOPIC_AUTHORIZATION_FAILED"))
         return gone | hidden
 
     def _by_leader(self, tps: Iterable[TP]) -> dict[int, list[TP]]:
@@ -146,7 +150,9 @@ class LooseEnds:
                     continue
                 settled.add(tp)
                 if partition.error_code:
-                    found.unknown[tp] = KafkaError(partition.error_code).name()
+                    is_refused = partition.error_code == KafkaError.TOPIC_AUTHORIZATION_FAILED
+                    failed = found.refused if is_refused else found.silent
+                    failed[tp] = KafkaError(partition.error_code).name()
                 begins = [
                     it.current_txn_start_offset for it in partition.active_producers if it.producer_id == producer_id
                 ]
