@@ -309,8 +309,9 @@ class _Series:
                 batch = _expanded(entry) if self._codec else entry[0]
                 size += len(batch)
                 if size > limit:
-                    self._write_anew(entries[begin:index], batches, limit)
+                    full, expanded = entries[begin:index], batches
                     begin, size, batches = index, len(batch), []
+                    self._write_anew(full, expanded, limit)
                 batches.append(batch)
         finally:  # what came before a bad one is delivered
             self._write_anew(entries[begin : begin + len(batches)], batches, limit)

@@ -26,6 +26,10 @@ _ENCODERS = {
 }
 
 
+def compressed(codec: int, body: bytes) -> bytes:
+    return bytes(_ENCODERS[codec](body))
+
+
 def varint(value: int) -> bytes:
     number = (value << 1) ^ (value >> 63)
     encoded = bytearray()
@@ -71,7 +75,7 @@ class BatchSpec:
         body = self.raw_body
         if body is None:
             body = b"".join(self._record(r, base_ms) for r in self.records)
-            body = bytes(_ENCODERS[self.codec](body))
+            body = compressed(self.codec, body)
         checked = struct.pack(
             ">hiqqqhii",
             self.attributes | self.codec,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiokafka.record.util import calc_crc32c
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replicator.planes.batches.plain_records import Record
 from replicator.planes.batches.raw_batch import HEADER_BYTES
-from replicator.planes.batches.record_batch import MERGED_BYTES, BadBatchError, Walked, stamp, walk
+from replicator.planes.batches.record_batch import FEWEST_MERGED, MERGED_BYTES, BadBatchError, Walked, stamp, walk
 from replicator.planes.batches.reencode import open_batch
 from tests.unit.batches.logs import (
     CONTROL,
@@ -24,6 +24,7 @@ from tests.unit.batches.logs import (
     TRANSACTIONAL,
     BatchSpec,
     batch,
+    compressed,
     marker,
     old_message,
     read_back,
@@ -488,6 +489,30 @@ def test_a_plain_batch_whose_records_do_not_add_up_inside_a_series(at: int) -> N
     assert (walked.next_offset, walked.bad is not None) == (at, True)
 
 
+@given(
+    codec=st.integers(0, 4),
+    count=st.integers(FEWEST_MERGED, 60),
+    bad_at=st.integers(0, 59),
+    size=st.sampled_from([1, 800]),
+    most=st.sampled_from([200, 3000, 20_000]),
+)
+@example(codec=0, count=400, bad_at=100, size=800, most=1 << 20)
+@example(codec=1, count=400, bad_at=100, size=800, most=1 << 20)
+@example(codec=0, count=400, bad_at=5, size=800, most=20_000)
+@example(codec=1, count=400, bad_at=5, size=800, most=20_000)
+def test_what_came_before_a_bad_batch_is_delivered_once(
+    codec: int, count: int, bad_at: int, size: int, most: int
+) -> None:
+    """A: also when a series is written as several batches, and the bad one is not in the last of them."""
+    log = [batch(i, 1, size=size, codec=codec) for i in range(count)]
+    bad_at %= count
+    nonsense = compressed(codec, b"\x7f" * 30)
+    log[bad_at] = BatchSpec(bad_at, [record(bad_at)], codec=codec, raw_body=nonsense).encode()
+    walked = walk(view(*log), 0, [], max_batch_bytes=most)
+    assert (walked.next_offset, walked.bad is not None) == (bad_at, True)
+    assert offsets(walked) == list(range(bad_at))
+
+
 @pytest.mark.parametrize("following", [[], [batch(22, 1)]])
 def test_records_outside_of_the_range_of_their_batch_are_bad(following: list[bytes]) -> None:
     data = changed(23, b"\0\0\0\1")  # 20 and 21, it says; there is a 22 too
@@ -511,8 +536,9 @@ def whole_log(seed: int) -> tuple[Log, bytes]:
     seed=st.integers(0, 50),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),
     sign=st.booleans(),
+    most=st.sampled_from([300, LARGE]),
 )
-def test_damage_is_found_or_does_no_harm(seed: int, changes: list[tuple[int, int]], sign: bool) -> None:
+def test_damage_is_found_or_does_no_harm(seed: int, changes: list[tuple[int, int]], sign: bool, most: int) -> None:
     """With right checksums too: no exception, no endless loop, offsets that ascend."""
     log, whole = whole_log(seed)
     data = bytearray(whole)
@@ -520,7 +546,7 @@ def test_damage_is_found_or_does_no_harm(seed: int, changes: list[tuple[int, int
         data[at % len(data)] = value
     if sign:
         _sign_all(data)
-    walked = walk(view(data), 0, log.aborted_from(0), max_batch_bytes=LARGE)
+    walked = walk(view(data), 0, log.aborted_from(0), max_batch_bytes=most)
     for raw in walked.batches:
         stamp(raw.data, 1, 0, 0)
     found = offsets(walked)
