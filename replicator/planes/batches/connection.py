@@ -209,6 +209,8 @@ class Connection:
                 self._watch_what_is_needed()
         except NonsenseError as error:
             self.close(f"the peer does not speak Kafka's protocol: {error}")
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            self.close("closed by the peer")
         except ssl.SSLError as error:
             self.close(f"TLS: {error.reason or error}", "_SSL")
         except OSError as error:

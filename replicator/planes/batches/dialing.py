@@ -29,6 +29,7 @@ MAX_HANDSHAKE_BYTES = 1 << 20
 """Of any answer before the connection is established: ApiVersions is the largest, and has a few KiB."""
 UNSUPPORTED_VERSION = 35
 API_VERSIONS_VERSION = 3
+_HUNG_UP = "closed by the broker: is security.protocol what it asks for?"
 _TLS_ALERT = 0x15
 _TLS_MAJOR = 3
 
@@ -160,8 +161,8 @@ class _Handshake:
         try:
             self._socket.settimeout(self._left_s())
             self._socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            with contextlib.suppress(ConnectionError, TimeoutError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+            with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLEOFError):
                 self._socket.recv(1)  # a TLS alert that came before tells why; it is raised as an SSLError
             raise
 
@@ -172,7 +173,7 @@ class _Handshake:
             self._socket.settimeout(self._left_s())
             count = self._socket.recv_into(view[have:])
             if not count:
-                raise ConnectionResetError(0, "closed by the broker: is security.protocol what it asks for?")
+                raise ConnectionResetError(0, _HUNG_UP)
             have += count
         return data
 
@@ -197,6 +198,8 @@ def _api_versions_request() -> Any:
 def _translated(error: Exception, what: str) -> ConnectError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectError(f"{what}: the broker's certificate is not trusted: {error.verify_message}", "_SSL")
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # as a load balancer does when the broker is away
+        return ConnectError(f"{what}: {_HUNG_UP}", "_TRANSPORT")
     if isinstance(error, ssl.SSLError | ValueError):
         return ConnectError(f"{what}: {getattr(error, 'reason', None) or error}", "_SSL")
     code = "_TIMED_OUT" if isinstance(error, TimeoutError) else "_TRANSPORT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,24 @@ def test_a_broker_that_asks_for_a_certificate(authority: Authority, foreign: Aut
             assert refusal(fake, security(protocol="SSL", **files)).code == "_SSL"
 
 
+@pytest.mark.parametrize("resets", [True, False])
+def test_a_broker_that_ends_the_tls_handshake_refuses_nothing(resets: bool) -> None:
+    """A load balancer before a broker that is stopped does so."""
+
+    def talk(peer: Peer) -> None:
+        peer.read(1)
+        if resets:
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.sock.close()
+        else:
+            peer.sock.recv(1 << 16)  # what is left unread would reset it, too
+
+    with broker(talk) as fake:
+        error = refusal(fake, security(protocol="SSL"))
+    assert error.code == "_TRANSPORT"
+    assert "TLS handshake" in str(error)
+
+
 def test_plaintext_where_tls_is_asked_for(authority: Authority) -> None:
     def talk(peer: Peer) -> None:
         peer.ask()
@@ -232,7 +251,9 @@ def test_plaintext_where_tls_is_asked_for(authority: Authority) -> None:
 
 def test_tls_where_plaintext_is_spoken() -> None:
     with broker(lambda peer: peer.sock.sendall(b"\x00\x00\x00\x00") if peer.read(4) else None) as fake:
-        assert refusal(fake, security(protocol="SSL")).code == "_SSL"
+        error = refusal(fake, security(protocol="SSL"))
+    assert error.code == "_TRANSPORT"
+    assert "is security.protocol what it asks for?" in str(error)
 
 
 def test_files_that_can_not_be_used(tmp_path: Path, authority: Authority) -> None:
