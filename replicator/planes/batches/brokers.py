@@ -17,7 +17,7 @@ from typing import Any
 
 from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline
-from replicator.error_codes import BY_WEIGHT
+from replicator.error_codes import BY_WEIGHT, REFUSALS
 from replicator.errors import RetriableError
 from replicator.planes.batches import messages, metadata
 from replicator.planes.batches.casts import Casts
@@ -297,6 +297,20 @@ class Brokers:
         heard = [error for at_s, error in self._errors.values() if now_s - at_s < ERROR_MEMORY_S]
         weights = dict(zip(BY_WEIGHT, itertools.count(), strict=False))
         return min(heard, key=lambda it: weights.get(it.code, len(weights)), default=None)
+
+    def refusal(self, node: int | None = None) -> ConnectError | None:
+        """Why a broker refuses us: our password, its certificate. None: it does not, as far as we know.
+
+        Args:
+            node: None: the cluster. It does when no broker is connected, none is left to be tried, and one refused.
+        """
+        if node is not None:
+            _, error = self._errors.get(self._view.nodes.get(node), (0.0, None))
+        else:
+            endpoints = {*self._view.nodes.values(), *self._bootstrap.values()}
+            is_hopeless = endpoints <= self._errors.keys() and not any(link.is_up for link in self._links.values())
+            error = self.recent_error() if is_hopeless else None
+        return error if error is not None and error.code in REFUSALS else None
 
     def error(self, op: str, cause: Lost | str = "") -> RetriableError:
         """The error of a request that got no answer, with what the operator can do about it."""

@@ -64,6 +64,7 @@ class Session:
         changed: partitions to name in the next request.
         forgotten: partitions that the broker still has and that left.
         is_asking: a request is on its way.
+        refused_s: since when the broker refuses us, on the monotonic clock; 0: it does not.
     """
 
     id: int = 0
@@ -76,6 +77,7 @@ class Session:
     is_asking: bool = False
     not_before_s: float = 0.0
     looked_s: float = 0.0
+    refused_s: float = 0.0
 
     def join(self, tp: TP, topic_id: bytes) -> None:
         """Read a partition here from now on."""

@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping
 
 from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline, backoff_s
-from replicator.error_codes import REFUSALS
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.planes.batches.brokers import Brokers
 from replicator.planes.batches.connection import Lost, Request
@@ -32,6 +31,7 @@ from replicator.planes.batches.metadata import NO_ID
 from replicator.planes.batches.packs import Arrived, Pack
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.record_batch import walk
+from replicator.planes.batches.unreachable import ConnectError, unreachable
 from replicator.planes.batches.wire import WireError
 
 REQUEST_TIMEOUT_S = 30.0
@@ -40,6 +40,8 @@ ARRIVED_SHARE = 8
 """What arrived may take this part of the task's memory, in two answers: one is taken while the next one comes."""
 GONE_AFTER_S = 5.0
 """How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
+REFUSED_AFTER_S = 5.0
+"""How long a partition's leader may refuse us, while other brokers do not, before the partition stops."""
 LOOK_EVERY_S = 0.1
 """How often partitions of a broker that can't be reached look for another leader."""
 NEARBY_S = 300.0
@@ -217,6 +219,7 @@ class Fetcher:
         if connection is None:
             self._follow_leaders(node, session)
             return
+        session.refused_s = 0.0
         _, newest = self._brokers.version(node, FETCH) or (0, 0)
         body = session.request(self._partitions, fetch_bytes, self._brokers.rack, newest)
         version = session.version
@@ -234,6 +237,8 @@ class Fetcher:
         if session.looked_s + LOOK_EVERY_S > now_s:
             return
         session.looked_s = now_s
+        refusal = self._brokers.refusal(node)
+        session.refused_s = 0.0 if refusal is None else session.refused_s or now_s
         for tp in list(session.members):
             partition = self._partitions[tp]
             leader = self._brokers.leader(*tp)
@@ -241,6 +246,14 @@ class Fetcher:
                 partition.near = -1
                 self._near.discard(tp)
                 self._make_homeless(tp, partition)
+            elif refusal is not None and now_s - session.refused_s > REFUSED_AFTER_S:
+                self._stop_refused(tp, partition, refusal)
+
+    def _stop_refused(self, tp: TP, partition: Assigned, refusal: ConnectError) -> None:
+        told = unreachable(self._source, "fetch", str(refusal), refusal.code)
+        reason = StopReason.SOURCE_UNAVAILABLE
+        error = PartitionError(f"its leader refuses us: {refusal}", op="fetch", tp=tp, reason=reason, hint=told.hint)
+        self._stop(tp, partition, error)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -403,14 +416,8 @@ class Fetcher:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        self._raise_refusal()
-
-    def _raise_refusal(self) -> None:
-        """A cluster that refuses our password or certificate has to be seen: nothing comes from there by waiting."""
-        is_reached = any(session.is_asking for session in self._sessions.values())
-        error = None if is_reached or not self._partitions else self._brokers.recent_error()
-        if error is not None and error.code in REFUSALS:
-            raise self._brokers.error("fetch")
+        if not self._arrived and self._partitions and self._brokers.refusal() is not None:
+            raise self._brokers.error("fetch")  # nothing comes from there by waiting
 
     def _clear(self) -> None:
         self._arrived.clear()

@@ -38,6 +38,8 @@ class Peer:
 
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
+        self.node = 0
+        """Of the broker, in a `World`."""
         self.number = number
         """Of this connection among the broker's, from 0."""
 

@@ -5,105 +5,24 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from kafka.protocol.metadata import FindCoordinatorRequest, FindCoordinatorResponse, MetadataRequest
+from kafka.protocol.metadata import FindCoordinatorRequest, FindCoordinatorResponse
 
 from replicator.deadline import Deadline
 from replicator.errors import RetriableError
 from replicator.planes.batches import dialing, links
 from replicator.planes.batches.brokers import CONTROL, Brokers
 from replicator.planes.batches.connection import Connection, Lost, Request
-from replicator.planes.batches.dialing import Endpoint
 from replicator.planes.batches.metadata import Leader
 from replicator.planes.batches.reactor import Reactor
-from tests.unit.batches_net.fake_broker import METADATA, Asked, FakeBroker, Peer, cluster, metadata
+from tests.unit.batches_net.fake_broker import METADATA, Asked, FakeBroker, Peer, cluster
 from tests.unit.batches_net.fake_sasl import Login
+from tests.unit.batches_net.world import WAIT_S, World
 
-WAIT_S = 20.0
 FIND_COORDINATOR = 10
-
-
-class World:
-    """Fake brokers that tell of each other and of topics, as the test sets it.
-
-    Attributes:
-        topics: name → partition → (leader, epoch).
-        errors: name → code.
-        other: answers requests that are not Metadata.
-    """
-
-    def __init__(self, reactor: Reactor) -> None:
-        self.reactor = reactor
-        self.topics: dict[str, dict[int, tuple[int, int]]] = {}
-        self.errors: dict[str, int] = {}
-        self.fakes: dict[int, FakeBroker] = {}
-        self.nodes: dict[int, Endpoint] = {}
-        self.asked: list[list[str]] = []
-        self.cluster_id = "c"
-        self.login: Login | None = None
-        self.versions: dict[int, tuple[int, int]] | None = None
-        self.other: Callable[[Peer, Asked], None] = lambda peer, asked: peer.say(asked, b"ok")
-
-    def start(self, node: int, port: int = 0) -> FakeBroker:
-        fake = self.fakes[node] = FakeBroker(self._serve, port=port)
-        self.nodes[node] = fake.endpoint
-        return fake
-
-    def stop(self, node: int) -> None:
-        self.fakes.pop(node).stop()
-
-    def _serve(self, peer: Peer) -> None:
-        peer.introduce(self.versions)
-        if self.login is not None and not self.login.accept(peer):
-            return
-        while True:
-            asked = peer.ask()
-            if asked.api_key == METADATA:
-                self._tell(peer, asked)
-            else:
-                self.other(peer, asked)
-
-    def _tell(self, peer: Peer, asked: Asked) -> None:
-        question = MetadataRequest.decode(asked.body, version=asked.version)
-        assert not question.allow_auto_topic_creation
-        names = [it.name for it in question.topics]
-        self.asked.append(names)
-        topics = {name: self.topics[name] for name in names if name in self.topics}
-        errors = {name: self.errors.get(name, 3) for name in names if name not in self.topics}
-        peer.say_message(asked, metadata(self.nodes, topics, cluster_id=self.cluster_id, errors=errors))
-
-    def brokers(self, *nodes: int, **security: Any) -> Brokers:
-        servers = ",".join(str(self.nodes[node]) for node in nodes)
-        return Brokers(self.reactor, cluster(servers, **security), "me")
-
-    def until(self, is_done: Callable[[], object]) -> None:
-        assert self.reactor.run_until(lambda: bool(is_done()), Deadline(WAIT_S))
-
-    def connected(self, brokers: Brokers, node: int, channel: str = "bulk") -> Connection:
-        found: list[Connection] = []
-
-        def is_there() -> bool:
-            connection = brokers.connection(node, channel)
-            if connection is not None:
-                found.append(connection)
-            return bool(found)
-
-        self.until(is_there)
-        return found[0]
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    reactor = Reactor()
-    made = World(reactor)
-    yield made
-    reactor.close()
-    for node in list(made.fakes):
-        made.stop(node)
 
 
 def hang(peer: Peer) -> None:
@@ -565,6 +484,32 @@ def test_a_wrong_password_has_its_own_code_and_hint(world: World) -> None:
     assert error.code == "SASL_AUTHENTICATION_FAILED"
     assert error.hint == "check clusters.east.security: username, password and mechanism"
     assert "secret" not in str(error)
+
+
+def test_a_cluster_refuses_us_when_all_of_its_brokers_were_tried(world: World) -> None:
+    """One that refuses says nothing of the cluster while another is being connected to, or is connected."""
+    may_answer = threading.Event()
+
+    class SlowLogin(Login):
+        def accept(self, peer: Peer) -> bool:
+            return may_answer.wait(WAIT_S) and Login.accept(self, peer)
+
+    world.login = Login("PLAIN", password="another")
+    world.logins[2] = SlowLogin("PLAIN")
+    for node in (1, 2):
+        world.start(node)
+    brokers = world.brokers(1, 2, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
+    brokers.connection(-1)
+    brokers.connection(-2)
+    world.until(brokers.recent_error)
+    assert brokers.refusal() is None
+    may_answer.set()
+    world.until(lambda: brokers.connection(-2))
+    assert brokers.refusal() is None
+    world.logins[2].password = "another"
+    world.fakes[2].drop()
+    world.until(lambda: brokers.connection(-2) or brokers.refusal())
+    assert brokers.error("fetch").code == "SASL_AUTHENTICATION_FAILED"
 
 
 def test_an_answer_that_can_not_be_decoded_is_lost(world: World) -> None:
