@@ -121,7 +121,11 @@ class Plane(Protocol):
         """
 
     def begin(self) -> None:
-        """Open a transaction."""
+        """Open a transaction.
+
+        Raises:
+            RetriableError, FatalError: none can be opened; of the last one it says nothing.
+        """
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
         """Put the batch into the transaction; blocks while the target is slower than the source.

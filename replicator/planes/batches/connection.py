@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -37,6 +38,8 @@ WAKE_AT_BYTES = 512 << 10
 """Of a large answer so much is let arrive before it is read: each wake costs as much as copying 100 KB."""
 BUSY_WITH = 2
 """Requests that keep a broker busy: while it has more, their answers are read several at a time."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: what is not sent yet is thrown away."""
 API_VERSIONS = 18
 """Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
 _REQUEST = struct.Struct(">ihhih")
@@ -162,6 +165,9 @@ class Connection:
             return
         self._is_closed = True
         self._reactor.unwatch(self)
+        if self._waiting:  # a request that is asked again elsewhere must not follow (KIP-890)
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._socket.close()
         self._outgoing.clear()
         self._incoming.drop()

@@ -4,9 +4,10 @@ Requests go to the coordinator of the transactional id, wherever it moves. An an
 again: each of these requests may be repeated.
 
 An abort always takes a new epoch afterwards (KIP-360), so that sequences begin anew and no request that is still on its
-way can be taken into a later transaction.
+way can be taken into a later transaction. So does a commit that was asked for more than once: the request that got no
+answer could arrive later, and commit what the next transaction holds by then (KIP-890).
 
-Source: KIP-98, KIP-360, KIP-588; clients `TransactionManager`; core `TransactionCoordinator`.
+Source: KIP-98, KIP-360, KIP-588, KIP-890; clients `TransactionManager`; core `TransactionCoordinator`.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class Coordinator:
 
     Attributes:
         producer_id, epoch: what batches are stamped with; -1 before `initialise`.
+        has_stray: a request of this epoch got no answer, and may still arrive.
     """
 
     def __init__(self, reactor: Reactor, brokers: Brokers, cluster: Cluster, settings: PlaneSettings) -> None:
         self.producer_id = -1
         self.epoch = -1
+        self.has_stray = False
         self._reactor = reactor
         self._brokers = brokers
         self._cluster = cluster
@@ -73,13 +76,13 @@ class Coordinator:
         self._take_id(-1, -1, "initialise transactions", deadline)
 
     def take_new_epoch(self, deadline: Deadline) -> None:
-        """After an abort: a higher epoch, if nobody fenced us.
+        """A higher epoch, if nobody fenced us; no transaction is open.
 
         Raises:
             FencedError: a newer owner exists.
             KafkaOpError: no answer in time, or refused.
         """
-        self._take_id(self.producer_id, self.epoch, "abort transaction", deadline)
+        self._take_id(self.producer_id, self.epoch, "take a new epoch", deadline)
 
     def _take_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
         def ask() -> Any:
@@ -90,6 +93,7 @@ class Coordinator:
 
         answer = self._ask(op, ask, INIT_VERSION, deadline)
         self.producer_id, self.epoch = answer.producer_id, answer.producer_epoch
+        self.has_stray = False
 
     def end(self, deadline: Deadline, *, commit: bool) -> None:
         """Commit or abort the transaction, which holds a partition at least.
@@ -168,6 +172,7 @@ class Coordinator:
                 answer = pick(self._brokers.call(node, message, self._version(node, message, version), budget, op))
             except RetriableError as error:
                 self._node = None
+                self.has_stray = True
                 last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)
             else:
                 if answer.error_code == 0:

@@ -113,6 +113,8 @@ class BatchesPlane:
     def begin(self) -> None:
         self._placements = {}
         self._unpushed_bytes = 0
+        if self._coordinator.has_stray:
+            self._take_new_epoch(Deadline(WRITE_TIMEOUT_S))
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
         assert isinstance(batch, Pack)
@@ -185,6 +187,9 @@ class BatchesPlane:
         self._reactor.run_until(lambda: self._producer.is_at_rest, deadline)
         if self._producer.has_begun:
             self._coordinator.end(deadline, commit=False)
+        self._take_new_epoch(deadline)
+
+    def _take_new_epoch(self, deadline: Deadline) -> None:
         self._coordinator.take_new_epoch(deadline)
         self._producer.begin_again()
 

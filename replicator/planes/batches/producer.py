@@ -102,7 +102,7 @@ class Producer:
         self.is_untouched = True
 
     def begin_again(self) -> None:
-        """The transaction was aborted, and a new epoch taken: forget everything, sequences too."""
+        """A new epoch was taken, and no transaction is open: forget everything, sequences too."""
         self._lanes.clear()
         self._busy.clear()
         self._adding = []

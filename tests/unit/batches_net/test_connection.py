@@ -482,6 +482,37 @@ def test_a_closed_connection_loses_at_once(bench: Bench) -> None:
     assert not connection.is_ready
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_what_is_unsent_does_not_follow_a_request_that_was_given_up(bench: Bench, is_answered: bool) -> None:
+    """The end of an idle connection is an orderly one."""
+    may_read = threading.Event()
+    ends: list[str] = []
+
+    def talk(peer: Peer) -> None:
+        if is_answered:
+            peer.say(peer.ask(), b"x")
+        assert may_read.wait(WAIT_S)
+        try:
+            with socket.socket(fileno=os.dup(peer.sock.fileno())) as below:  # TLS tells no difference
+                while below.recv(1 << 20):
+                    pass
+            ends.append("closed")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    connection = bench.connect(talk)
+    bench.send(connection, "a", bytes(1 << 10 if is_answered else 64 << 20))
+    if is_answered:
+        bench.await_results(1)
+    else:
+        bench.reactor.pump(0)
+    connection.close("given up")
+    may_read.set()
+    bench.await_results(1)
+    assert bench.reactor.run_until(lambda: bool(ends), Deadline(WAIT_S))
+    assert ends == ["closed" if is_answered else "reset"]
+
+
 def test_a_completion_that_raises_leaves_the_connection_usable(bench: Bench) -> None:
     def talk(peer: Peer) -> None:
         while True:
