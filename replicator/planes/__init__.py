@@ -156,7 +156,11 @@ class Plane(Protocol):
         """
 
     def abort(self, deadline: Deadline) -> None:
-        """Abort the open transaction. The caller then assigns the last committed positions anew."""
+        """Abort the open transaction. The caller then assigns the last committed positions anew.
+
+        Raises:
+            RetriableError, FatalError: not aborted, or not known to be: begin again from `open` of a new plane.
+        """
 
     def source_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         """The source's end offsets as the fetcher last saw them; partitions not heard of are left out."""

@@ -11,17 +11,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from replicator.deadline import Deadline
 from replicator.embedded import Cluster as KafkaCluster
-from replicator.errors import FencedError
+from replicator.embedded import ClusterSpec
+from replicator.errors import AbortTransactionError, FencedError, RetriableError
 from replicator.planes.batches.connection import Connection, Request
 from replicator.planes.batches.dialing import Endpoint
+from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
 from tests.contract.conftest import Lane
 from tests.contract.harness import PLANES, TIMEOUT_S
-from tests.kafka.fixtures import UniqueName
+from tests.kafka.fixtures import OwnClusters, UniqueName
 from tests.kafka.records import NewRecord, produce
 
 END_TXN = 26
 RECORDS = 100
+UNVERIFIED = {"transaction.partition.verification.enable": "false"}
+"""As before Kafka 3.6: a leader takes a transactional batch without asking whether there is such a transaction."""
 
 
 class Late:
@@ -54,11 +59,16 @@ class Late:
             assert answer.read(int.from_bytes(answer.read(4), "big"))
 
 
+@pytest.fixture(scope="module")
+def trusting(module_clusters: OwnClusters) -> KafkaCluster:
+    return module_clusters(ClusterSpec("target", properties=UNVERIFIED))["target"]
+
+
 @pytest.fixture
-def lane(target: KafkaCluster, source: KafkaCluster, unique: UniqueName) -> Iterator[Lane]:
+def lane(trusting: KafkaCluster, source: KafkaCluster, unique: UniqueName) -> Iterator[Lane]:
     """The source's topic has records."""
     topic = unique("orders")
-    servers = source.bootstrap_servers, target.bootstrap_servers
+    servers = source.bootstrap_servers, trusting.bootstrap_servers
     made = Lane(PLANES["batches"], *servers, topic, f"east.{topic}", unique("replicator-plane"))
     made.create()
     produce(made.source, topic, [NewRecord(b"%d" % n, b"k", 0, n + 1) for n in range(RECORDS)])
@@ -94,3 +104,25 @@ def test_a_commit_that_was_asked_for_twice_is_done_whoever_comes_then(
     with pytest.raises(FencedError):
         driver.plane.begin()
     assert len(lane.arrived()) == RECORDS
+
+
+def test_a_batch_of_an_aborted_transaction_is_in_no_later_one(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A: it would be committed with it."""
+    driver = lane.driver()
+    batches = driver.fetch_to({lane.tp(): RECORDS})
+    with monkeypatch.context() as patch:
+        late = Late(patch, PRODUCE, most=1000)
+        driver.plane.begin()
+        for batch in batches:
+            driver.plane.append(batch, lane.remote, Deadline(TIMEOUT_S))
+        with pytest.raises(AbortTransactionError):
+            driver.plane.flush(Deadline(1))
+    try:
+        driver.abort()
+    except RetriableError:  # the task begins anew
+        driver.plane.close()
+        driver = lane.driver()
+    late.arrive()
+    driver.assign({lane.tp(): 0})
+    driver.carry({lane.tp(): RECORDS})
+    assert [r.content for r in lane.arrived()] == [r.content for r in lane.written()]

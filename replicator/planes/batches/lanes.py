@@ -27,13 +27,15 @@ Placed = Callable[[RawBatch, int], None]
 class Item:
     """One batch on its way."""
 
-    __slots__ = ("batch", "is_answered", "is_placed", "on_placed")
+    __slots__ = ("batch", "is_answered", "is_lost", "is_placed", "on_placed")
 
     def __init__(self, batch: RawBatch, on_placed: Placed | None) -> None:
         self.batch = batch
         self.on_placed = on_placed
         self.is_answered = True
         """Not on its way: queued, or answered."""
+        self.is_lost = False
+        """It was sent, and nobody knows whether it arrived."""
         self.is_placed = False
 
 

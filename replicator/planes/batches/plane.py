@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from replicator.clients import Cluster, client_id
 from replicator.deadline import Deadline
-from replicator.errors import TP, AbortTransactionError, KafkaOpError
+from replicator.errors import TP, AbortTransactionError, KafkaOpError, RetriableError
 from replicator.offsets import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
 from replicator.planes.batches.brokers import Brokers
@@ -183,8 +183,12 @@ class BatchesPlane:
         if self._producer.is_untouched:
             return
         self._producer.stop()
-        # what is on its way could otherwise reach its broker after the abort, and begin a transaction without an end
-        self._reactor.run_until(lambda: self._producer.is_at_rest, deadline)
+        # What reaches its broker after markers of its own epoch is appended, and the next transaction commits it, where
+        # the broker does not ask whether there is one (KIP-890). Fencing writes markers of a newer epoch.
+        is_at_rest = self._reactor.run_until(lambda: self._producer.is_at_rest, deadline)
+        if not is_at_rest or self._producer.may_follow:
+            text = "batches of it got no answer, and may arrive later; the transaction ends when the task begins anew"
+            raise RetriableError(text, op="abort transaction")
         if self._producer.has_begun:
             self._coordinator.end(deadline, commit=False)
         self._take_new_epoch(deadline)

@@ -90,6 +90,11 @@ class Producer:
         """Nothing is on its way."""
         return not self._adding and not any(self._in_flight.values())
 
+    @property
+    def may_follow(self) -> bool:
+        """Whether a batch that is not in the target's log may still arrive there: the request got no answer."""
+        return any(it.is_lost and not it.is_placed for lane in self._busy.values() for it in lane.items)
+
     def stop(self) -> None:
         """Send nothing more of this transaction: it is about to be aborted."""
         self._is_stopped = True
@@ -249,6 +254,7 @@ class Producer:
             self._brokers.refresh()
         for lane, item in sent:
             item.is_answered = True
+            item.is_lost |= isinstance(answer, Lost)
             if self._lanes.get(lane.target) is lane:  # else it is of a transaction that was aborted meanwhile
                 self._settle(lane, item, results.get(lane.target))
         self.push()
