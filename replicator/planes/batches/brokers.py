@@ -133,7 +133,7 @@ class Brokers:
         nodes = [*self._view.nodes, *self._bootstrap]
         random.shuffle(nodes)
         candidates = [link for link in (self._link(node, CONTROL) for node in nodes) if link is not None]
-        due = [it for it in candidates if not it.is_dialling and it.next_try_s <= now_s]
+        due = [it for it in candidates if not it.is_up and not it.is_dialling and it.next_try_s <= now_s]
         if due:
             min(due, key=lambda it: (it.dialled_s, it.node < 0)).dial()
 

@@ -112,8 +112,7 @@ class Link:
         now_s = time.monotonic()
         if now_s < lifetime.renew_from_s:
             return current
-        if self._fresh is None:
-            self.dial()
+        self.dial()
         is_idle = current.in_flight == 0
         if self._fresh is not None and is_idle:
             self._swap()
@@ -131,8 +130,9 @@ class Link:
             old.close("replaced by a fresh one")
 
     def dial(self) -> None:
-        """Begin an attempt, now or when the backoff is over; at most one is under way."""
-        if self._attempt is not None or (self._retry is not None and self._retry.is_pending):
+        """Begin an attempt, now or when the backoff is over; at most one is under way, or waits to take over."""
+        is_under_way = self._attempt is not None or (self._retry is not None and self._retry.is_pending)
+        if is_under_way or self._fresh is not None:
             return
         wait_s = self.next_try_s - time.monotonic()
         if wait_s > 0:

@@ -394,6 +394,40 @@ def test_a_busy_connection_is_drained_before_it_is_replaced(world: World) -> Non
     assert brokers.recent_error() is None
 
 
+def test_a_connection_that_drains_is_replaced_by_one(world: World) -> None:
+    """Whoever asks for a connection meanwhile; a request to any broker does."""
+    may_answer = threading.Event()
+
+    def answer(peer: Peer, asked: Asked) -> None:
+        if asked.api_key == FIND_COORDINATOR:
+            tell_coordinator(peer, asked)
+        else:
+            assert may_answer.wait(WAIT_S)
+            peer.say(asked, b"late")
+
+    world.other = answer
+    world.login = Login("PLAIN", lifetime_ms=1000)
+    world.start(1)
+    brokers = world.brokers(1, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
+    brokers.refresh()
+    results: list[memoryview | Lost] = []
+    old = world.connected(brokers, 1, CONTROL)
+    ask(old, results)
+    link = brokers._links[1, CONTROL]
+    world.until(lambda: brokers.connection(1, CONTROL) is None and link._fresh)
+    fresh = link._fresh
+    answers: list[Any] = []
+    brokers.cast(None, question(), 3, answers.append)
+    link.dial()
+    world.until(lambda: answers and not link.is_dialling)
+    assert answers[0].node_id == 7
+    assert link._fresh is fresh
+    may_answer.set()
+    world.until(lambda: results)
+    assert not isinstance(results[0], Lost)
+    assert world.connected(brokers, 1, CONTROL) is fresh
+
+
 def test_a_fresh_connection_that_dies_unused_is_made_again(world: World) -> None:
     world.login = Login("PLAIN", lifetime_ms=800)
     world.start(1)
