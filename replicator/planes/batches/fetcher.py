@@ -156,7 +156,7 @@ class Fetcher:
         self._come_home(now_s)
         self._settle(now_s)
         for node, session in list(self._sessions.items()):
-            if not session.members and not session.forgotten and not session.is_asking:
+            if not session.members and not session.is_asking:
                 del self._sessions[node]
             elif not session.is_asking and session.members and session.not_before_s <= now_s:
                 self._ask(node, session)

@@ -110,3 +110,21 @@ def test_a_cluster_that_refuses_us_is_told(world: World) -> None:
     with pytest.raises(RetriableError) as caught:
         reader.read_until(lambda _: False)
     assert caught.value.code == "SASL_AUTHENTICATION_FAILED"
+
+
+# --- partitions that move ---------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_leads_nothing_any_more_is_forgotten(world: World) -> None:
+    """Its share of the memory goes to the others, and nobody waits for it."""
+    source = Source(world)
+    reader = Reader(world)
+    reader.read_until(lambda it: it.tp == FIRST)
+
+    def moved(node: int, partition: int, offset: int) -> PartitionData:
+        world.topics["t"][0] = (2, 2)
+        return found(partition, error=6) if (node, partition) == (1, 0) else endless(node, partition, offset)
+
+    source.answer = moved
+    reader.read_until(lambda it: it.tp == FIRST and (2, 0) in source.asked)
+    assert list(reader.fetcher._sessions) == [2]
