@@ -45,7 +45,8 @@ REFUSED_AFTER_S = 5.0
 LOOK_EVERY_S = 0.1
 """How often partitions of a broker that can't be reached look for another leader."""
 NEARBY_S = 300.0
-"""How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`)."""
+"""How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`), and how long it
+is not after it was given up."""
 UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID, FETCH_SESSION_TOPIC_ID_ERROR = 100, 103, 106
 _SESSION_ERRORS = frozenset(
     {KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR}
@@ -75,6 +76,8 @@ class Fetcher:
         """Without a session."""
         self._near: set[TP] = set()
         """Read from a replica nearby."""
+        self._far: dict[TP, float] = {}
+        """Whose replica nearby was given up: until when the leader, which would name it again, is not told our rack."""
         self._sessions: dict[int, Session] = {}
         self._epochs: dict[TP, tuple[int, int]] = {}
         """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
@@ -126,6 +129,7 @@ class Fetcher:
         partition = self._partitions.pop(tp, None)
         self._homeless.discard(tp)
         self._near.discard(tp)
+        self._far.pop(tp, None)
         if partition is not None:
             self._leave(tp, partition)
             if partition.last_epoch >= 0:
@@ -162,7 +166,9 @@ class Fetcher:
                 self._ask(node, session)
 
     def _come_home(self, now_s: float) -> None:
-        """Back to the leader, from replicas nearby whose time is over."""
+        """Back to the leader, from replicas nearby whose time is over; and an end to doing without them."""
+        for tp in [tp for tp, until_s in self._far.items() if until_s <= now_s]:
+            del self._far[tp]
         for tp in [tp for tp in self._near if self._partitions[tp].near_until_s <= now_s]:
             partition = self._partitions[tp]
             self._near.discard(tp)
@@ -221,7 +227,8 @@ class Fetcher:
             return
         session.refused_s = 0.0
         _, newest = self._brokers.version(node, FETCH) or (0, 0)
-        body = session.request(self._partitions, fetch_bytes, self._brokers.rack, newest)
+        rack = self._brokers.rack if session.members.isdisjoint(self._far) else ""
+        body = session.request(self._partitions, fetch_bytes, rack, newest)
         version = session.version
         session.is_asking = True
 
@@ -242,9 +249,11 @@ class Fetcher:
         for tp in list(session.members):
             partition = self._partitions[tp]
             leader = self._brokers.leader(*tp)
-            if partition.near >= 0 or (leader is not None and leader.node != node):
-                partition.near = -1
-                self._near.discard(tp)
+            if partition.near >= 0:
+                if self._brokers.is_out_of_reach(node):
+                    self._give_up_replica(tp, partition)
+                    self._make_homeless(tp, partition)
+            elif leader is not None and leader.node != node:
                 self._make_homeless(tp, partition)
             elif refusal is not None and now_s - session.refused_s > REFUSED_AFTER_S:
                 self._stop_refused(tp, partition, refusal)
@@ -355,14 +364,19 @@ class Fetcher:
         self._near.add(tp)
         self._make_homeless(tp, partition)
 
+    def _give_up_replica(self, tp: TP, partition: Assigned) -> None:
+        """The one nearby, for a while."""
+        partition.near = -1
+        self._near.discard(tp)
+        self._far[tp] = time.monotonic() + NEARBY_S
+
     def _partition_error(self, tp: TP, partition: Assigned, data: PartitionData) -> None:
         now_s = time.monotonic()
         code = data.error
         if data.leader is not None:
             self._brokers.hint_leader(*tp, *data.leader)
         if partition.near >= 0:  # the leader knows better
-            partition.near = -1
-            self._near.discard(tp)
+            self._give_up_replica(tp, partition)
         elif code in _UNKNOWN:
             partition.gone_at_s = partition.gone_at_s or now_s
             if now_s - partition.gone_at_s > GONE_AFTER_S:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeResponse
 
@@ -73,6 +74,16 @@ class Login:
         final = b"v=" + base64.b64encode(hmac.digest(server_key, message, algorithm))
         answer(peer, asked, final, self.lifetime_ms)
         return True
+
+
+@dataclass(slots=True)
+class SlowLogin(Login):
+    """Lets nobody in before it may."""
+
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def accept(self, peer: Peer) -> bool:
+        return self.may_answer.wait(20) and Login.accept(self, peer)
 
 
 def said(asked: Asked) -> bytes:

@@ -19,7 +19,7 @@ from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.metadata import Leader
 from replicator.planes.batches.reactor import Reactor
 from tests.unit.batches_net.fake_broker import METADATA, Asked, FakeBroker, Peer, cluster
-from tests.unit.batches_net.fake_sasl import Login
+from tests.unit.batches_net.fake_sasl import Login, SlowLogin
 from tests.unit.batches_net.world import WAIT_S, World
 
 FIND_COORDINATOR = 10
@@ -522,14 +522,8 @@ def test_a_wrong_password_has_its_own_code_and_hint(world: World) -> None:
 
 def test_a_cluster_refuses_us_when_all_of_its_brokers_were_tried(world: World) -> None:
     """One that refuses says nothing of the cluster while another is being connected to, or is connected."""
-    may_answer = threading.Event()
-
-    class SlowLogin(Login):
-        def accept(self, peer: Peer) -> bool:
-            return may_answer.wait(WAIT_S) and Login.accept(self, peer)
-
     world.login = Login("PLAIN", password="another")
-    world.logins[2] = SlowLogin("PLAIN")
+    world.logins[2] = slow = SlowLogin("PLAIN")
     for node in (1, 2):
         world.start(node)
     brokers = world.brokers(1, 2, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
@@ -537,10 +531,10 @@ def test_a_cluster_refuses_us_when_all_of_its_brokers_were_tried(world: World) -
     brokers.connection(-2)
     world.until(brokers.recent_error)
     assert brokers.refusal() is None
-    may_answer.set()
+    slow.may_answer.set()
     world.until(lambda: brokers.connection(-2))
     assert brokers.refusal() is None
-    world.logins[2].password = "another"
+    slow.password = "another"
     world.fakes[2].drop()
     world.until(lambda: brokers.connection(-2) or brokers.refusal())
     assert brokers.error("fetch").code == "SASL_AUTHENTICATION_FAILED"
