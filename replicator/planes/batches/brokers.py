@@ -87,6 +87,10 @@ class Brokers:
             self._doubted_s = now_s
             self._refresher.refresh(self._view.led_by(link.node))
 
+    def address(self, node: int) -> str:
+        """For error texts."""
+        return str(self._view.nodes.get(node) or f"broker {node}")
+
     def is_out_of_reach(self, node: int) -> bool:
         """Whether the last attempt to connect failed, or takes too long."""
         link = self._link(node, BULK)

@@ -136,7 +136,14 @@ class Coordinator:
         question = DescribeTransactionsRequest(transactional_ids=[self._id])
         if self._brokers.version(node, question.API_KEY) is None:
             return None
-        answer = self._ask(op, lambda: question, DESCRIBE_VERSION, deadline, lambda it: it.transaction_states[0])
+
+        def pick(answer: Any) -> Any:
+            if not answer.transaction_states:
+                why = f"{self._brokers.address(node)} does not speak Kafka's protocol: a description of nothing"
+                raise self._brokers.error(op, Lost(why))
+            return answer.transaction_states[0]
+
+        answer = self._ask(op, lambda: question, DESCRIBE_VERSION, deadline, pick)
         return answer.transaction_state, answer.producer_id
 
     def add(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
