@@ -159,6 +159,11 @@ class Connection:
         self._outgoing.extend(_joined(parts) if self._is_tls else filter(len, parts))
         self._reactor.at_end(self._settle)
 
+    def distrust(self, why: str) -> None:
+        """End it, because of an answer that makes no sense: none of its answers is a reason to hurry back."""
+        self.answers = 0
+        self.close(why)
+
     def close(self, why: str, code: str = "_TRANSPORT") -> None:
         """End it; what is in flight gets `Lost`, in order."""
         if self._is_closed:
@@ -214,7 +219,7 @@ class Connection:
             if not self._is_closed:
                 self._watch_what_is_needed()
         except NonsenseError as error:
-            self.close(f"the peer does not speak Kafka's protocol: {error}")
+            self.distrust(f"the peer does not speak Kafka's protocol: {error}")
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self.close("closed by the peer")
         except ssl.SSLError as error:

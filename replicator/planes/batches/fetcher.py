@@ -307,7 +307,7 @@ class Fetcher:
     def _distrust(self, node: int, why: str) -> None:
         connection = self._brokers.connection(node)
         if connection is not None:
-            connection.close(why)
+            connection.distrust(why)
 
     def _refused(self, code: int, session: Session) -> None:
         """The broker refuses the whole request."""

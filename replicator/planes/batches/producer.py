@@ -263,7 +263,7 @@ class Producer:
         """An answer that can't be understood is as good as none: asked again, over another connection."""
         connection = self._brokers.connection(node)
         if connection is not None:
-            connection.close(f"its answer to Produce can't be read: {error}")
+            connection.distrust(f"its answer to Produce can't be read: {error}")
 
     def _settle(self, lane: Lane, item: Item, result: PartitionResult | None) -> None:
         if result is not None and result.error == 0:

@@ -298,6 +298,27 @@ def test_a_broker_that_takes_connections_and_drops_them_is_not_hurried(
     hasty.stop()
 
 
+def test_a_broker_whose_answers_make_no_sense_is_not_hurried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else asking it again and again would be all that a task does."""
+    monkeypatch.setattr(links, "MAX_BACKOFF_S", 10.0)
+    monkeypatch.setattr(links, "FIRST_BACKOFF_S", 10.0)
+    world.start(1)
+    brokers = world.brokers(1)
+    brokers.refresh()
+    results: list[memoryview | Lost] = []
+    first = world.connected(brokers, 1)
+    ask(first, results)
+    world.until(lambda: results)
+    accepted = world.fakes[1].accepted
+    first.distrust("its answer can't be read")
+    deadline = Deadline(0.3)
+    while not deadline.expired:
+        brokers.connection(1)
+        world.reactor.pump(0.01)
+    assert world.fakes[1].accepted == accepted
+    assert "its answer can't be read" in str(brokers.recent_error())
+
+
 def test_a_connection_that_ends_while_idle_is_no_error(world: World) -> None:
     """Brokers close idle connections after ten minutes."""
     world.start(1)
