@@ -94,9 +94,9 @@ class Brokers:
     def is_out_of_reach(self, node: int) -> bool:
         """Whether the last attempt to connect failed, or takes too long."""
         link = self._link(node, BULK)
-        if link is None or link.endpoint in self._errors:
-            return True
-        return link.is_dialling and time.monotonic() - link.dialled_s >= STAGGER_S
+        if link is not None and link.is_dialling:
+            return time.monotonic() - link.dialled_s >= STAGGER_S
+        return link is None or link.endpoint in self._errors
 
     def version(self, node: int, api_key: int) -> tuple[int, int] | None:
         """The lowest and the highest version that the broker speaks; None: not reached yet, or it speaks none."""
