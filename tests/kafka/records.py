@@ -212,10 +212,23 @@ def create_topic(
     config: Mapping[str, str] | None = None,
     client: Mapping[str, Any] | None = None,
 ) -> str:
-    """Create a topic and wait until every broker knows it, and a leader of every partition; returns its name."""
+    """Create a topic and wait until every broker knows it, and a leader of every partition; returns its name.
+
+    A broker that a busy machine held up for seconds may be fenced at the moment: then there are too few.
+    """
     admin = admin_client(bootstrap_servers, client)
-    new = NewTopic(topic, partitions, replication_factor, config=dict(config or {}))
-    admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
+
+    def is_created() -> bool:
+        new = NewTopic(topic, partitions, replication_factor, config=dict(config or {}))
+        try:
+            admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[topic].result(ADMIN_TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR:
+                raise AssertionError(str(error)) from error
+            raise
+        return True
+
+    eventually(is_created, ADMIN_TIMEOUT_S)
     _await_leaders(admin, topic, partitions, client)
     return topic
 
