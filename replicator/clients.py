@@ -208,8 +208,12 @@ class Cluster:
     def _lose(self) -> None:
         self.lost = True
 
-    def _remember(self, error: KafkaError) -> None:
+    def note_trouble(self) -> None:
+        """Note that connections of those who write ended, or could not be made."""
         self.troubled_s = time.monotonic()
+
+    def _remember(self, error: KafkaError) -> None:
+        self.note_trouble()
         self._last_errors[error.name()] = (self.troubled_s, error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.on_down()

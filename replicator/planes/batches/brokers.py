@@ -45,9 +45,12 @@ class Brokers:
 
     Args:
         client_id: what brokers log and count quotas by.
+        on_trouble: called when a connection ended, or could not be made.
     """
 
-    def __init__(self, reactor: Reactor, cluster: Cluster, client_id: str) -> None:
+    def __init__(
+        self, reactor: Reactor, cluster: Cluster, client_id: str, on_trouble: Callable[[], None] = lambda: None
+    ) -> None:
         self._reactor = reactor
         self._cluster = cluster
         self._dialler = Dialler(reactor, Security(cluster.settings.security), client_id, Slabs())
@@ -58,6 +61,7 @@ class Brokers:
         self._refresher = Refresher(reactor, self._view, self._ask_metadata, self._take_metadata)
         self._casts = Casts(reactor, self._for_cast, self.recent_error)
         self._doubted_s = 0.0
+        self._on_trouble = on_trouble
         self._errors: dict[Endpoint | None, tuple[float, ConnectError]] = {}
         rack = cluster.settings.client.get("client.rack")
         self.rack: str = "" if rack is None else str(rack)
@@ -155,11 +159,13 @@ class Brokers:
         self._casts.serve()
 
     def link_is_down(self, link: Link, why: str, *, was_idle: bool) -> None:
+        self._on_trouble()
         if not was_idle:
             self._note(link.endpoint, ConnectError(f"{link.endpoint}: {why}", "_TRANSPORT"))
         self.refresh()
 
     def link_failed(self, link: Link, error: ConnectError) -> None:
+        self._on_trouble()
         self._note(link.endpoint, error)
         led = self._view.led_by(link.node)
         if led:
@@ -167,8 +173,7 @@ class Brokers:
         self._casts.serve()
 
     def _note(self, endpoint: Endpoint, error: ConnectError) -> None:
-        self._cluster.troubled_s = time.monotonic()
-        self._errors[endpoint] = (self._cluster.troubled_s, error)
+        self._errors[endpoint] = (time.monotonic(), error)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class BatchesPlane:
     def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
         self._reactor = Reactor()
         source_brokers = Brokers(self._reactor, source, client_id())
-        self._target_brokers = target_brokers = Brokers(self._reactor, target, client_id())
+        self._target_brokers = target_brokers = Brokers(self._reactor, target, client_id(), target.note_trouble)
         self._fetcher = Fetcher(
             self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )

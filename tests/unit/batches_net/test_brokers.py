@@ -272,6 +272,7 @@ def test_attempts_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     for pause, expected_s in zip(pauses, (0.05, 0.1, 0.2, 0.2, 0.2), strict=True):
         assert pause >= expected_s * 0.79, pauses
     assert brokers.recent_error() is not None
+    assert len(world.troubles) >= 5
     world.start(1, fake.port)
     results: list[memoryview | Lost] = []
     ask(world.connected(brokers, 1), results)
@@ -328,10 +329,12 @@ def test_a_connection_that_ends_while_idle_is_no_error(world: World) -> None:
     ask(world.connected(brokers, 1), results)
     world.until(lambda: results)
     first = world.connected(brokers, 1)
+    assert not world.troubles
     world.fakes[1].drop()
     world.until(lambda: first.is_closed)
     assert world.connected(brokers, 1) is not first
     assert brokers.recent_error() is None
+    assert world.troubles, "but a broker that crashed looks just so to whoever waits for nothing"
 
 
 def test_a_lost_connection_asks_for_metadata(world: World) -> None:

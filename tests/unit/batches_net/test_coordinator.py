@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import closing
+
 import pytest
 from kafka.protocol.admin.transactions import DescribeTransactionsResponse
 from kafka.protocol.metadata import FindCoordinatorResponse
 
 from replicator.deadline import Deadline
-from replicator.errors import RetriableError
+from replicator.errors import TP, RetriableError
 from replicator.planes import PlaneSettings
 from replicator.planes.batches.coordinator import Coordinator
+from replicator.planes.batches.loose_ends import LooseEnds
+from replicator.planes.batches.plane import BatchesPlane
 from tests.unit.batches_net.fake_broker import VERSIONS, Asked, Peer, cluster
 from tests.unit.batches_net.world import World
 
 DESCRIBE_TRANSACTIONS = 65
+SETTINGS = PlaneSettings("id", transaction_timeout_s=60, compression="none", buffer_bytes=1 << 20)
 
 
 def test_a_description_of_nothing_is_no_answer(world: World) -> None:
@@ -28,7 +34,17 @@ def test_a_description_of_nothing_is_no_answer(world: World) -> None:
     world.versions = VERSIONS | {DESCRIBE_TRANSACTIONS: (0, 0)}
     world.other = answer
     world.start(1)
-    settings = PlaneSettings("id", transaction_timeout_s=60, compression="none", buffer_bytes=1 << 20)
-    coordinator = Coordinator(world.reactor, world.brokers(1), cluster("x:1"), settings)
+    coordinator = Coordinator(world.reactor, world.brokers(1), cluster("x:1"), SETTINGS)
     with pytest.raises(RetriableError, match=f"{world.nodes[1]} does not speak Kafka's protocol"):
         coordinator.describe(Deadline(1))
+
+
+def test_a_look_for_loose_ends_is_no_trouble() -> None:
+    """Trouble has tasks look; while a broker is down, the look of one would cause that of the next, for ever."""
+    unreachable = cluster("127.0.0.1:1")
+    with closing(LooseEnds(unreachable, SETTINGS)) as ends, pytest.raises(RetriableError, match="refused"):
+        ends.find([TP("t", 0)], Deadline(0.5))
+    assert unreachable.troubled_s == -math.inf
+    with closing(BatchesPlane(cluster("x:1"), unreachable, SETTINGS)) as plane, pytest.raises(RetriableError):
+        plane.open(Deadline(0.5))
+    assert unreachable.troubled_s > 0

@@ -36,6 +36,7 @@ class World:
         self.fakes: dict[int, FakeBroker] = {}
         self.nodes: dict[int, Endpoint] = {}
         self.asked: list[list[str]] = []
+        self.troubles: list[str] = []
         self.cluster_id = "c"
         self.login: Login | None = None
         self.logins: dict[int, Login] = {}
@@ -74,7 +75,7 @@ class World:
 
     def brokers(self, *nodes: int, **security: Any) -> Brokers:
         servers = ",".join(str(self.nodes[node]) for node in nodes)
-        return Brokers(self.reactor, cluster(servers, **security), "me")
+        return Brokers(self.reactor, cluster(servers, **security), "me", lambda: self.troubles.append(servers))
 
     def until(self, is_done: Callable[[], object]) -> None:
         assert self.reactor.run_until(lambda: bool(is_done()), Deadline(WAIT_S))
