@@ -29,6 +29,8 @@ SOURCE_PATIENCE_S = 3.0
 """What a source may take to answer a command that can do without it: nobody waits long on the worst day."""
 OPEN_PATIENCE_S = 2.0
 """How long open transactions of the flow are waited for where they matter; those of a busy flow end at once."""
+GONE = frozenset({"UNKNOWN_TOPIC_OR_PART", "TOPIC_AUTHORIZATION_FAILED"})
+"""What a cluster that answers says of a topic that it does not have, or does not show."""
 TOPICS_FOR_S = 5.0
 """How long a list of topics is taken for current."""
 
@@ -49,7 +51,7 @@ class FlowClusters:
         self.target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
         self.admins: dict[str, AdminClient] = {}
         self.source_problem = ""
-        """Why the source does not answer; empty when it does."""
+        """Why the source does not answer; empty when it does. Once it is set, a failover does not ask it again."""
         backs = [it for it in settings.all_flows() if (it.source, it.target) == (flow.target, flow.source)]
         self.back = backs[0] if backs else None
         """The flow in the other direction, if the configuration has one."""
@@ -99,10 +101,11 @@ class FlowClusters:
 
     # --- maps ---------------------------------------------------------------------------------------------------------
 
-    def view(self, *, backwards: bool = False) -> FlowView:
+    def view(self, *, backwards: bool = False, by_target: bool = False) -> FlowView:
         """The flow, as its target tells it now.
 
         Args:
+            by_target: the source is not asked which topics it has, for a failover: they may be gone, or others.
             backwards: the maps will be read backwards, for positions that were read before this is called. Those may
                 lie behind records whose sync no reader sees yet, since the markers of one transaction reach its
                 partitions one by one; so transactions that are open now are waited for.
@@ -111,7 +114,8 @@ class FlowClusters:
             RefusedError: the flow never ran.
             KafkaOpError: the target gave no answer.
         """
-        found = self._view_of(self.flow, self.source, self.target, backwards=backwards)
+        clusters = self.source, self.target
+        found = self._view_of(self.flow, *clusters, backwards=backwards, by_target=by_target)
         if found is None:
             text = f"{self.flow.target} has no topic {self.flow.syncs_topic}: the flow {self.flow.name} never ran"
             raise RefusedError(text)
@@ -125,11 +129,13 @@ class FlowClusters:
     def router(self, view: FlowView, *, is_homeward: bool) -> Router:
         """The ways from the flow's source to its target, or home, with those of the flow back."""
         back = None
-        if self.back is not None and not self.source_problem:
+        if self.back is not None:
             back = self._view_of(self.back, self.target, self.source, backwards=not is_homeward)
         return Router(back, view) if is_homeward else Router(view, back)
 
-    def _view_of(self, flow: Flow, source: Cluster, target: Cluster, *, backwards: bool) -> FlowView | None:
+    def _view_of(
+        self, flow: Flow, source: Cluster, target: Cluster, *, backwards: bool, by_target: bool = False
+    ) -> FlowView | None:
         if flow.name not in self._views:
             topics = list_topics(target, self.admin(target), self.budget()).topics
             if flow.syncs_topic not in topics:
@@ -137,7 +143,7 @@ class FlowClusters:
             tasks = len(topics[flow.syncs_topic].partitions)
             admins = self.admins.get(source.alias), self.admin(target)
             self._views[flow.name] = _ViewReader(flow, (source, target), admins, tasks)
-        return self._views[flow.name].read(self.budget(), backwards=backwards)
+        return self._views[flow.name].read(self.budget(), backwards=backwards, by_target=by_target)
 
     # --- offsets ------------------------------------------------------------------------------------------------------
 
@@ -165,16 +171,28 @@ class FlowClusters:
         ends = reader.find(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
-    def source_ends(self, tps: Iterable[TP]) -> Mapping[TP, int] | None:
-        """Ends of the source's committed logs; None when it gives no answer."""
+    def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:
+        """Ends of the source's committed logs, of those that were replicated; None when it gives no answer.
+
+        A topic that is gone, or was created again, has no end that says what of the replicated one is missing.
+        """
         if self.source_problem:
             return None
         wanted = list(tps)
-        try:
-            found = list_offsets(self.source, self.admin(self.source), dict.fromkeys(wanted, LATEST), self.budget())
-        except KafkaOpError:
+        deadline, admin = Deadline(min(self.timeout_s, SOURCE_PATIENCE_S)), self.admin(self.source)
+        described = describe_topics(admin, {tp.topic for tp in wanted}, deadline)
+        failures = [it for it in described.values() if isinstance(it, Exception)]
+        errors = [self.source.error(it, op="describe topics", right="DESCRIBE") for it in failures]
+        ids = topic_ids(described)
+        asked = [tp for tp in wanted if tp.topic in ids and view.is_copy_of(tp, ids[tp.topic])]
+        found = list_offsets(self.source, admin, dict.fromkeys(asked, LATEST), deadline)
+        errors += [it for it in found.values() if isinstance(it, KafkaOpError)]
+        silent = [it for it in errors if it.code not in GONE]
+        ends = {tp: end for tp, end in found.items() if isinstance(end, int)}
+        if silent and not ends:
+            self.source_problem = str(silent[0])
             return None
-        return {tp: end for tp, end in found.items() if isinstance(end, int)}
+        return ends
 
 
 class _ViewReader:
@@ -195,10 +213,10 @@ class _ViewReader:
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
 
-    def read(self, budget: Deadline, *, backwards: bool) -> FlowView:
+    def read(self, budget: Deadline, *, backwards: bool, by_target: bool) -> FlowView:
         """Up to what is committed now, and with `backwards` what is open now, if that ends soon."""
         is_due = time.monotonic() - self._listed_s > TOPICS_FOR_S
-        if is_due and self._catalog is not None:
+        if is_due and self._catalog is not None and not by_target:
             self._snapshot = self._catalog.refresh(budget)
         state = self._reader.read_to_end(Deadline(max(SYNCS_TIMEOUT_S, budget.seconds)))
         opened = self._ends(budget, committed=False) if backwards else {}
@@ -213,7 +231,7 @@ class _ViewReader:
             self._target_ids = topic_ids(describe_topics(self._target_admin, remote, budget))
             self._listed_s = time.monotonic()
         ids = None
-        if self._snapshot is not None:
+        if self._snapshot is not None and not by_target:
             ids = {name: topic.topic_id for name, topic in self._snapshot.topics.items()}
         return FlowView(self._flow, ids, state, unfinished, self._target_ids)
 

@@ -66,7 +66,10 @@ class MoveClusters:
         self._order: Order | None = None
         """Of the last look."""
         self._refined: dict[tuple[TP, int], Row] = {}
-        self._refiners: dict[str, Refiner] = {}
+        self._refiners: dict[tuple[str, bool], Refiner] = {}
+        """By the cluster where groups go, and whether the other one can count, too."""
+        self._source_ends: Mapping[TP, int] | None = None
+        """Of a failover's last look."""
         self._audit = Audit(clusters.flow, clusters.target, clusters.admin(clusters.target))
         self.known: KnownGroups | None = None
         """What `checkpoints` read last."""
@@ -126,7 +129,7 @@ class MoveClusters:
     def with_routes(self, order: Order) -> Order:
         """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
         near, view = self._seen(order)
-        return _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
+        return _routed(order, self._router(order, view), near)
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
@@ -152,29 +155,33 @@ class MoveClusters:
     def look_with_routes(self, order: Order) -> tuple[Order, Facts]:
         """`with_routes` and `look`, from one look."""
         near, view = self._seen(order)
-        order = _routed(order, self.clusters.router(view, is_homeward=order.is_homeward), near)
+        order = _routed(order, self._router(order, view), near)
         return order, self._facts(order, view, {group: near[group] for group in order.groups})
 
     def _facts(self, order: Order, view: FlowView, near_groups: Mapping[str, GroupFacts]) -> Facts:
-        router = self.clusters.router(view, is_homeward=order.is_homeward)
+        router = self._router(order, view)
         self._order = order
         near, far = self._side(order, far=False), self._side(order, far=True)
         groups = self._far(near_groups, far)
         offsets = [it.near_offsets for it in groups.values()]
-        source_ends = None
         if order.command is Command.FAILOVER:
-            source_ends = self.clusters.source_ends({tp for it in offsets for tp in it})
+            self._source_ends = self.clusters.source_ends(view, {tp for it in offsets for tp in it})
         return Facts(
             near=near.alias,
             far=far.alias,
             groups=groups,
             router=router,
             far_ends=self.clusters.far_ends(far, router, offsets),
-            source_ends=source_ends,
+            source_ends=self._source_ends,
             halted=halted_text(view),
             not_flowing=self._not_flowing(),
             back=self.clusters.back if order.command is Command.FAILOVER else None,
         )
+
+    def _router(self, order: Order, view: FlowView) -> Router:
+        """A failover does not read the maps of the flow back, which are on the source (`Facts.back`)."""
+        is_failover = order.command is Command.FAILOVER
+        return Router(view, None) if is_failover else self.clusters.router(view, is_homeward=order.is_homeward)
 
     def _seen(self, order: Order) -> tuple[dict[str, GroupFacts], FlowView]:
         """The groups where they are, for a failover as the checkpoints have it; and then the flow.
@@ -182,7 +189,7 @@ class MoveClusters:
         In this order: the maps must not be older than the positions that they translate (invariant D).
         """
         if order.command is Command.FAILOVER:
-            checkpoints, view = self.checkpoints(), self.clusters.view()
+            checkpoints, view = self.checkpoints(), self.clusters.view(by_target=True)
             known = near_by_checkpoints(checkpoints, view)
             return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}, view
         near = self._near(order)
@@ -277,11 +284,14 @@ class MoveClusters:
         near, far = self._side(self._order, far=False), self._side(self._order, far=True)
         if far.alias not in self.clusters.admins:
             return row
-        if far.alias not in self._refiners:
-            reached = near if near.alias in self.clusters.admins else None
-            self._refiners[far.alias] = Refiner(reached, far, self._flow.settings.refine_max_records, self._progress)
-        refiner = self._refiners[far.alias]
-        found = refiner.refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
+        is_failover = self._order.command is Command.FAILOVER
+        counts = not is_failover or row.near in (self._source_ends or ())  # what has no end is gone, or another topic
+        key = far.alias, counts
+        if key not in self._refiners:
+            near_s = self.clusters.timeout_s if is_failover else None
+            max_records = self._flow.settings.refine_max_records
+            self._refiners[key] = Refiner(near if counts else None, far, max_records, self._progress, near_s)
+        found = self._refiners[key].refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
         if isinstance(found, Unrefined):
             return replace(row, reason=f"{row.reason}, but {found.reason}")
         return replace(row, far_next=found.next_offset, translation="exact", reason="")
@@ -330,12 +340,12 @@ class MoveClusters:
     def halt(self, order: Order) -> None:
         """See `mover.World`; returns when the maps end where the flow was halted."""
         tasks = range(self.clusters.tasks)
-        left = to_halt(self.clusters.view().syncs.halted, tasks, HaltReason.FAILOVER)
+        left = to_halt(self.clusters.view(by_target=True).syncs.halted, tasks, HaltReason.FAILOVER)
         if left:
             body = halt_body(HaltReason.FAILOVER, order.move_id)
             halt(self._flow, self.clusters.target, left, body, self.clusters.budget())
         deadline = self.clusters.budget()
-        while to_halt(self.clusters.view().syncs.halted, tasks, HaltReason.FAILOVER):
+        while to_halt(self.clusters.view(by_target=True).syncs.halted, tasks, HaltReason.FAILOVER):
             if deadline.expired:
                 raise KafkaOpError(f"not seen within {deadline.seconds:g} s", op=f"halt {self._flow.name}")
             time.sleep(0.02)

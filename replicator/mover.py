@@ -294,7 +294,7 @@ def _risk_text(plan: Plan) -> str:
     parts = [f"up to {counted(known, 'record')} {'is' if known == 1 else 'are'} not on the target"] if known else []
     if unknown:
         of = counted(unknown, "partition")
-        parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer")
+        parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer about them")
     return "; ".join(parts)
 
 

@@ -22,7 +22,7 @@ from typing import TypeVar
 from replicator.clients import Cluster, Consumer, KafkaError, KafkaException, Message, topic_partitions
 from replicator.compacted import READ_AHEAD, READ_CHUNK, is_final, topic_exists
 from replicator.deadline import Deadline
-from replicator.errors import TP, RetriableError
+from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.translation import Between, Exact, refine_on_far, skip_on_near
 
 T = TypeVar("T")
@@ -55,16 +55,19 @@ class Refiner:
         far: the cluster translated to.
         max_records: the longest stretch that is counted, in records of ours; 0: none is.
         progress: called with (records counted, records to count), at least twice a second.
+        near_s: of a near cluster that can be done without: how long all counting on it may take together, and what it
+            refuses is not counted; None where it is needed.
     """
 
     def __init__(
         self, near: Cluster | None, far: Cluster, max_records: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda done, total: None, near_s: float | None = None,
     ) -> None:  # fmt: skip
         self._near = None if near is None else _Reader(near)
         self._far = _Reader(far)
         self._max_records = max_records
         self._progress = progress
+        self._near_left_s = near_s
 
     def refine(self, near_tp: TP, far_tp: TP, position: int, between: Between, deadline: Deadline) -> Exact | Unrefined:
         """Where a group that has read everything before `position` on the near cluster goes on, on the far one.
@@ -81,15 +84,10 @@ class Refiner:
         report = _Report(self._progress, between.records * (2 if between.skip is None else 1))
         skip = between.skip
         if skip is None:
-            if self._near is None:
-                return Unrefined("the cluster on which the records have to be counted is not reached")
-            if not self._near.exists(near_tp.topic, deadline):
-                return Unrefined(f"{self._near.cluster.alias} has no topic {near_tp.topic} any more")
-            span = _Span(near_tp, between.near_low, between.near_high, between.records)
-            stretch = _Stretch(self._near, span, report, deadline)
-            skip = skip_on_near(between, position, stretch)
-            if skip is None:
-                return Unrefined(stretch.problem())
+            counted = self._skip(near_tp, position, between, report, deadline)
+            if isinstance(counted, Unrefined):
+                return counted
+            skip = counted
         if not self._far.exists(far_tp.topic, deadline):
             return Unrefined(f"{self._far.cluster.alias} has no topic {far_tp.topic} any more")
         span = _Span(far_tp, between.low, between.high, between.records)
@@ -97,11 +95,38 @@ class Refiner:
         place = refine_on_far(between, skip, stretch)
         return Unrefined(stretch.problem()) if place is None else place
 
+    def _skip(self, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline) -> int | Unrefined:
+        """How many records of the stretch the group has read, by what the near cluster holds."""
+        if self._near is None:
+            return Unrefined("the cluster on which the records have to be counted is not reached")
+        if self._near_left_s is None:
+            return _skip_on(self._near, tp, position, between, report, deadline)
+        if self._near_left_s <= 0:
+            return Unrefined(f"{self._near.cluster.alias} took too long over counting others")
+        deadline = Deadline(deadline.slice_s(self._near_left_s))
+        try:
+            return _skip_on(self._near, tp, position, between, report, deadline)
+        except KafkaOpError as error:
+            return Unrefined(str(error))
+        finally:
+            self._near_left_s = deadline.left_s()
+
     def close(self) -> None:
         """Let go of the consumers."""
         for reader in (self._near, self._far):
             if reader is not None:
                 reader.close()
+
+
+def _skip_on(
+    near: _Reader, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline
+) -> int | Unrefined:
+    if not near.exists(tp.topic, deadline):
+        return Unrefined(f"{near.cluster.alias} has no topic {tp.topic} any more")
+    span = _Span(tp, between.near_low, between.near_high, between.records)
+    stretch = _Stretch(near, span, report, deadline)
+    skip = skip_on_near(between, position, stretch)
+    return Unrefined(stretch.problem()) if skip is None else skip
 
 
 @dataclass(frozen=True, slots=True)

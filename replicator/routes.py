@@ -22,7 +22,8 @@ class FlowView:
     """One flow, as its target tells it.
 
     Args:
-        topic_ids: of the flow's topics on its source, by name; None when the source could not be asked.
+        topic_ids: of the flow's topics on its source, by name; None for a failover, which goes by what was replicated,
+            whatever the source has now.
         syncs: with the maps.
         unfinished: why the maps may lack what readers of the target have seen; empty when they have it all.
         target_ids: of the remote topics that the target has now, by name.
@@ -41,20 +42,29 @@ class FlowView:
         return {self.flow.naming.remote_topic(name): name for name in names}
 
     def map_of(self, tp: TP) -> tuple[OffsetMap, str]:
-        """(the map of a source partition, why it does not hold); an empty map where nothing was replicated."""
+        """(the map of a source partition, why it does not hold); an empty map where nothing was replicated.
+
+        Checkpoints are written only while the source has the topic that was replicated (`checkpoints`), so that for a
+        failover the map holds for them when the source has another one. A log that was cut is the same topic.
+        """
         offset_map = self.syncs.maps.get(tp, OffsetMap())
-        newest = offset_map.newest
         topic_id = (self.topic_ids or {}).get(tp.topic)
-        is_other_topic = newest is not None and topic_id is not None and newest.topic_id != topic_id
+        is_other_topic = topic_id is not None and not self.is_copy_of(tp, topic_id)
         told = self.syncs.targets.get(tp)
         reason = self.syncs.stopped.get(tp, {}).get("reason")
         is_other_copy = told is not None and told.differs(told.now(self.target_ids))
         if is_other_copy or reason == StopReason.TARGET_RECREATED:
             remote = self.flow.naming.remote_topic(tp.topic)
             return offset_map, f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
-        if is_other_topic or reason in OTHER_OFFSETS:
+        is_passed = self.topic_ids is None and reason == StopReason.RECREATED
+        if is_other_topic or (reason in OTHER_OFFSETS and not is_passed):
             return offset_map, f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
         return offset_map, ""
+
+    def is_copy_of(self, tp: TP, topic_id: bytes) -> bool:
+        """Whether what was replicated of the partition, if anything, came from the topic with this id."""
+        newest = self.syncs.newest.get(tp)
+        return newest is None or newest.topic_id == topic_id
 
     def stopped(self, tp: TP) -> str:
         """Why the partition is not replicated at the moment; empty when nothing is known to stop it."""

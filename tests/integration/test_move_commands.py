@@ -261,7 +261,7 @@ def test_the_way_home_waits_for_syncs_that_are_not_committed(own_desk: Desk) -> 
 def test_a_failover_says_what_may_be_lost_before_it_does_anything(desk: Desk) -> None:
     group = desk.group("risky", 10, 20)
     said = desk.refuses("failover", group, "--yes", group=group, down=desk.flow.alias)
-    assert "the source gives no answer: --accept-data-loss moves them all the same" in said
+    assert "the source gives no answer about them: --accept-data-loss moves them all the same" in said
     table = desk.run("failover", group, "--yes", code=3, down=desk.flow.alias).stdout
     assert "what groups had committed is known up to" in table
     assert states(desk.move("failover", group)) == [("exact", "committed")] * 2, (

@@ -156,8 +156,34 @@ def test_a_source_with_other_records_is_an_obstacle(reason: str) -> None:
 def test_a_topic_created_again_has_other_records() -> None:
     view = replace(a_view(), topic_ids={"orders": topic_id("newer")})
     assert row_of(Command.SWITCHOVER, at(104), router=a_router(view=view)).is_obstacle
-    unknown = replace(a_view(), topic_ids=None)  # the source can't be asked: what was replicated holds
-    assert row_of(Command.FAILOVER, at(104), router=a_router(view=unknown)).translation == "exact"
+
+
+@pytest.mark.parametrize(
+    ("reason", "translation"),
+    [
+        ("recreated", "exact"),
+        ("source_gone", "exact"),
+        ("source_log_shorter", "unknown"),
+        ("target_recreated", "unknown"),
+    ],
+)
+def test_a_failover_goes_by_what_was_replicated(reason: str, translation: str) -> None:
+    """Whatever the source has now. D: checkpoints of a log that was cut may be of the records that came after."""
+    view = replace(a_view(), topic_ids=None)
+    view.syncs.stopped[ORDERS] = {"reason": reason}
+    it = GroupFacts(near_offsets={ORDERS: at(104), TP("local", 0): at(7)})
+    local, row = plan(Command.FAILOVER, it, router=Router(view, None), source_ends={}).rows
+    assert (row.translation, row.at_risk_records) == (translation, None)
+    assert row.is_planned == (translation == "exact")
+    assert local.reason.startswith(Reason.FILTERED)
+
+
+def test_a_failover_takes_no_map_that_holds_nothing() -> None:
+    """Forgotten by `recopy`, and not copied again yet."""
+    view = replace(a_view(runs=()), topic_ids=None)
+    view.syncs.stopped[ORDERS] = {"reason": "recreated"}
+    row = row_of(Command.FAILOVER, at(104), router=Router(view, None))
+    assert (row.state, row.far_next) == (RowState.SKIPPED, None)
 
 
 @pytest.mark.parametrize("command", [Command.SWITCHOVER, Command.FAILBACK, Command.FAILOVER])

@@ -259,8 +259,8 @@ def test_a_dry_run_says_what_would_keep_it() -> None:
     it.command, it.two.is_east_up = Command.FAILOVER, False
     (text,) = it.run().texts
     assert text == (
-        "it would be refused: for 2 partitions nobody knows what was not replicated: the source gives no answer:"
-        " --accept-data-loss moves them all the same"
+        "it would be refused: for 2 partitions nobody knows what was not replicated: the source gives no answer about"
+        " them: --accept-data-loss moves them all the same"
     )
     it.options = MoveOptions(dry_run=True, accept_data_loss=True)
     assert it.run().texts == ()

@@ -257,8 +257,9 @@ class FakeWorld:
         self._happens("look")
         two, flow = self.two, self.two.flows[self._flow]
         near, far = self._sides(order)
-        back = next((it for name, it in two.flows.items() if name != self._flow and two.is_east_up), None)
-        view = flow.view if two.is_east_up else replace(flow.view, topic_ids=None)
+        is_failover = order.command is Command.FAILOVER
+        back = next((it for name, it in two.flows.items() if name != self._flow and not is_failover), None)
+        view = replace(flow.view, topic_ids=None) if is_failover else flow.view
         there = back.view if back is not None else None
         router = Router(there, view) if order.is_homeward else Router(view, there)
         moves = last_moves(it for it in merged(two.audit) if it.flow == self._flow)
@@ -266,16 +267,16 @@ class FakeWorld:
         for name in order.groups:
             here = two.groups[near].get(name, FakeGroup())
             near_offsets: GroupOffsets = dict(here.offsets)
-            if order.command is Command.FAILOVER:
+            if is_failover:
                 near_offsets = flow.checkpoints.get(name, {})
             away = two.groups[far].get(name, FakeGroup())
             groups[name] = GroupFacts(
-                here.state if order.command is not Command.FAILOVER else GroupState(),
+                GroupState() if is_failover else here.state,
                 near_offsets, away.state, dict(away.offsets), two.unreadable.get(name, ""), moves.get(name),
             )  # fmt: skip
         self._effect()
         ends = {}
-        if order.command is Command.FAILOVER and two.is_east_up:
+        if is_failover and two.is_east_up:
             ends = {tp: len(log) for tp, log in two.logs[near].items()}
         return Facts(
             near, far, groups, router,
