@@ -58,6 +58,13 @@ def to_halt(halted: Mapping[int, Mapping[str, Any]], tasks: Iterable[int], reaso
     ]
 
 
+def halt_changes(shown: Mapping[int, Mapping[str, Any]], found: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """What halts more tasks than `shown`, or others, or by another command; one text each. Pure."""
+    new = dict.fromkeys(halt_text(found[task]) for task in sorted(found) if found[task] != shown.get(task))
+    lifted = dict.fromkeys(halt_text(shown[task]) for task in sorted(shown.keys() - found.keys()))
+    return [*(f"halted by now ({it})" for it in new), *(f"not halted any more ({it})" for it in lifted)]
+
+
 def halt(flow: Flow, target: Cluster, tasks: Iterable[int], body: Mapping[str, Any], deadline: Deadline) -> None:
     """No task of these writes from now on, and none starts; read back. Doing it again does no harm.
 

@@ -1,4 +1,4 @@
-"""Pausing and resuming a flow, by an operator: look, act, read back, and write it to the audit.
+"""Pausing and resuming a flow, by an operator: look, look again, act, read back, and write it to the audit.
 
 Needs the target alone. Running it again does what is left to do, or nothing.
 
@@ -12,12 +12,12 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows
+from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows, refuse_changes
 from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import KafkaOpError, RefusedError, ReplicatorError
-from replicator.halts import Reason, halt, halt_body, halt_text, lift, read_halts, to_halt
+from replicator.halts import Reason, halt, halt_body, halt_changes, halt_text, lift, read_halts, to_halt
 from replicator.task_writes import PartlyDoneError
 from replicator.topics import list_topics
 
@@ -75,18 +75,33 @@ class Pausing:
             for task in range(self.tasks)
         )
 
-    def carry_out(self, command: Command, move_id: str, halts: Halts, deadline: Deadline) -> Outcome:
-        """Do what is left to do, for as long as `deadline`.
+    def carry_out(self, command: Command, move_id: str, shown: Halts, timeout_s: float) -> Outcome:
+        """Do what is left to do.
 
         Args:
-            halts: what `look` found.
+            shown: what `look` found.
+            timeout_s: for the acting.
 
         Raises:
-            RefusedError: another operator is acting; nothing was changed.
+            RefusedError: another operator is acting, or other tasks are halted or otherwise; nothing was changed.
             KafkaOpError: the target gave no answer before anything was changed.
         """
         act = Act(self.flow, self._target, self._admin, command, move_id, self._timeout_s)
-        return act.carry_out(self.rows(halts), lambda: self._act(command, move_id, self.left(command, halts), deadline))
+        return act.carry_out(
+            self.rows(shown),
+            lambda: self._look_again(shown),
+            lambda halts: self._act(command, move_id, self.left(command, halts), Deadline(timeout_s)),
+        )
+
+    def _look_again(self, shown: Halts) -> Halts:
+        """What is halted now.
+
+        Raises:
+            RefusedError: it is not what was shown.
+        """
+        halts = self.look()
+        refuse_changes(self.flow.name, halt_changes(shown, halts))
+        return halts
 
     def _act(self, command: Command, move_id: str, tasks: list[int], deadline: Deadline) -> Outcome:
         texts: list[str] = []

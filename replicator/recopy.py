@@ -8,7 +8,7 @@ Without `behind` a partition is begun anew only where its copy is another topic 
 that no record is there twice, and the command can be run again after it was stopped half-way.
 
 Invariants:
-    B: what is forgotten is so in one transaction per task, read after its former owners are fenced.
+    B: what is forgotten is so in one transaction per task, once, read after its former owners are fenced.
     G: what is refused has changed nothing; what is done was read back.
 """
 
@@ -19,12 +19,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows
+from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows, refuse_changes
 from replicator.clients import EARLIEST, LATEST, Cluster, Message
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.errors import TP, RefusedError
+from replicator.errors import TP, RefusedError, RetriableError
+from replicator.halts import halt_changes
 from replicator.move import counted
 from replicator.names import task_of
 from replicator.offsets import Run
@@ -98,6 +99,24 @@ class Plan:
     refusals: tuple[str, ...] = ()
 
 
+Commands = Mapping[int, Mapping[str, Any]]
+"""The command that did something to a task last: ``id``, ``by`` and ``at``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the target says, at one look.
+
+    Args:
+        halts: what halts each task that is halted: then nothing is copied until `resume`.
+        recopied: by which command runs of each task were deleted last.
+    """
+
+    copies: tuple[Copy, ...]
+    halts: Commands = field(default_factory=dict)
+    recopied: Commands = field(default_factory=dict)
+
+
 def plan_recopy(copies: Iterable[Copy], target: str, *, behind: bool) -> Plan:
     """Decide which copies are begun anew. Pure.
 
@@ -125,25 +144,44 @@ def plan_recopy(copies: Iterable[Copy], target: str, *, behind: bool) -> Plan:
     return Plan(lost, kept, tuple(refusals))
 
 
+def plan_changes(shown: Plan, found: Plan) -> list[str]:
+    """What of a plan that was shown does not hold any more; one text each. Pure."""
+    before, now = ({it.tp for it in plan.forgotten} for plan in (shown, found))
+    if before == now:
+        return list(found.refusals)
+    changes = {"not lost any more": before - now, "lost by now, too": now - before}
+    return [f"{what}: {_named(tps)}" for what, tps in changes.items() if tps]
+
+
+def _named(tps: Collection[TP]) -> str:
+    more = f" and {len(tps) - SHOWN:,} more" if len(tps) > SHOWN else ""
+    return ", ".join(map(str, sorted(tps)[:SHOWN])) + more
+
+
+def _recopied_text(body: Mapping[str, Any] | None) -> str:
+    it = body or {}
+    return f"another recopy was done ({it.get('id')} by {it.get('by')} at {it.get('at')})"
+
+
 class Recopy:
     """One flow's copies of some topics. Threading: one thread.
 
     Args:
         topics: their names on the source.
         timeout_s: for each request but the acting.
+        behind: as in `plan_recopy`.
     """
 
-    def __init__(self, flow: Flow, topics: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, flow: Flow, topics: Sequence[str], timeout_s: float, *, behind: bool) -> None:
         self.flow = flow
         self._topics = frozenset(topics)
+        self._behind = behind
         self._timeout_s = timeout_s
         self._target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
         self._admin = self._target.connect(timeout_s)
         self._tasks = 0
-        self.halted = False
-        """Whether the flow is halted: then nothing is copied until `resume`. Known after `look`."""
 
-    def look(self) -> list[Copy]:
+    def look(self) -> Seen:
         """The copies of the topics as they are now.
 
         Raises:
@@ -153,8 +191,7 @@ class Recopy:
         present = list_topics(self._target, self._admin, Deadline(self._timeout_s)).topics
         check_ran(self.flow, self._target, Deadline(self._timeout_s))
         self._tasks = len(present[self.flow.syncs_topic].partitions) if self.flow.syncs_topic in present else 0
-        state = self._state()
-        self.halted = bool(state.halted)
+        state = self._state(range(self._tasks), Deadline(READ_TIMEOUT_S))
         lacking = self._topics - {tp.topic for tp in state.newest}
         if lacking:
             names = ", ".join(sorted(lacking))
@@ -164,11 +201,16 @@ class Recopy:
             )
             raise RefusedError(f"{text} (some topics that it has: {known})")
         newest = {tp: run for tp, run in state.newest.items() if tp.topic in self._topics}
-        return self._copies(newest, state, {name: len(it.partitions) for name, it in present.items()})
+        copies = self._copies(newest, state, {name: len(it.partitions) for name, it in present.items()})
+        return Seen(tuple(copies), state.halted, state.recopied)
 
-    def _state(self) -> SyncsState:
-        with closing(SyncsReader(self._target, self.flow.syncs_topic, range(self._tasks), SyncsState())) as reader:
-            return reader.read_to_end(Deadline(READ_TIMEOUT_S))
+    def _state(self, tasks: Iterable[int], deadline: Deadline) -> SyncsState:
+        with closing(SyncsReader(self._target, self.flow.syncs_topic, tasks, SyncsState())) as reader:
+            return reader.read_to_end(deadline)
+
+    def plan(self, seen: Seen) -> Plan:
+        """What would be done."""
+        return plan_recopy(seen.copies, self.flow.target, behind=self._behind)
 
     def _copies(self, newest: Mapping[TP, Run], state: SyncsState, present: Mapping[str, int]) -> list[Copy]:
         remote = {tp: TP(self.flow.naming.remote_topic(tp.topic), tp.partition) for tp in newest}
@@ -204,36 +246,76 @@ class Recopy:
     def _task(self, tp: TP) -> int:
         return task_of(tp.topic, tp.partition, self._tasks)
 
-    def carry_out(self, plan: Plan, copies: Sequence[Copy], move_id: str, deadline: Deadline) -> Outcome:
-        """Forget what the plan says, for as long as `deadline`.
+    def carry_out(self, shown: Seen, move_id: str, timeout_s: float) -> Outcome:
+        """Forget what the plan says.
+
+        Args:
+            shown: what `look` found.
+            timeout_s: for the acting.
 
         Raises:
-            RefusedError: another operator is acting; nothing was changed.
+            RefusedError: another operator is acting, or it is not what was shown any more; nothing was changed.
             KafkaOpError: the target gave no answer before anything was changed.
         """
         act = Act(self.flow, self._target, self._admin, COMMAND, move_id, self._timeout_s)
-        return act.carry_out(self.rows(plan, copies, "planned"), lambda: self._forget(plan, copies, move_id, deadline))
+        return act.carry_out(
+            self.rows(self.plan(shown), shown.copies, "planned"),
+            lambda: self._look_again(shown),
+            lambda seen: self._forget(seen, move_id, Deadline(timeout_s)),
+        )
 
-    def _forget(self, plan: Plan, copies: Sequence[Copy], move_id: str, deadline: Deadline) -> Outcome:
+    def _look_again(self, shown: Seen) -> Seen:
+        """What there is now. After another recopy nothing is as it was shown, even what is lost once more.
+
+        Raises:
+            RefusedError: it is not what was shown.
+        """
+        seen = self.look()
+        plan = self.plan(shown)
+        tasks = {self._task(it.tp) for it in plan.forgotten}
+        others = {
+            _recopied_text(seen.recopied.get(task)): None
+            for task in sorted(tasks)
+            if seen.recopied.get(task) != shown.recopied.get(task)
+        }
+        changes = [*others, *plan_changes(plan, self.plan(seen)), *halt_changes(shown.halts, seen.halts)]
+        refuse_changes(self.flow.name, changes)
+        return seen
+
+    def _forget(self, seen: Seen, move_id: str, deadline: Deadline) -> Outcome:
+        plan = self.plan(seen)
         tps = {it.tp for it in plan.forgotten}
         tasks = {self._task(tp) for tp in tps}
         try:
             write_as_tasks(
-                self.flow, self._target, tasks, lambda task: self._records(task, tps, move_id, deadline), deadline,
-                op=f"{COMMAND} {self.flow.name}",
+                self.flow, self._target, tasks,
+                lambda task: self._records(task, tps, seen.recopied.get(task), move_id, deadline),
+                deadline, op=f"{COMMAND} {self.flow.name}",
             )  # fmt: skip
         except PartlyDoneError as error:
             failed = {task: str(why) for task, why in error.failed.items()}
             state = "partly_done" if error.done else "failed"
-            return Outcome(state, self.rows(plan, copies, "forgotten", failed), (str(error),))
-        return Outcome("done", self.rows(plan, copies, "forgotten"))
+            return Outcome(state, self.rows(plan, seen.copies, "forgotten", failed), (str(error),))
+        return Outcome("done", self.rows(plan, seen.copies, "forgotten"))
 
-    def _records(self, task: int, tps: Collection[TP], move_id: str, deadline: Deadline) -> Records:
+    def _records(
+        self, task: int, tps: Collection[TP], recopied: Mapping[str, Any] | None, move_id: str, deadline: Deadline
+    ) -> Records:
         """Deletes all that one task's partition of the syncs topic says of these partitions; then tells the task.
 
         Also what readers don't see: the end of the command's own transaction shows it where a marker was lost.
+
+            commit, its answer is lost, task opens, task copies, command opens    nothing: it was told; the runs are new
+            look, another command commits, task copies, command opens             refused: the runs are new
+
+        Args:
+            recopied: by which command runs of the task were deleted last, when it was looked at.
+
+        Raises:
+            RetriableError: another command did so since.
         """
         keys: dict[bytes, None] = {}
+        last_told: Mapping[str, Any] | None = None
 
         def take(message: Message) -> None:
             key = message.key() or b""
@@ -241,8 +323,17 @@ class Recopy:
             has_value = record.body is not None if isinstance(record, ControlRecord) else message.value() is not None
             if has_value and record.tp in tps:
                 keys[key] = None
+            if isinstance(record, ControlRecord) and record.kind == RECOPIED:
+                nonlocal last_told
+                last_told = record.body
 
         with closing(CompactedReader(self._target, self.flow.syncs_topic, [task], take, committed=False)) as reader:
             reader.read_to_end(deadline)
+        if last_told != recopied:  # perhaps in a transaction that was aborted
+            told = self._state([task], deadline).recopied.get(task)
+            if told is not None and told.get("id") == move_id:
+                return []
+            if told != recopied:
+                raise RetriableError(_recopied_text(told), op=f"{COMMAND} {self.flow.name}")
         last = encode_control(ControlRecord(RECOPIED, task_tp(task), command_body(move_id)))
         return [*((key, None) for key in keys), last]

@@ -26,6 +26,7 @@ from replicator.translation import OffsetMap
 from replicator.wire import (
     HALTED,
     PARTITION_STATE,
+    RECOPIED,
     TARGET_TOPIC,
     ControlRecord,
     Forgotten,
@@ -51,6 +52,7 @@ class SyncsState:
         newest: the newest run of every source partition: its position (invariant B).
         stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
         halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
+        recopied: by which command runs of a task were deleted last, with ``id``, ``by`` and ``at`` (`recopy`).
         targets: the topic that every partition's downstream offsets belong to.
         records: how many records were read.
         forgotten: how many of them deleted runs.
@@ -59,6 +61,7 @@ class SyncsState:
     newest: dict[TP, Run] = field(default_factory=dict)
     stopped: dict[TP, dict[str, Any]] = field(default_factory=dict)
     halted: dict[int, dict[str, Any]] = field(default_factory=dict)
+    recopied: dict[int, dict[str, Any]] = field(default_factory=dict)
     targets: dict[TP, TargetTopic] = field(default_factory=dict)
     records: int = 0
     forgotten: int = 0
@@ -98,6 +101,8 @@ class SyncsState:
             _note(self.stopped, record.tp, record.body)
         elif record.kind == HALTED:
             _note(self.halted, record.tp.partition, record.body)
+        elif record.kind == RECOPIED:
+            _note(self.recopied, record.tp.partition, record.body)
         elif record.kind == TARGET_TOPIC:
             _note(self.targets, record.tp, target_of(record))
 

@@ -65,8 +65,9 @@ def write_as_tasks(
     """Write what `make` gives into the tasks' partitions, each in one transaction, and read it back.
 
     Args:
-        make: called once a task's former owners are fenced: what it reads of the partition then is all there is. May
-            be called again, and from several threads.
+        make: called once a task's former owners are fenced: what it reads of the partition then is all there is.
+            Called from several threads, and again where the answer to a commit was lost and the task began since:
+            what does harm written twice looks for what it wrote, and gives nothing.
 
     Raises:
         RefusedError: the flow has no syncs topic: it never ran.
@@ -113,7 +114,7 @@ def _write(flow: Flow, target: Cluster, task: int, make: Callable[[int], Records
     while True:
         try:
             _write_once(flow, target, task, make, deadline)
-        except (FatalError, AbortTransactionError):  # fenced most of all; written twice does no harm
+        except (FatalError, AbortTransactionError):  # fenced most of all, be it after the commit
             if deadline.expired:
                 raise
             time.sleep(deadline.slice_s(next(waits)))

@@ -25,7 +25,7 @@ from replicator.interrupts import held_back, interruptible
 from replicator.move import counted
 from replicator.pausing import Command, Halts, Pausing
 from replicator.recopy import COMMAND as RECOPY
-from replicator.recopy import Copy, Plan, Recopy, plan_recopy
+from replicator.recopy import Recopy, Seen
 
 EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
@@ -86,11 +86,10 @@ def recopy(
     report = _Report(RECOPY, the_flow.name, output, "partitions", _copies_view)
     with report.refusals(), interruptible():
         with busy(f"reading {the_flow.name}"):
-            recopying = Recopy(the_flow, topics, settings.connect_timeout_s)
-            copies = recopying.look()
-        plan = plan_recopy(copies, the_flow.target, behind=behind)
-        report.rows = recopying.rows(plan, copies, "planned")
-        outcome = _carry_out_recopy(recopying, plan, copies, report.move_id, yes=yes, timeout_s=timeout_s)
+            recopying = Recopy(the_flow, topics, settings.connect_timeout_s, behind=behind)
+            seen = recopying.look()
+        report.rows = recopying.rows(recopying.plan(seen), seen.copies, "planned")
+        outcome = _carry_out_recopy(recopying, seen, report.move_id, yes=yes, timeout_s=timeout_s)
     report.end(outcome)
 
 
@@ -203,7 +202,7 @@ def _carry_out(
         _say(f"  {text}")
     confirm("Go on?", yes)
     with held_back(_say):
-        return pausing.carry_out(command, move_id, halts, Deadline(timeout_s))
+        return pausing.carry_out(command, move_id, halts, timeout_s)
 
 
 def _tasks_text(tasks: Sequence[int]) -> str:
@@ -225,9 +224,8 @@ def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
 # --- recopy -----------------------------------------------------------------------------------------------------------
 
 
-def _carry_out_recopy(
-    recopying: Recopy, plan: Plan, copies: Sequence[Copy], move_id: str, *, yes: bool, timeout_s: float
-) -> Outcome:
+def _carry_out_recopy(recopying: Recopy, seen: Seen, move_id: str, *, yes: bool, timeout_s: float) -> Outcome:
+    plan = recopying.plan(seen)
     if plan.refusals:
         raise RefusedError("\n".join(plan.refusals))
     flow = recopying.flow
@@ -238,11 +236,11 @@ def _carry_out_recopy(
     if held:
         _say(f"  every record comes again behind the {held:,} offsets that the remote topics hold")
     _say("  groups have no place in the new copies until what they have read is copied again")
-    if recopying.halted:
+    if seen.halts:
         _say(f"  the flow is halted: nothing is copied until `replicator resume --flow '{flow.name}'`")
     confirm("Go on?", yes)
     with held_back(_say):
-        return recopying.carry_out(plan, copies, move_id, Deadline(timeout_s))
+        return recopying.carry_out(seen, move_id, timeout_s)
 
 
 def _say(text: str) -> None:

@@ -144,6 +144,28 @@ def test_of_two_operators_the_earlier_one_is_refused(
     assert halts(flow, cluster) == {}
 
 
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_failover_that_was_not_shown_is_left_as_it_is(
+    run: Run, flow: Flow, cluster: Clients, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """G: it began and ended while the operator was asked, so that no claim fences it."""
+    if command == "resume":
+        halt(flow, cluster, range(TASKS), halt_body(Reason.PAUSED, "move-1"), Deadline(TIMEOUT_S))
+
+    def confirm(question: str, yes: bool) -> None:
+        halt(flow, cluster, range(TASKS), halt_body(Reason.FAILOVER, "move-2"), Deadline(TIMEOUT_S))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("replicator.cli.flow.confirm", confirm)
+        done = run(command, "-o", "json")
+    assert (done.code, done.json()["state"]) == (3, "refused")
+    assert "halted by now (failover: move-2 by" in " ".join(done.stderr.split())
+    assert {it["id"] for it in halts(flow, cluster).values()} == {"move-2"}
+    entry = run("history", "-o", "json").json()[-1]
+    assert (entry["command"], entry["state"]) == (command, "refused")
+    assert "halted by now (failover: move-2 by" in entry["result"]
+
+
 def test_a_target_that_gives_no_answer_is_exit_1(
     make_flow: FlowBenches, source: Cluster, target: Cluster, commands: Runs
 ) -> None:

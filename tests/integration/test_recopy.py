@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from replicator.clients import Cluster as Clients
+from replicator.deadline import Deadline
 from replicator.embedded import Cluster
-from replicator.errors import TP, RetriableError
+from replicator.errors import TP, FencedError, RetriableError
 from replicator.names import task_of, transactional_id
 from replicator.transactions import FencingWriter
 from tests.e2e.compare import compare
@@ -181,6 +182,52 @@ def test_half_done_is_exit_4_and_the_next_try_does_the_rest(
     assert (rest.code, rest.json()["state"]) == (0, "done"), rest.stderr
     states = {it["partition"]: it["state"] for it in rest.json()["partitions"]}
     assert states == {p: "forgotten" if p in lost else "kept" for p in range(PARTITIONS)}
+    flow.verify(flow.topic, flow.other)
+    assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
+
+
+@pytest.mark.parametrize("behind", [(), ("--behind",)])
+def test_what_another_recopy_made_while_the_operator_was_asked_is_left_alone(
+    flow: FlowBench, run: Run, monkeypatch: pytest.MonkeyPatch, behind: tuple[str, ...]
+) -> None:
+    """A, G: the other one is done, and copied is what it forgot, before the answer is yes."""
+    lose(flow)
+
+    def confirm(question: str, yes: bool) -> None:
+        if not yes:
+            assert run("recopy", flow.topic, "--yes").code == 0
+            flow.await_caught_up(flow.topic)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("replicator.cli.flow.confirm", confirm)
+        done = run("recopy", flow.topic, *behind, "-o", "json")
+    assert (done.code, done.json()["state"]) == (3, "refused")
+    assert "another recopy was done" in " ".join(done.stderr.split())
+    flow.verify(flow.topic, flow.other)
+    assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
+    assert [it["state"] for it in run("history", "-o", "json").json()] == ["done", "refused"]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_done_again(
+    flow: FlowBench, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A: what the tasks copied since they were told is there once."""
+    lose(flow)
+    lost: list[FencingWriter] = []
+
+    class Unanswered(FencingWriter):
+        def commit(self, deadline: Deadline) -> None:
+            super().commit(deadline)
+            if len(lost) < TASKS:
+                lost.append(self)
+                flow.await_caught_up(flow.topic)
+                raise FencedError("fenced", op="commit transaction")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("replicator.task_writes.FencingWriter", Unanswered)
+        done = run("recopy", flow.topic, "--yes", "--timeout", "120")
+    assert done.code == 0, done.stderr
+    assert len(lost) == TASKS
     flow.verify(flow.topic, flow.other)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
 

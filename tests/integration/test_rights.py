@@ -202,7 +202,7 @@ def test_documented_rights_are_enough(secured: Clusters) -> None:
         assert worker.notes() == []
         pausing = Pausing(settings(secured, "replicator").flow("east->west"), TIMEOUT_S)
         for command in PauseCommand:
-            outcome = pausing.carry_out(command, command.value, pausing.look(), Deadline(TIMEOUT_S))
+            outcome = pausing.carry_out(command, command.value, pausing.look(), TIMEOUT_S)
             assert (outcome.state, outcome.texts) == ("done", ())
     audit = read_audit(on_target(secured, "replicator"), Deadline(TIMEOUT_S))
     assert [it.id for it in audit] == ["pause", "resume"]
