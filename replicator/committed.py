@@ -4,8 +4,10 @@ A commit of ours carries a tag in its metadata, so that one that somebody else m
 same offset, and also by a program that starts anew.
 
     replicator east->west 4711                  group sync of the flow wrote offset 4711
-    replicator-move 20260131T0300-7f3a          a move wrote it; the group has not committed since
+    replicator-move 20260131T0300-7f3a 4711     a move wrote offset 4711; the group has not committed since
     anything else                               the group, or a person
+
+The offset is in it because some clients keep the metadata that they find with their own commits.
 
 Invariants:
     F: group sync writes only over nothing, or over its own last write.
@@ -74,19 +76,20 @@ def is_ours(committed: Committed, flow: str) -> bool:
     return committed.metadata == tag(flow, committed.next_offset)
 
 
-def move_tag(move_id: str) -> str:
+def move_tag(move_id: str, next_offset: int) -> str:
     """The metadata of a move's commit, where the group had none of its own."""
-    return MOVE_TAG + move_id
+    return f"{MOVE_TAG}{move_id} {next_offset}"
 
 
 def owner_of(committed: Committed | None) -> Owner:
     """Who wrote it, whichever flow's group sync that was: a topic belongs to one flow."""
     if committed is None:
         return Owner.NOBODY
+    if not committed.metadata.endswith(f" {committed.next_offset}"):
+        return Owner.GROUP
     if committed.metadata.startswith(MOVE_TAG):
         return Owner.MOVE
-    is_synced = committed.metadata.startswith(SYNC_TAG) and committed.metadata.endswith(f" {committed.next_offset}")
-    return Owner.SYNC if is_synced else Owner.GROUP
+    return Owner.SYNC if committed.metadata.startswith(SYNC_TAG) else Owner.GROUP
 
 
 def is_a_tag(metadata: str) -> bool:

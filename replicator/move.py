@@ -187,7 +187,7 @@ class Plan:
         for row in self.planned:
             assert row.far is not None
             assert row.far_next is not None
-            metadata = row.metadata or move_tag(self.order.move_id)
+            metadata = row.metadata or move_tag(self.order.move_id, row.far_next)
             if self.order.command is Command.RESYNC:
                 metadata = tag(self.order.flow, row.far_next)
             found.setdefault(row.group, {})[row.far] = Committed(row.far_next, metadata)

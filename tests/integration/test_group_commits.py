@@ -207,12 +207,12 @@ def test_group_sync_that_is_held_up_does_not_write_over_a_move(
     hold.is_set.set()
     commit(bench.source, group, {TP(bench.topic, 0): 7})
     assert hold.reached.wait(REACT_S)
-    commit(bench.target, group, {copy: 9}, move_tag("m1"))
+    commit(bench.target, group, {copy: 9}, move_tag("m1", 9))
     hold.released.set()
     bench.await_event("group_not_synced", group=group, state="moved")
     commit(bench.source, other, {TP(bench.topic, 0): 6})
     await_synced(bench, other, 6)
-    assert committed(bench.target, group) == {copy: (9, move_tag("m1"))}
+    assert committed(bench.target, group) == {copy: (9, move_tag("m1", 9))}
 
 
 def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(

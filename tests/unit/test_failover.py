@@ -74,8 +74,8 @@ def synced(next_offset: int, flow: str = EAST_WEST) -> Committed:
     return Committed(next_offset, tag(flow, next_offset))
 
 
-def moved(next_offset: int) -> Committed:
-    return Committed(next_offset, move_tag("earlier"))
+def moved(next_offset: int, move_id: str = "earlier") -> Committed:
+    return Committed(next_offset, move_tag(move_id, next_offset))
 
 
 def row_of(command: Command, near: Committed, **known: Any) -> Row:
@@ -353,7 +353,7 @@ def states(found: Plan) -> list[tuple[TP, str, str]]:
 @pytest.mark.parametrize("there", [None, synced(3), synced(4)], ids=["nothing", "synced", "synced to the place"])
 def test_group_syncs_offsets_are_planned_over(command: Command, there: Committed | None) -> None:
     it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: there} if there else {})
-    assert plan(command, it).commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+    assert plan(command, it).commits() == {"g": {COPY: moved(4, "now")}}
 
 
 @pytest.mark.parametrize("command", AWAY)
@@ -397,14 +397,14 @@ def test_a_group_that_moved_and_worked_on_at_home_is_refused(is_all: bool) -> No
 def test_a_group_that_was_given_back_moves_again() -> None:
     past = last(Command.SWITCHOVER, positions={ORDERS: 102}, places={COPY: 2})
     it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4)}, last_move=past)
-    assert plan(Command.SWITCHOVER, it).commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+    assert plan(Command.SWITCHOVER, it).commits() == {"g": {COPY: moved(4, "now")}}
 
 
 def test_without_an_audit_the_tag_tells_what_is_done() -> None:
     it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(105)}, far_offsets={COPY: moved(4), COPY_1: moved(3)})
     found = plan(Command.SWITCHOVER, it)
     assert states(found) == [(ORDERS, "committed", "committed before"), (ORDERS_1, "planned", "")]
-    assert found.commits() == {"g": {COPY_1: Committed(5, move_tag("now"))}}
+    assert found.commits() == {"g": {COPY_1: moved(5, "now")}}
 
 
 @pytest.mark.parametrize("command", AWAY)
@@ -418,11 +418,13 @@ def test_without_an_audit_the_tag_tells_what_is_done() -> None:
         (106, moved(4), "planned"),
         (104, at(4), "committed"),
         (104, at(9), "committed"),
+        (104, at(9, move_tag("earlier", 4)), "committed"),
         (104, at(2), "skipped"),
     ],
     ids=[
         "not written", "not written over group sync", "written", "written, and gone on at home",
-        "written, and the group committed there", "written, and gone on there", "used there from elsewhere",
+        "written, and the group committed there", "written, and gone on there",
+        "written, and gone on there with the metadata that it found", "used there from elsewhere",
     ],
 )  # fmt: skip
 def test_an_interrupted_move_goes_on(
@@ -435,7 +437,7 @@ def test_an_interrupted_move_goes_on(
     assert [row.state.value for row in found.rows] == [state]
     assert not found.is_refused
     if state == "planned":
-        assert found.commits() == {"g": {COPY: Committed(near - 100, move_tag("now"))}}
+        assert found.commits() == {"g": {COPY: moved(near - 100, "now")}}
 
 
 def test_what_the_group_did_since_stays_where_it_can_not_be_translated_any_more() -> None:
@@ -465,7 +467,7 @@ def test_a_group_that_lives_on_the_target_does_not_go_there() -> None:
     both = replace(it, near_offsets={ORDERS: at(104), **it.near_offsets})
     found = plan(Command.SWITCHOVER, both)
     assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "synced")]
-    assert found.commits() == {"g": {COPY: Committed(4, move_tag("now"))}}
+    assert found.commits() == {"g": {COPY: moved(4, "now")}}
 
 
 def test_the_way_home_goes_over_what_the_group_had_there() -> None:
@@ -476,7 +478,7 @@ def test_the_way_home_goes_over_what_the_group_had_there() -> None:
     )  # fmt: skip
     found = plan(Command.FAILBACK, it)
     assert states(found) == [(COPY, "planned", ""), (COPY_1, "skipped", "synced")]
-    assert found.commits() == {"g": {ORDERS: Committed(109, move_tag("now"))}}
+    assert found.commits() == {"g": {ORDERS: moved(109, "now")}}
     assert found.hand_backs(found.rows) == {"g": {COPY: synced(9)}}
 
 
@@ -489,6 +491,15 @@ def test_a_group_that_did_nothing_on_the_target_keeps_what_it_has_at_home() -> N
     found = plan(Command.FAILBACK, it)
     assert [(row.state.value, row.far_next) for row in found.rows] == [("committed", 106), ("planned", 104)]
     assert found.hand_backs(found.rows) == {"g": {COPY: synced(4), COPY_1: synced(4)}}
+
+
+def test_a_group_that_keeps_the_metadata_of_a_move_goes_on_from_where_it_is() -> None:
+    """F: a client may commit with the metadata that it finds: the tag speaks of another offset then."""
+    it = GroupFacts(
+        near_offsets={COPY: at(9, move_tag("earlier", 4))}, far_offsets={ORDERS: at(106)},
+        last_move=last(Command.FAILOVER, positions={ORDERS: 104}),
+    )  # fmt: skip
+    assert plan(Command.FAILBACK, it).commits() == {"g": {ORDERS: moved(109, "now")}}
 
 
 @pytest.mark.parametrize(
@@ -529,7 +540,7 @@ def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
     it = GroupFacts(near_offsets={PAYMENTS_COPY: at(4)}, far_offsets={PAYMENTS: at(108)}, last_move=past)
     assert states(plan(Command.SWITCHOVER, it)) == [(PAYMENTS_COPY, "skipped", "moved_already")]
     came_home = replace(it, near_offsets={PAYMENTS_COPY: at(9)})
-    assert plan(Command.SWITCHOVER, came_home).commits() == {"g": {PAYMENTS: Committed(109, move_tag("now"))}}
+    assert plan(Command.SWITCHOVER, came_home).commits() == {"g": {PAYMENTS: moved(109, "now")}}
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -552,7 +563,7 @@ def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
     assert home == {ORDERS: at(104, "AQAAAX")}
     for own in (moved(104), at(104)):
         assert plan(Command.SWITCHOVER, GroupFacts(near_offsets={ORDERS: own})).commits() == {
-            "g": {COPY: Committed(4, move_tag("now"))}
+            "g": {COPY: moved(4, "now")}
         }
 
 
@@ -686,7 +697,7 @@ def test_each_group_is_judged_by_itself() -> None:
     assert [(row.group, row.state.value) for row in found.rows] == [
         ("busy", "skipped"), ("free", "planned"), ("moved", "skipped"),
     ]  # fmt: skip
-    assert found.commits() == {"free": {COPY: Committed(5, move_tag("now"))}}
+    assert found.commits() == {"free": {COPY: moved(5, "now")}}
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
