@@ -23,6 +23,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
 from replicator.failover import Facts, plan_move
 from replicator.move import Command, Order, Plan, Row, RowState, counted
+from replicator.task_writes import PartlyDoneError
 
 LOOK_EVERY_S = 0.2
 SHOWN_OBSTACLES = 5
@@ -194,14 +195,18 @@ class Mover:
         if not self._may_act(plan):
             return _refused(plan)
         self._world.record(plan, "started", "")
+        has_halted = False
         try:
             if self._options.halts:
                 self._operator.say("halting the flow")
                 self._world.halt(order)
+                has_halted = True
                 plan = self._plan(order)
             outcome = self._commit(plan)
         except KafkaOpError as error:
-            outcome = Outcome(plan, "failed", (f"{error}", "run the command again: it goes on where this one stopped"))
+            has_halted |= isinstance(error, PartlyDoneError) and bool(error.done)
+            texts = (f"{error}", "run the command again: it goes on where this one stopped")
+            outcome = Outcome(plan, "partly_done" if has_halted else "failed", texts)
         return self._report(outcome)
 
     def _commit(self, plan: Plan) -> Outcome:

@@ -15,6 +15,7 @@ from replicator.committed import Owner, owner_of
 from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.move import Command, Order, RowState
 from replicator.mover import MoveOptions, Mover, Outcome
+from replicator.task_writes import PartlyDoneError
 from tests.unit.two_clusters import EAST_WEST, PARTITIONS, WEST_EAST, Died, FakeOperator, FakeWorld, TwoClusters
 
 ORDERS, COPY = TP("orders", 0), TP("east.orders", 0)
@@ -702,6 +703,33 @@ def test_a_cluster_that_does_not_answer_any_more_has_failed_the_move(moment: str
     assert outcome.texts[-1] == "run the command again: it goes on where this one stopped"
     assert it.two.audit[-1].state == "failed"
     assert it.run().state == "done"
+
+
+def test_what_fails_after_the_halt_is_partly_done() -> None:
+    """The flow stands still: the exit code says so, and that the same command goes on."""
+    it = failover_all()
+    world = FakeWorld(it.two)
+
+    def fail() -> None:
+        raise KafkaOpError("no answer", op="commit")
+
+    world.before["commit"] = fail
+    outcome = it.run(world)
+    assert outcome.state == "partly_done"
+    assert outcome.texts[-1] == "run the command again: it goes on where this one stopped"
+    assert it.run().state == "done"
+
+
+@pytest.mark.parametrize(("done", "state"), [((), "failed"), ((1,), "partly_done")])
+def test_a_halt_of_some_tasks_is_partly_done(done: tuple[int, ...], state: str) -> None:
+    it = failover_all()
+    world = FakeWorld(it.two)
+
+    def fail() -> None:
+        raise PartlyDoneError("halt", done, {0: KafkaOpError("no answer", op="halt")})
+
+    world.before["halt"] = fail
+    assert it.run(world).state == state
 
 
 def test_a_refusal_after_the_halt_commits_nothing() -> None:
