@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from replicator.committed import MOVE_TAG, tag
+from replicator.committed import MOVE_TAG, move_tag, tag
 from replicator.embedded import Cluster
 from replicator.errors import TP
 from tests.e2e.commands import Command, move
@@ -95,8 +95,9 @@ def test_there_and_back_while_all_work(make_bench: MakeBench, source: Cluster, t
         home.await_more(200)
         home.stop()
         check_document(bench, command.ends().json(), "switchover")
-    tags = {metadata for _, metadata in committed(target.bootstrap_servers, group).values()}
-    assert [it.startswith(MOVE_TAG) for it in tags] == [True]
+    offsets = committed(target.bootstrap_servers, group).values()
+    (move_id,) = {metadata.removeprefix(MOVE_TAG).split()[0] for _, metadata in offsets}
+    assert {metadata for _, metadata in offsets} == {move_tag(move_id, next_offset) for next_offset, _ in offsets}
 
     abroad = away(bench)
     abroad.await_more(1000)
