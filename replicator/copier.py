@@ -24,7 +24,7 @@ from replicator.errors import (
     StopReason,
 )
 from replicator.ledger import Runs
-from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement, unasked
+from replicator.loose_ends import SETTLE_TIMEOUT_S, Settlement, silent
 from replicator.planes import Batch, Fetched, Plane
 from replicator.share import PARTITION_BUDGET_S, TOPIC_REFUSED, Share, TaskTools
 from replicator.wire import ControlRecord, encode_control, encode_sync
@@ -202,7 +202,7 @@ class Copier:
         if self._settlement.is_needed(running, self._leash.budget(SETTLE_TIMEOUT_S)):
             raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
         for tp in self._settlement.unasked(running):
-            self._share.stop(unasked(tp, self._ledger.target(tp).name))
+            self._share.stop(silent(tp, self._ledger.target(tp).name))
 
     def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
         deadline = self._leash.budget(self._settings.transaction_timeout_s)

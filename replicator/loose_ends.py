@@ -163,7 +163,7 @@ class Settlement:
         return offset in met
 
 
-def unasked(tp: TP, topic: str) -> PartitionError:
-    """Why a source partition does not start: its copy does not tell whether a transaction lies open there."""
-    text = f"{topic} does not say whether its last transaction has an end"
+def silent(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
+    """Why a source partition may not run: its copy does not tell what has to be known before."""
+    text = f"{topic} does not say {about}"
     return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

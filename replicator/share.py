@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from replicator import loose_ends
 from replicator.clients import Cluster
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
@@ -23,7 +22,7 @@ from replicator.errors import TP, AbortTransactionError, LostError, PartitionErr
 from replicator.fates import Fates
 from replicator.ledger import Ledger, Runs, floor_run
 from replicator.log import Logger
-from replicator.loose_ends import Settlement
+from replicator.loose_ends import Settlement, silent
 from replicator.metrics import TaskMetrics
 from replicator.names import task_of
 from replicator.partitions import Starter
@@ -167,17 +166,16 @@ class Share:
         if self._settlement.is_needed(unasked, deadline):
             raise RetriableError("a transaction of ours has no end in some partition", op="start partitions")
         for tp in self._settlement.unasked(unasked):
-            self.stop(loose_ends.unasked(tp, ready.pop(tp).name))
+            self.stop(silent(tp, ready.pop(tp).name))
 
     def _settle_fates(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> None:
         """Make syncs and records of the last transaction one again, in those that may start."""
         doubted = [tp for tp in ready if self._fates.is_open(tp)]
         if not doubted:
             return
-        runs, silent = self._fates.look(doubted, self.ledger, deadline)
-        for tp in silent:
-            text = f"{ready.pop(tp).name} does not say what became of the last records"
-            self.stop(PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE))
+        runs, unheard = self._fates.look(doubted, self.ledger, deadline)
+        for tp in unheard:
+            self.stop(silent(tp, ready.pop(tp).name, "what became of the last records"))
         if runs:
             positions = {str(tp): run.upstream_next for tp, run in runs}
             self._tools.log.warning("transaction_mended", positions=positions, hint=MENDED_HINT)

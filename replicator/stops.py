@@ -48,8 +48,9 @@ class Stops:
         Args:
             known: the partitions with a position there.
         """
-        lasting = {tp for tp in self._news.keys() & self._stops.keys() if self._stops[tp].error.is_lasting}
-        self._stops = {tp: stop for tp, stop in self._stops.items() if tp in lasting and tp in known}
+        self._stops = {
+            tp: stop for tp, stop in self._stops.items() if stop.error.is_lasting and tp in self._news and tp in known
+        }
         self._news = {tp: self._news[tp] for tp in self._stops}
         self._told = dict(told)
 

@@ -196,7 +196,10 @@ def test_a_partition_without_a_leader_starts_when_it_was_asked(
 
     has_leader = threading.Event()
     by_leader = LooseEnds._by_leader
-    led = lambda it, tps: by_leader(it, [tp for tp in tps if tp != first or has_leader.is_set()])  # noqa: E731
+
+    def led(ends: LooseEnds, tps: Iterable[TP]) -> dict[int, list[TP]]:
+        return by_leader(ends, [tp for tp in tps if tp != first or has_leader.is_set()])
+
     monkeypatch.setattr(LooseEnds, "_by_leader", led)
     seen = len(bench.events)
     bench.produce(bench.topic, records(2000))
