@@ -70,17 +70,21 @@ CONFIG = """
 clusters: {east: {bootstrap_servers: "127.0.0.1:1"}, west: {bootstrap_servers: "127.0.0.1:1"}}
 flows: {east->west: {topics: [orders]}}
 http: {port: 0}
+connect_timeout_s: 1
 """
 
 
 def test_a_library_that_ends_the_process_leaves_the_stacks_of_its_threads(tmp_path: Path) -> None:
-    """As librdkafka's or the C library's `abort` does: by the signal alone."""
+    """As librdkafka's or the C library's `abort` does: by the signal alone.
+
+    Python writes the stacks of threads that run on meanwhile, and may stumble over one: sent when all of them wait.
+    """
     file = tmp_path / "replicator.yaml"
     file.write_text(CONFIG)
     arguments = [sys.executable, "-m", "replicator", "-c", str(file), "run"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
         assert worker.stdout is not None
-        while "worker_started" not in (line := worker.stdout.readline()):
+        while "connect to east" not in (line := worker.stdout.readline()):
             assert line, "ended"
         worker.send_signal(signal.SIGABRT)
         said, _ = worker.communicate(timeout=60)
