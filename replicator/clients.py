@@ -91,6 +91,12 @@ A cluster that shuts down in good order answers, from its last broker, that it h
 forgets all of them then, and may never ask the bootstrap servers again, with no error: its issue 5301, open in 2.16.
 """
 
+HEAR_POLL_S = 0.05
+HEAR_WITHIN_S = 5.0
+"""How long records that nobody wants may keep a consumer from being closed."""
+SILENT_POLLS = 2
+"""The first may end early, by a callback that takes long; that a member gets something follows on what it loses."""
+
 _SILENT = logging.getLogger("replicator.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
@@ -355,6 +361,29 @@ def group_metadata(group: str) -> Any:
     Only a consumer tells it; this one knows no broker.
     """
     return Consumer({"group.id": group, "log_level": 0}, logger=_SILENT).consumer_group_metadata()
+
+
+def leave_group(consumer: Consumer) -> None:
+    """Close a member of a cooperative group, which leaves it, once it has heard of every rebalance so far.
+
+    A consumer that is closed before that is told of two changes while it closes: the one that it has not heard of, and
+    that it loses all. The answer to the first may end its part in the group; the one to the second can then wait for
+    ever, with the interpreter's lock held, so that the whole process stands still. (To unsubscribe first is no way out:
+    a member that does so before it has heard of a change may stay one until its session times out.)
+
+    Source: `rd_kafka_cgrp_op_serve` (rdkafka_cgrp.c) destroys what comes after the end without an answer; issue 4884 of
+    librdkafka, open in 2.16.
+
+    Raises:
+        KafkaException: of a callback; the consumer is closed all the same.
+    """
+    deadline = Deadline(HEAR_WITHIN_S)
+    silent = 0
+    try:
+        while silent < SILENT_POLLS and not deadline.expired:
+            silent = silent + 1 if consumer.poll(HEAR_POLL_S) is None else 0
+    finally:
+        consumer.close()
 
 
 def client_id() -> str:

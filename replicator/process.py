@@ -27,7 +27,12 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 STDERR = 2
-"""Where the stacks of all threads are written when a library in C ends the process: nothing else says why."""
+"""Where the stacks of all threads are written when a library in C ends the process, or holds it up at the end: nothing
+else says why."""
+AFTER_TASKS_S = 5.0
+"""How much longer than `worker.shutdown_timeout_s` a worker may take, to leave its group and let clients go."""
+EXIT_WITHIN_S = 3.0
+"""How much longer the whole process may take; then it ends itself, whatever holds it up."""
 RESPAWN_AFTER_S = 1.0
 RESPAWN_AT_MOST_S = 30.0
 PARENT_VARIABLE = "REPLICATOR_PARENT_PID"
@@ -88,7 +93,9 @@ def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
             break
     if signals.received is not None:
         log.info("worker_stopping", signal=signals.received.name, within_s=settings.worker.shutdown_timeout_s)
-    deadline = Deadline(settings.worker.shutdown_timeout_s + 5)
+    deadline = Deadline(settings.worker.shutdown_timeout_s + AFTER_TASKS_S)
+    # a library in C may wait with the interpreter's lock held: nothing in Python would come to an end then
+    faulthandler.dump_traceback_later(deadline.seconds + EXIT_WITHIN_S, exit=True, file=STDERR)
     for worker in workers.values():
         worker.stop()
     for worker in workers.values():

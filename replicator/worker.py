@@ -28,6 +28,7 @@ from replicator.clients import (
     Message,
     TopicPartition,
     client_id,
+    leave_group,
 )
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline, backoff_s
@@ -86,6 +87,7 @@ class FlowWorker(threading.Thread):
         self._choice = Choice("")
         self._polled_s = time.monotonic()
         self._joined = False
+        self._leaves = False
         self._problem = "connecting"
         self._problem_s = 0.0
         self.failure: ReplicatorError | None = None
@@ -263,9 +265,17 @@ class FlowWorker(threading.Thread):
                 self._membership.serve(consumer)
                 self._look_after_clients()
         finally:
+            self._leave(consumer)
+
+    def _leave(self, consumer: Consumer) -> None:
+        self._leaves = True
+        try:
             self._finish(dict(self._tasks))
-            consumer.close()
-            self._joined = False
+            leave_group(consumer)
+        except KafkaException as cause:
+            raise self._target.error(cause, op=f"leave {self._flow.group}") from cause
+        finally:
+            self._joined = self._leaves = False
 
     def _look_after_clients(self) -> None:
         """See that the clients that live as long as the membership still know a broker.
@@ -317,6 +327,8 @@ class FlowWorker(threading.Thread):
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._context is not None
         consumer.incremental_assign([TopicPartition(it.topic, it.partition, OFFSET_END) for it in partitions])
+        if self._leaves:
+            return
         self._joined = True
         self._problem = ""
         self._log.info("tasks_assigned", tasks=sorted(p.partition for p in partitions))

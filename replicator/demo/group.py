@@ -11,7 +11,7 @@ import math
 import threading
 import time
 
-from replicator.clients import Cluster, Consumer, KafkaException, Message, TopicPartition
+from replicator.clients import Cluster, Consumer, KafkaException, Message, TopicPartition, leave_group
 from replicator.deadline import Deadline
 from replicator.demo.flights import DemoError, number_of
 from replicator.demo.summary import Account
@@ -140,7 +140,7 @@ class _Member(Part):
         except KafkaException as cause:
             raise self._cluster.error(cause, op=f"consume {self._topic}") from cause
         finally:
-            consumer.close()
+            leave_group(consumer)
 
     def _consume(self, consumer: Consumer) -> None:
         commit_s = time.monotonic() + COMMIT_EVERY_S

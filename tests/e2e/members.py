@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from replicator.clients import leave_group
 from replicator.errors import TP
 from tests.e2e.pump import BEGIN_MS
 from tests.kafka.eventually import eventually
@@ -79,7 +80,7 @@ class _Member(threading.Thread):
         except BaseException as error:
             self.failure = error
         finally:
-            self._consumer.close()
+            leave_group(self._consumer)
 
     def _process(self, message: Message | None) -> None:
         if message is None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from replicator import process
 from replicator.config import HttpSettings, Settings, WorkerSettings, build, load
 from replicator.metrics import Metrics
 
@@ -19,8 +20,8 @@ BASE = ROOT / "k8s/base"
 OVERLAY = ROOT / "k8s/overlays/example"
 SECRETS = "/run/secrets/replicator"
 CONFIG = "/etc/replicator/replicator.yaml"
-AFTER_TASKS_S = 5
-"""`process.run_worker` waits this much longer than worker.shutdown_timeout_s."""
+AFTER_TASKS_S = process.AFTER_TASKS_S + process.EXIT_WITHIN_S
+"""A worker's process may last this much longer than worker.shutdown_timeout_s."""
 
 SAMPLE_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
 

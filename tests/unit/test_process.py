@@ -94,6 +94,37 @@ def test_a_library_that_ends_the_process_leaves_the_stacks_of_its_threads(tmp_pa
     assert said.count("most recent call first") > 1
 
 
+HANGS = """
+import ctypes
+from replicator import cli, process
+from replicator.worker import FlowWorker
+
+process.AFTER_TASKS_S, process.EXIT_WITHIN_S = 0.5, 0.5
+FlowWorker.stop = lambda self: ctypes.PyDLL(None).sleep(300)
+cli.main()
+"""
+"""A worker that hangs with the interpreter's lock held as soon as it is asked to stop: a `PyDLL` keeps it."""
+
+
+def test_a_worker_that_a_library_holds_up_ends_in_time(tmp_path: Path) -> None:
+    """No thread of Python's gets a turn, no signal is handled: the process ends itself all the same, and tells."""
+    file = tmp_path / "replicator.yaml"
+    file.write_text(CONFIG + "worker: {shutdown_timeout_s: 1}\n")
+    arguments = [sys.executable, "-c", HANGS, "-c", str(file), "run"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            while "connect to east" not in (line := worker.stdout.readline()):
+                assert line, "ended"
+            worker.send_signal(signal.SIGTERM)
+            said, _ = worker.communicate(timeout=60)
+        finally:
+            worker.kill()
+    assert worker.returncode == 1
+    assert "Timeout (0:00:02)!" in said
+    assert "in run_worker" in said
+
+
 def test_two_signals_in_the_same_moment_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one comes while the first is being handled: it must not count as the first, too."""
     ended: list[int] = []
