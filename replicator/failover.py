@@ -57,6 +57,7 @@ class Facts:
     Args:
         near, far: aliases.
         far_ends: for places on `far`, (the place, how far the log was read from there without meeting a record).
+        log_ends: ends of the logs on `far`, of those that answered; none lies before a place that holds records.
         source_ends: ends of the source's committed logs; None when it could not be asked.
         halted: why the flow is halted; empty when it is not.
         not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
@@ -68,6 +69,7 @@ class Facts:
     groups: Mapping[str, GroupFacts]
     router: Router
     far_ends: Mapping[TP, tuple[int, int]] = field(default_factory=dict)
+    log_ends: Mapping[TP, int] = field(default_factory=dict)
     source_ends: Mapping[TP, int] | None = None
     halted: str = ""
     not_flowing: str = ""
@@ -161,7 +163,9 @@ def _row(order: Order, facts: Facts, group: str, near: TP, committed: Committed)
     )  # fmt: skip
     row = _translated(row, route, facts)
     if order.command is Command.FAILOVER:
-        return _at_risk(row, route, facts)
+        row = _at_risk(row, route, facts)
+        return replace(_within_log(row, route, facts), is_obstacle=False)
+    row = _within_log(row, route, facts)
     if order.command is Command.RESYNC:
         return _kept_near(row)
     return row
@@ -204,6 +208,18 @@ def _translated(row: Row, route: Route, facts: Facts) -> Row:
             )
 
 
+def _within_log(row: Row, route: Route, facts: Facts) -> Row:
+    """The row, if the place lies in the log; at its end, if `far` lost that part of it: all that there is was read."""
+    end = facts.log_ends.get(route.far)
+    if row.far_next is None or end is None or row.far_next <= end:
+        return row
+    lost = f"{route.far} on {facts.far} ends at {end:,}, before the place of the group, {row.far_next:,}"
+    return replace(
+        row, far_next=end, translation="ahead", reason=f"{Reason.LOG_SHORTER}: {lost}: it lost records",
+        is_obstacle=True, must_wait=False, between=None,
+    )  # fmt: skip
+
+
 def _past_markers(facts: Facts, far: TP, next_offset: int) -> int:
     start, end = facts.far_ends.get(far, (next_offset, next_offset))
     return end if start == next_offset else next_offset
@@ -235,6 +251,8 @@ def _at_risk(row: Row, route: Route, facts: Facts) -> Row:
     if end is not None and newest is not None:
         never_copied = max(0, route.offset_map.first_upstream - row.near_next)
         at_risk = max(0, end - newest.upstream_next) + never_copied
+    gone = _gone(row, route, facts)
+    at_risk = None if at_risk is None else at_risk + gone
     if row.far_next is None:  # where nothing can be said the consumer's own reset decides
         return replace(
             row,
@@ -244,9 +262,17 @@ def _at_risk(row: Row, route: Route, facts: Facts) -> Row:
             is_obstacle=False,
             must_wait=False,
         )
-    reread = route.offset_map.records_from(row.far_next)
+    reread = route.offset_map.records_from(row.far_next) - gone
     reread += row.reread_records or 0 if row.translation == "ahead" else 0
     return replace(row, at_risk_records=at_risk, reread_records=reread, is_obstacle=False, must_wait=False)
+
+
+def _gone(row: Row, route: Route, facts: Facts) -> int:
+    """Records that were replicated, that the group has not read, and that `far` has lost."""
+    newest, end = route.offset_map.newest, facts.log_ends.get(route.far)
+    if newest is None or end is None or route.problem or newest.downstream_next <= end:
+        return 0
+    return route.offset_map.records_from(max(end, row.far_next or 0))
 
 
 def _kept_near(row: Row) -> Row:

@@ -27,6 +27,8 @@ SYNCS_TIMEOUT_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 SOURCE_PATIENCE_S = 3.0
 """What a source may take to answer a command that can do without it: nobody waits long on the worst day."""
+LEADERS_PATIENCE_S = 3.0
+"""How long partitions without a leader may hold up a move, which can do without their ends."""
 OPEN_PATIENCE_S = 2.0
 """How long open transactions of the flow are waited for where they matter; those of a busy flow end at once."""
 GONE = frozenset({"UNKNOWN_TOPIC_OR_PART", "TOPIC_AUTHORIZATION_FAILED"})
@@ -170,6 +172,14 @@ class FlowClusters:
         reader = self._ends[far.alias]
         ends = reader.find(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
+
+    def log_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, int]:
+        """Where the logs end that groups go to (`Facts.log_ends`); without those that give no answer in time."""
+        routes = {tp: router.route(tp) for committed in offsets for tp in committed}
+        specs = dict.fromkeys((route.far for route in routes.values() if route is not None), LATEST)
+        deadline = Deadline(min(self.timeout_s, LEADERS_PATIENCE_S))
+        found = list_offsets(far, self.admin(far), specs, deadline, committed=False)
+        return {tp: end for tp, end in found.items() if isinstance(end, int)}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:
         """Ends of the source's committed logs, of those that were replicated; None when it gives no answer.

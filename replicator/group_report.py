@@ -19,6 +19,7 @@ ADVICE = {
     Reason.EXPIRED: "the group lies behind what was ever replicated: let it catch up on the source, or set it by hand",
     Reason.THINNED: "raise flows.{flow}.refine_max_records so that the records are counted, or let the group catch up",
     Reason.UNTRANSLATABLE: "`replicator status` says what happened to the partition; `recopy` makes a lost copy anew",
+    Reason.LOG_SHORTER: "`recopy` makes a copy anew that lost records; a failover takes the end of what is left",
     Reason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits for that",
     Reason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: the group works there already",
     Reason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",

@@ -50,6 +50,7 @@ class Reason(enum.StrEnum):
     EXPIRED = "expired"
     THINNED = "thinned"
     UNTRANSLATABLE = "untranslatable"
+    LOG_SHORTER = "log_shorter"
     SOURCE_GROUP_ACTIVE = "source_group_active"
     TARGET_GROUP_ACTIVE = "target_group_active"
     MOVED_ALREADY = "moved_already"

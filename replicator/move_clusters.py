@@ -172,6 +172,7 @@ class MoveClusters:
             groups=groups,
             router=router,
             far_ends=self.clusters.far_ends(far, router, offsets),
+            log_ends=self.clusters.log_ends(far, router, offsets),
             source_ends=self._source_ends,
             halted=halted_text(view),
             not_flowing=self._not_flowing(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.flow_clusters import FlowClusters
 from replicator.move_clusters import MoveClusters
+from replicator.names import transactional_id
 from replicator.transactions import FencingWriter
 from tests.e2e.commands import Command, run
 from tests.integration.flows import FlowBench
@@ -68,6 +69,15 @@ class Desk:
         writer.begin()
         writer.place(group, {self.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
         return writer
+
+    def write_as_task(self, task: int, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Write into a task's partition of the syncs topic, as the task."""
+        flow = self.flow
+        name = transactional_id(flow.alias, flow.target_alias, task)
+        cluster = Clients(flow.target_alias, "target", flow.settings().clusters[flow.target_alias], "workers")
+        with contextlib.closing(FencingWriter(cluster, name)) as writer:
+            writer.open(Deadline(SOON_S))
+            writer.write(TP(flow.syncs_topic, task), records, Deadline(SOON_S))
 
     def group(self, name: str, *places: int, topic: str = "", synced: bool = True) -> str:
         """A group that committed these offsets, of the partitions from 0 on; `synced`: and group sync has seen it."""

@@ -10,6 +10,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from replicator.move import Command as MoveCommand
 from replicator.move import Order
 from replicator.names import groups_id
 from replicator.translation import Between, OffsetMap
+from replicator.wire import encode_sync
 from tests.e2e.commands import Command
 from tests.e2e.compare import read_syncs
 from tests.integration.desk import RECORDS, SOON_S, Desk, states
@@ -292,6 +294,33 @@ def test_what_is_not_replicated_is_waited_for(desk: Desk) -> None:
     group = desk.group("ahead", RECORDS + 5)
     said = desk.refuses("switchover", group, "--yes", "--timeout", "1", group=group)
     assert "not_replicated_yet: 5 offsets before what the group has read" in said
+
+
+def test_a_copy_that_lost_its_end_is_no_place_to_go_on(own_desk: Desk) -> None:
+    """As after an unclean election: the syncs tell of records that the log does not hold, and the group has read some.
+
+    Behind the end of a log a consumer's `auto.offset.reset` decides: it would read all of it again, or skip what comes.
+    """
+    desk, flow = own_desk.open(), own_desk.flow
+    flow.stop()
+    flow.produce(flow.topic, [NewRecord(b"lost %d" % n, partition=0) for n in range(10)])
+    newest = read_syncs(flow.target, flow.syncs_topic).runs[desk.tp(0)][-1]
+    end = end_offsets(flow.target, desk.remote(0).topic, isolation="read_uncommitted")[0]
+    lost = replace(
+        newest, seq=newest.seq + 1, upstream_base=newest.upstream_next, upstream_next=newest.upstream_next + 10,
+        downstream_base=end, count=10, ordinal_base=newest.ordinal_next, gaps=(),
+    )  # fmt: skip
+    desk.write_as_task(0, [encode_sync(desk.tp(0), lost)])
+    flow.start(runs=False)
+    flow.await_stopped(flow.topic, 0, "target_log_shorter")
+    group = desk.group("reader", RECORDS + 6, RECORDS)
+    said = desk.refuses("switchover", group, "--yes", group=group)
+    assert f"log_shorter: {desk.remote(0)} on {flow.target_alias} ends at {end}, before the place of the group" in said
+    assert desk.explain(group)[1][desk.tp(0)] == "log_shorter"
+    moved = desk.move("failover", group, "--accept-data-loss")
+    assert states(moved) == [("ahead", "committed"), ("exact", "committed")]
+    assert [row["at_risk_records"] for row in moved["partitions"]] == [4, 0]
+    assert offsets(flow.target, group)[desk.remote(0)] == end
 
 
 def test_partitions_that_the_broker_refuses_are_told_apart(own_desk: Desk) -> None:

@@ -612,6 +612,52 @@ def test_a_failover_says_what_it_costs(
     assert found.may_lose == (at_risk != 0)
 
 
+CUT_AT = 14
+"""Of the copy: records 3 to 6 of the last run's ten are gone, and all behind them."""
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "translation", "reread", "at_risk"),
+    [
+        (104, 4, "exact", 9, 7),
+        (114, 14, "exact", 0, 7),
+        (117, 14, "ahead", 0, 4),
+        (121, 14, "ahead", 0, 0),
+        (125, 14, "ahead", 4, 0),
+    ],
+    ids=["before it", "there", "behind it", "all read", "more read than was replicated"],
+)
+def test_a_failover_goes_to_the_end_of_a_copy_that_was_cut(
+    near: int, far: int, translation: str, reread: int, at_risk: int
+) -> None:
+    """Past the end of its log a consumer's own reset would decide. What the target lost is lost with the source."""
+    row = row_of(Command.FAILOVER, at(near), log_ends={COPY: CUT_AT}, source_ends={ORDERS: 121})
+    assert (row.far_next, row.translation, row.is_planned) == (far, translation, True)
+    assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
+    assert row.reason.startswith(Reason.LOG_SHORTER) == (translation == "ahead")
+
+
+def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None:
+    row = row_of(Command.SWITCHOVER, at(117), log_ends={COPY: CUT_AT})
+    assert row.is_obstacle
+    assert row.reason == (
+        f"{Reason.LOG_SHORTER}: {COPY} on west ends at 14, before the place of the group, 17: it lost records"
+    )
+    assert not row_of(Command.SWITCHOVER, at(113), log_ends={COPY: CUT_AT}).is_obstacle
+    stuck = row_of(Command.SWITCHOVER, at(125), log_ends={COPY: CUT_AT})
+    assert (stuck.is_obstacle, stuck.must_wait) == (True, False)
+
+
+def test_the_way_home_behind_the_end_of_a_source_that_was_cut_is_refused() -> None:
+    row = row_of(Command.FAILBACK, at(20), log_ends={ORDERS: 118})
+    assert row.is_obstacle
+    assert row.reason.endswith("orders[0] on east ends at 118, before the place of the group, 120: it lost records")
+
+
+def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> None:
+    assert row_of(Command.RESYNC, at(117), log_ends={COPY: CUT_AT}).far_next == CUT_AT
+
+
 def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
     """Where the group was in their copies, the source knew; the group goes on where it last was on the target."""
     it = GroupFacts(
@@ -737,8 +783,8 @@ def test_the_states_and_reasons_in_json_are_never_renamed() -> None:
     assert {it.value for it in Command} == {"switchover", "failover", "failback", "resync"}
     assert {it.value for it in Reason} == {
         "never_committed", "filtered", "not_replicated_yet", "expired", "thinned", "untranslatable",
-        "source_group_active", "target_group_active", "moved_already", "synced", "kept_place", "flow_halted",
-        "source_unreachable",
+        "log_shorter", "source_group_active", "target_group_active", "moved_already", "synced", "kept_place",
+        "flow_halted", "source_unreachable",
     }  # fmt: skip
 
 

@@ -130,6 +130,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
         monkeypatch.setattr(flow_clusters, name, fake)
     monkeypatch.setattr(Cluster, "error", cluster_error)
     monkeypatch.setattr(FlowClusters, "far_ends", lambda *_: {})
+    monkeypatch.setattr(FlowClusters, "log_ends", lambda *_: {})
     monkeypatch.setattr(MoveClusters, "_far", lambda self, groups, far: groups)
     monkeypatch.setattr(MoveClusters, "_not_flowing", lambda self: "")
     known = KnownGroups({("g", COPY): Checkpoint("g", COPY, 104, 4, "")}, {("g", COPY): 1}, None, {})

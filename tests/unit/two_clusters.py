@@ -281,6 +281,7 @@ class FakeWorld:
         return Facts(
             near, far, groups, router,
             far_ends=dict(self._far_ends(far, router, groups.values())),
+            log_ends={tp: len(log) for tp, log in two.logs[far].items()},
             source_ends=ends or None,
             halted=two.halted.get(self._flow, ""),
         )  # fmt: skip
