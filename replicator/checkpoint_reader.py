@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from replicator.clients import Cluster, Message
 from replicator.compacted import CompactedReader
@@ -32,17 +32,21 @@ class KnownGroups:
         written_ms: when each of them was written, by the record's timestamp; -1 where it has none.
         pulse_ms: what the groups had committed then is known, but for those that are `late`; None: nobody said so.
         late: groups whose offsets could not be read then, and up to when they are known; None: nobody said so.
+        broken: why a group's place is not known: it has a checkpoint that can't be read, of a newer release perhaps.
+        unreadable: records that are no checkpoints, in words; empty when there are none.
     """
 
     checkpoints: Mapping[Key, Checkpoint]
     written_ms: Mapping[Key, int]
     pulse_ms: int | None
     late: Mapping[str, int | None]
+    broken: Mapping[str, str] = field(default_factory=dict)
+    unreadable: str = ""
 
     @property
     def groups(self) -> set[str]:
         """All groups with a checkpoint."""
-        return {group for group, _ in self.checkpoints}
+        return {group for group, _ in self.checkpoints} | self.broken.keys()
 
     def known_ms(self, group: str) -> int | None:
         """Up to when it is known what a group had committed; None when nobody can tell.
@@ -96,11 +100,12 @@ def _some(groups: Collection[str]) -> str:
 def read_checkpoints(target: Cluster, flow: Flow, deadline: Deadline) -> KnownGroups:
     """Read the flow's checkpoints topic from its beginning to its end; without one nothing is known.
 
+    A record that can't be read hides none of other groups: nobody can mend the topic on the day when it is needed.
+
     Raises:
         KafkaOpError: not read within `deadline`, or not allowed to.
-        WireError: a checkpoint can't be read.
     """
-    log = _Log(pulse_key(flow.group, flow.syncs_topic))
+    log = _Log(flow.naming.checkpoints_topic, pulse_key(flow.group, flow.syncs_topic))
     with closing(CompactedReader(target, flow.naming.checkpoints_topic, [0], log.take)) as reader:
         if reader.exists(deadline):
             reader.read_to_end(deadline)
@@ -110,31 +115,48 @@ def read_checkpoints(target: Cluster, flow: Flow, deadline: Deadline) -> KnownGr
 class _Log:
     """The records so far, the last one of each key."""
 
-    def __init__(self, pulse: Key) -> None:
+    def __init__(self, topic: str, pulse: Key) -> None:
+        self._topic = topic
         self._pulse_key = pulse
         self._checkpoints: dict[Key, Checkpoint] = {}
         self._written_ms: dict[Key, int] = {}
+        self._broken: dict[Key, str] = {}
+        self._unreadable: dict[bytes, str] = {}
 
     def take(self, message: Message) -> None:
         key, value = message.key() or b"", message.value()
-        if value is None:  # neither we nor MM2 write tombstones, but an operator may
-            gone = decode_checkpoint_key(key)
-            self._checkpoints.pop(gone, None)
-            self._written_ms.pop(gone, None)
+        try:
+            name = decode_checkpoint_key(key)
+        except WireError as error:
+            self._unreadable.pop(key, None)
+            if value is not None:
+                self._unreadable[key] = f"at offset {message.offset()}: {error}"
             return
-        checkpoint = decode_checkpoint(key, value)
-        name = checkpoint.group, checkpoint.tp
-        self._checkpoints[name] = checkpoint
-        self._written_ms[name] = message.timestamp()[1]
+        for facts in (self._checkpoints, self._written_ms, self._broken):
+            facts.pop(name, None)
+        if value is None:  # neither we nor MM2 write tombstones, but an operator may
+            return
+        try:
+            self._checkpoints[name] = decode_checkpoint(key, value)
+            self._written_ms[name] = message.timestamp()[1]
+        except WireError as error:
+            where = f"its checkpoint of {name[1]} at offset {message.offset()} of {self._topic}"
+            self._broken[name] = f"{where} can't be read: {error}"
 
     def known(self) -> KnownGroups:
         found = self._checkpoints.get(self._pulse_key)
         pulse = None if found is None else _pulse_or_none(found)
         checkpoints = {key: it for key, it in self._checkpoints.items() if key != self._pulse_key}
         written_ms = {key: self._written_ms[key] for key in checkpoints}
-        if pulse is None:
-            return KnownGroups(checkpoints, written_ms, None, {})
-        return KnownGroups(checkpoints, written_ms, pulse.began_ms, pulse.late)
+        began_ms, late = (None, {}) if pulse is None else (pulse.began_ms, pulse.late)
+        broken = {key[0]: text for key, text in self._broken.items() if key != self._pulse_key}
+        return KnownGroups(checkpoints, written_ms, began_ms, late, broken, self._unreadable_text())
+
+    def _unreadable_text(self) -> str:
+        if not self._unreadable:
+            return ""
+        first = next(iter(self._unreadable.values()))
+        return f"records of {self._topic} that are no checkpoints: {len(self._unreadable):,}, the first {first}"
 
 
 def _pulse_or_none(found: Checkpoint) -> Pulse | None:

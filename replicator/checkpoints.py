@@ -26,32 +26,30 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from replicator.checkpoint_reader import read_checkpoints
-from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
+from replicator.checkpoint_writer import CheckpointWriter
+from replicator.clients import AdminClient, Cluster
 from replicator.committed import Committed, GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.groups import GroupList, OffsetsReader
 from replicator.halts import halted_text
-from replicator.internal_topics import ensure_compacted
 from replicator.log import Logger
 from replicator.metrics import DutyMetrics
-from replicator.mm2_wire import Checkpoint, encode_checkpoint
+from replicator.mm2_wire import Checkpoint
 from replicator.pulse import encode_pulse, pulse_key
 from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
 from replicator.topics import Catalog, Snapshot, SourceTopic
 from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
-from replicator.wire import WireError
 
 FIRST_READ_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 GROUPS_EVERY_S = 5.0
-MESSAGE_TIMEOUT_MS = 10_000
 PULSE_EVERY_S = 0.9
 """At most one a second; a little less, so that each of the passes that are a second apart has one."""
 FRESH_S = 1.0
@@ -187,8 +185,9 @@ class Checkpoints:
         self._ends: TargetEnds | None = None
         self._ends_of = 0
         self._ends_problem = ""
-        self._producer: Producer | None = None
+        self._writer: CheckpointWriter | None = None
         self._written: dict[tuple[str, TP], Checkpoint] = {}
+        self._written_of = 0
         self._rewrite_s = time.monotonic() + OVERLAP_S
         self._pulse_key = pulse_key(flow.group, flow.syncs_topic)
         self._pulse_s = time.monotonic() - PULSE_EVERY_S
@@ -221,7 +220,7 @@ class Checkpoints:
         self._metrics.translated(translated.counts)
         if not self._may_write(leash, timeout_s):
             return
-        self._write(found, leash, timeout_s)
+        self._write(found, syncs.forgotten, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
@@ -273,14 +272,14 @@ class Checkpoints:
         if self._remembers:
             return
         try:
-            known = read_checkpoints(self._target, self._flow, leash.budget(FIRST_READ_S)).groups
-        except (KafkaOpError, WireError) as error:
-            if isinstance(error, KafkaOpError) and "AUTHORIZATION" not in error.code:
+            found = read_checkpoints(self._target, self._flow, leash.budget(FIRST_READ_S))
+            known, problem = found.groups, found.unreadable
+        except KafkaOpError as error:
+            if "AUTHORIZATION" not in error.code:
                 raise
-            self._log.warning(
-                "checkpoints_not_readable", error=str(error), then="only groups that are listed are known"
-            )
-            known = set()
+            known, problem = set(), str(error)
+        if problem:
+            self._log.warning("checkpoints_not_readable", error=problem, then="only groups that are listed are known")
         self._groups.add(filter(self._flow.group_filter.matches, known))
         self._remembers = True
 
@@ -296,14 +295,19 @@ class Checkpoints:
         self._ends_problem = self._ends.problem
         return ends
 
-    def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: Leash, timeout_s: float) -> None:
+    def _write(
+        self, found: Mapping[tuple[str, TP], Checkpoint], forgotten: int, leash: Leash, timeout_s: float
+    ) -> None:
         if time.monotonic() > self._rewrite_s:
             self._rewrite_s = float("inf")
+            self._written.clear()
+        if forgotten != self._written_of:  # `recopy` may have put others in their place
+            self._written_of = forgotten
             self._written.clear()
         changed = changes(found, self._written)
         if not changed:
             return
-        self._send(changed, leash.budget(timeout_s))
+        self._send(changed.values(), leash.budget(timeout_s))
         self._metrics.checkpoints(len(changed))
 
     def _beat(self, began_ms: int, late: Mapping[str, int | None], budget: Deadline) -> str:
@@ -314,50 +318,21 @@ class Checkpoints:
         if pulse is None:
             return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
         self._pulse_s = time.monotonic()
-        self._send({self._pulse_key: pulse}, budget)
+        self._send([pulse], budget)
         return ""
 
-    def _send(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
+    def _send(self, changed: Iterable[Checkpoint], budget: Deadline) -> None:
         try:
-            self._send_all(changed, budget)
+            if self._writer is None:
+                self._writer = CheckpointWriter(self._target, self._target_admin, self._topic, budget)
+            self._writer.write(changed, budget, self._note_written)
         except KafkaOpError:  # the topic may be gone: begin again with all of it
-            self._producer = None
+            self._writer = None
             self._written.clear()
             raise
 
-    def _send_all(self, changed: Mapping[tuple[str, TP], Checkpoint], budget: Deadline) -> None:
-        if self._producer is None:
-            ensure_compacted(self._target_admin, self._target, self._topic, budget)
-            self._producer = self._target.producer({"linger.ms": 5, "message.timeout.ms": MESSAGE_TIMEOUT_MS})
-        failed: list[KafkaError] = []
-        for key, checkpoint in changed.items():
-            self._produce(key, checkpoint, failed)
-        while self._producer.flush(0.1) and not budget.expired:
-            pass
-        if failed:
-            raise self._target.error(failed[0], op=f"write {self._topic}", right="WRITE", topic=self._topic)
-        if len(self._producer):
-            raise RetriableError(f"not written within {budget.seconds:g} s", op=f"write {self._topic}")
-
-    def _produce(self, key: tuple[str, TP], checkpoint: Checkpoint, failed: list[KafkaError]) -> None:
-        assert self._producer is not None
-
-        def delivered(error: KafkaError | None, _: Message) -> None:
-            if error is None:
-                self._written[key] = checkpoint
-            else:
-                failed.append(error)
-
-        key_bytes, value = encode_checkpoint(checkpoint)
-        while True:
-            try:
-                self._producer.produce(self._topic, value, key_bytes, 0, on_delivery=delivered)
-            except BufferError:
-                self._producer.poll(0.05)
-            except KafkaException as cause:
-                raise self._target.error(cause, op=f"write {self._topic}", right="WRITE", topic=self._topic) from cause
-            else:
-                return
+    def _note_written(self, checkpoint: Checkpoint) -> None:
+        self._written[checkpoint.group, checkpoint.tp] = checkpoint
 
     def close(self) -> None:
         """Let go of the clients."""
@@ -365,7 +340,7 @@ class Checkpoints:
             self._reader.close()
         if self._ends is not None:
             self._ends.close()
-        self._producer = None
+        self._writer = None
 
 
 def changes(

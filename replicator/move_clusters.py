@@ -133,8 +133,11 @@ class MoveClusters:
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
-        self.known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
-        return self.known
+        known = read_checkpoints(self.clusters.target, self._flow, Deadline(COUNTING_TIMEOUT_S))
+        if known.unreadable and (self.known is None or self.known.unreadable != known.unreadable):
+            self._say(known.unreadable)
+        self.known = known
+        return known
 
     def knowledge_text(self, plan: Plan) -> str:
         """How old what a failover knows of its groups is; empty for other moves."""
@@ -192,7 +195,11 @@ class MoveClusters:
         if order.command is Command.FAILOVER:
             checkpoints, view = self.checkpoints(), self.clusters.view(by_target=True)
             known = near_by_checkpoints(checkpoints, view)
-            return {group: GroupFacts(near_offsets=known.get(group, {})) for group in order.groups}, view
+            broken = checkpoints.broken
+            return {
+                group: GroupFacts(near_offsets=known.get(group, {}), problem=broken.get(group, ""))
+                for group in order.groups
+            }, view
         near = self._near(order)
         return near, self.clusters.view(backwards=order.is_homeward)
 

@@ -9,6 +9,7 @@ that no record is there twice, and the command can be run again after it was sto
 
 Invariants:
     B: what is forgotten is so in one transaction per task, once, read after its former owners are fenced.
+    D: no checkpoint of a former topic is left to be translated by the map of the new one.
     G: what is refused has changed nothing; what is done was read back.
 """
 
@@ -20,12 +21,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows, refuse_changes
+from replicator.checkpoint_reader import read_checkpoints
+from replicator.checkpoint_writer import CheckpointWriter
 from replicator.clients import EARLIEST, LATEST, Cluster, Message
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.errors import TP, RefusedError, RetriableError
+from replicator.errors import TP, RefusedError, RetriableError, StopReason
 from replicator.halts import halt_changes
+from replicator.mm2_wire import Checkpoint
 from replicator.move import counted
 from replicator.names import task_of
 from replicator.offsets import Run
@@ -284,6 +288,7 @@ class Recopy:
 
     def _forget(self, seen: Seen, move_id: str, deadline: Deadline) -> Outcome:
         plan = self.plan(seen)
+        self._begin_groups_anew(plan, deadline)
         tps = {it.tp for it in plan.forgotten}
         tasks = {self._task(tp) for tp in tps}
         try:
@@ -297,6 +302,24 @@ class Recopy:
             state = "partly_done" if error.done else "failed"
             return Outcome(state, self.rows(plan, seen.copies, "forgotten", failed), (str(error),))
         return Outcome("done", self.rows(plan, seen.copies, "forgotten"))
+
+    def _begin_groups_anew(self, plan: Plan, deadline: Deadline) -> None:
+        """Put the checkpoints of topics that the source has created again at the beginning of the new copies.
+
+        What a group committed in the former topic ended with that; its checkpoint would be translated by the map of the
+        new one, past records that no group has read (invariant D). One without a value would not do: MM2's clients fail
+        on it. Before the runs are deleted: the command can be run again as long as they are there.
+        """
+        begins = {
+            TP(it.target_topic, it.tp.partition): it.end for it in plan.forgotten if it.stopped == StopReason.RECREATED
+        }
+        if not begins:
+            return
+        known = read_checkpoints(self._target, self.flow, deadline).checkpoints
+        anew = [Checkpoint(group, tp, 0, begins[tp]) for group, tp in known if tp in begins]
+        if anew:
+            topic = self.flow.naming.checkpoints_topic
+            CheckpointWriter(self._target, self._admin, topic, deadline).write(anew, deadline)
 
     def _records(
         self, task: int, tps: Collection[TP], recopied: Mapping[str, Any] | None, move_id: str, deadline: Deadline

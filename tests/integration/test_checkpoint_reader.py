@@ -16,7 +16,6 @@ from replicator.embedded import Cluster
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.pulse import encode_pulse, pulse_key
-from replicator.wire import WireError
 from tests.integration.flows import REACT_S, FlowBench, FlowBenches
 from tests.integration.groups import commit
 from tests.kafka.eventually import eventually
@@ -76,13 +75,26 @@ def test_without_the_topic_nothing_is_known(flow: Flow) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_told(flow: Flow) -> None:
-    """A newer release's, for example: leaving it out could move a group to a wrong place."""
-    create_topic(flow.target_cluster.bootstrap_servers, flow.naming.checkpoints_topic)
+    """A newer release's, for example: the older one must not pass for the group's place. Other groups stay known."""
+    servers, topic = flow.target_cluster.bootstrap_servers, flow.naming.checkpoints_topic
+    create_topic(servers, topic)
+    other = Checkpoint("h", TP_0, 1, 2)
+    pulse = encode_pulse(pulse_key(flow.group, flow.syncs_topic), 9, {})
+    write(flow, Checkpoint("g", TP_0, 4, 5), other, pulse, at_ms=1)
     key, value = encode_checkpoint(Checkpoint("g", TP_0, 5, 6))
-    topic = flow.naming.checkpoints_topic
-    produce(flow.target_cluster.bootstrap_servers, topic, [NewRecord(b"\0\1" + value[2:], key)])
-    with pytest.raises(WireError, match="version 1"):
-        read(flow)
+    newer = NewRecord(b"\0\1" + value[2:], key)
+    produce(servers, topic, [newer, NewRecord(b"hello"), NewRecord(b"hello", b"again")])
+    found = read(flow)
+    assert found.checkpoints == {("h", TP_0): other}
+    assert found.groups == {"g", "h"}
+    assert found.pulse_ms == 9
+    assert found.broken["g"].startswith(f"its checkpoint of {TP_0} at offset 3 of {topic} can't be read: version 1")
+    assert found.unreadable.startswith(f"records of {topic} that are no checkpoints: 2, the first at offset 4: the key")
+    write(flow, Checkpoint("g", TP_0, 6, 7), at_ms=2)
+    produce(servers, topic, [NewRecord(None, b"again")])
+    found = read(flow)
+    assert (found.broken, found.checkpoints["g", TP_0].upstream_next) == ({}, 6)
+    assert "no checkpoints: 1, " in found.unreadable
 
 
 def known(bench: FlowBench) -> KnownGroups:

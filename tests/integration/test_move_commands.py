@@ -25,6 +25,7 @@ from replicator.embedded import Cluster
 from replicator.errors import TP
 from replicator.failover import plan_move
 from replicator.groups import LATE_AFTER_S, group_states
+from replicator.mm2_wire import Checkpoint, encode_checkpoint
 from replicator.move import Command as MoveCommand
 from replicator.move import Order
 from replicator.names import groups_id
@@ -37,7 +38,7 @@ from tests.integration.flows import FlowBench, flow_benches
 from tests.integration.groups import Member, commit, committed, offsets
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets
+from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +322,21 @@ def test_a_copy_that_lost_its_end_is_no_place_to_go_on(own_desk: Desk) -> None:
     assert states(moved) == [("ahead", "committed"), ("exact", "committed")]
     assert [row["at_risk_records"] for row in moved["partitions"]] == [4, 0]
     assert offsets(flow.target, group)[desk.remote(0)] == end
+
+
+def test_a_checkpoint_that_cannot_be_read_holds_up_its_own_group_alone(own_desk: Desk) -> None:
+    desk, flow = own_desk.open(), own_desk.flow
+    healthy, broken = desk.group("healthy", 10, 20), desk.group("broken", 10)
+    flow.stop()
+    key, value = encode_checkpoint(Checkpoint(broken, desk.remote(0), 10, 10))
+    topic = flow.settings().flow(flow.name).naming.checkpoints_topic
+    produce(flow.target, topic, [NewRecord(b"\0\1" + value[2:], key), NewRecord(b"hello", b"world")])
+    done = desk.run("failover", healthy, "--accept-data-loss", "--yes", "-o", "json")
+    assert states(done.json()) == [("exact", "committed")] * 2
+    assert f"records of {topic} that are no checkpoints: 1, " in done.stderr
+    said = desk.refuses("failover", broken, "--accept-data-loss", "--yes", group=broken)
+    assert f"its checkpoint of {desk.remote(0)} at offset" in said
+    assert "can't be read: version 1 of MM2's format, where 0 is known" in said
 
 
 def test_partitions_that_the_broker_refuses_are_told_apart(own_desk: Desk) -> None:

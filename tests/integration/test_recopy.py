@@ -244,6 +244,31 @@ def test_a_source_topic_created_again_is_copied_anew(flow: FlowBench, run: Run) 
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 3 * FILLED
 
 
+@pytest.mark.parametrize("is_behind", [False, True], ids=["anew", "behind the old one"])
+def test_a_group_of_the_former_topic_begins_with_the_new_one(flow: FlowBench, run: Run, is_behind: bool) -> None:
+    """D: the source forgot its offsets with the topic; by its checkpoint it would skip records that it never read."""
+    group = f"billing-{flow.topic}"
+    commit(flow.source, group, {TP(flow.topic, p): 7 for p in range(PARTITIONS)})
+    remote = flow.remote(flow.topic)
+    eventually(lambda: len(committed(flow.target, group)) == PARTITIONS, SOON_S)
+    delete_topic(flow.source, flow.topic)
+    create_topic(flow.source, flow.topic, partitions=PARTITIONS)
+    flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
+    flow.await_stopped(flow.topic, PARTITIONS - 1, "recreated")
+    if not is_behind:
+        delete_topic(flow.target, remote)
+    assert run("recopy", flow.topic, *["--behind"] * is_behind, "--yes").code == 0
+    flow.await_caught_up(flow.topic)
+    moved = run("failover", group, "--accept-data-loss", "--yes", "-o", "json").json()
+    first = {
+        it.partition: it.offset
+        for it in reversed(read_topic(flow.target, remote))
+        if (it.value or b"").startswith(b"new")
+    }
+    assert {it["partition"]: it["downstream_next"] for it in moved["partitions"]} == first
+    assert {tp.partition: it[0] for tp, it in committed(flow.target, group).items()} == first
+
+
 def test_groups_find_their_place_in_the_new_copy(flow: FlowBench, run: Run) -> None:
     """D: never a place of the old copy once the new one is there, and exact in the end."""
     group = f"billing-{flow.topic}"
