@@ -100,6 +100,7 @@ class KafkaOpError(ReplicatorError):
         where = f" of {tp}" if tp else ""
         tail = f" ({hint})" if hint else ""
         super().__init__(f"{op}{where}: {message}{tail}")
+        self.message = message
         self.op = op
         self.tp = tp
         self.hint = hint

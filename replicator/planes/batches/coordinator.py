@@ -170,8 +170,8 @@ class Coordinator:
             KafkaOpError: it refused.
         """
         waits = backoff_s(0.002, 0.1)
+        last: KafkaOpError | None = None
         while True:
-            last: KafkaOpError
             try:
                 node = self._find(op, deadline)
                 message = make()
@@ -180,7 +180,8 @@ class Coordinator:
             except RetriableError as error:
                 self._node = None
                 self.has_stray = True
-                last = RetriableError(str(error), op=f"{op} on {self._cluster.alias}", code=error.code)
+                if last is None or not deadline.expired:  # the end of the time says less than what was said before
+                    last = error
             else:
                 if answer.error_code == 0:
                     return answer
@@ -188,7 +189,7 @@ class Coordinator:
                 if not self._may_try_again(answer.error_code):
                     raise last
             if deadline.expired:
-                raise RetriableError(str(last), op=last.op, hint=last.hint, code=last.code) from last
+                raise RetriableError(last.message, op=last.op, hint=last.hint, code=last.code) from last
             self._reactor.pause(next(waits), deadline)
 
     def _version(self, node: int, message: Any, version: int) -> int:
@@ -213,7 +214,8 @@ class Coordinator:
             if not self._may_try_again(answer.error_code):
                 raise self._error(answer.error_code, op)
             if deadline.expired:
-                raise RetriableError("there is no transaction coordinator", op="find it", code="COORDINATOR")
+                text = "there is no transaction coordinator"
+                raise RetriableError(text, op=f"{op} on {self._cluster.alias}", code="COORDINATOR")
             self._brokers.refresh()
             self._reactor.pause(next(waits), deadline)
         return self._node

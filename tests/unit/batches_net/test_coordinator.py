@@ -43,7 +43,29 @@ def test_a_description_of_nothing_is_no_answer(world: World) -> None:
         assert f"{world.nodes[1]} does not speak Kafka's protocol" in str(caught.value)
         return True
 
-    eventually(is_named, within_s=30)  # the last try before a deadline may have no time left for an answer
+    eventually(is_named, within_s=30)
+
+
+def test_what_was_said_before_the_time_was_over_is_told(world: World) -> None:
+    """The last try may find no time left for an answer: that says less."""
+    asked = 0
+
+    def answer(peer: Peer, it: Asked) -> None:
+        nonlocal asked
+        if it.api_key != DESCRIBE_TRANSACTIONS:
+            peer.say_message(it, FindCoordinatorResponse(error_code=0, error_message="", node_id=1))
+            return
+        asked += 1
+        if asked == 1:
+            peer.say_message(it, DescribeTransactionsResponse(throttle_time_ms=0, transaction_states=[]))
+
+    world.versions = VERSIONS | {DESCRIBE_TRANSACTIONS: (0, 0)}
+    world.other = answer
+    world.start(1)
+    coordinator = Coordinator(world.reactor, world.brokers(1), cluster("x:1"), SETTINGS)
+    with pytest.raises(RetriableError, match="does not speak Kafka's protocol"):
+        coordinator.describe(Deadline(3))
+    assert asked > 1
 
 
 def test_a_look_for_loose_ends_is_no_trouble() -> None:
