@@ -87,7 +87,7 @@ def plan_move(order: Order, facts: Facts) -> Plan:
         found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
         found = [past.settle(row) for row in found]
         whole = _whole_group(facts, it, past, found)
-        rows += [_left_out(row, whole.skip, facts) if whole.skip and row.far is not None else row for row in found]
+        rows += [_left_out(row, whole, facts) if whole.skip and row.far is not None else row for row in found]
         rows += [] if whole.skip or whole.refusal else _kept_places(facts, group)
         refusals += [whole.refusal] if whole.refusal else []
         waits += [whole.wait] if whole.wait else []
@@ -112,11 +112,11 @@ def _whole_group(facts: Facts, it: GroupFacts, past: Past, found: list[Row]) -> 
     return past.whole(rows) or _at_rest(facts, it, past, rows)
 
 
-def _left_out(row: Row, reason: str, facts: Facts) -> Row:
+def _left_out(row: Row, whole: Whole, facts: Facts) -> Row:
     """A row of a group that does not move; where it is on `far`, if that is elsewhere than a move would put it."""
     is_elsewhere = row.found is not None and row.found.next_offset != row.far_next
     where = f"; it is at {row.found.next_offset:,} on {facts.far}" if is_elsewhere and row.found is not None else ""
-    return skipped(row, reason + where)
+    return replace(skipped(row, whole.skip + where), is_disputed=whole.is_disputed)
 
 
 def _at_rest(facts: Facts, it: GroupFacts, past: Past, rows: list[Row]) -> Whole:

@@ -155,4 +155,4 @@ def _advice(reason: str, flow: str) -> str:
 def is_well(row: Row) -> bool:
     """Whether a failover would take the partition to an exact place, or has no place to take it to."""
     is_left_out = row.state is RowState.SKIPPED and row.reason.startswith((Reason.FILTERED, Reason.KEPT_PLACE))
-    return row.translation == "exact" or is_left_out
+    return is_left_out or (row.translation == "exact" and not row.is_disputed)

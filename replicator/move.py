@@ -93,6 +93,7 @@ class Row:
         at_risk_records: on the source and not on the target, at most; None when not known.
         must_wait: it can't move yet, and that may pass.
         is_obstacle: it keeps the plan from being carried out.
+        is_disputed: it is left out, with its group, and somebody has to decide about that first.
         between: to be refined by counting, if there is time.
         near_owner: who wrote what `near` has.
         found: what `far` has now.
@@ -111,6 +112,7 @@ class Row:
     must_wait: bool = False
     is_obstacle: bool = False
     is_inverse: bool = False
+    is_disputed: bool = False
     between: Between | None = None
     near_owner: Owner = Owner.GROUP
     found: Committed | None = None

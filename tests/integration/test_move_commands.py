@@ -456,6 +456,7 @@ def test_hooks_get_the_plan(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_groups_shows_where_each_would_go_on(desk: Desk) -> None:
+    desk.group("another", 10)
     group = desk.group("listed", 10, RECORDS)
     document = desk.run("groups", "-o", "json", "--group", "^listed").json()
     assert document.keys() == {"flow", "partitions"}
@@ -538,11 +539,15 @@ def trim(servers: str, topic: str, before: int) -> None:
 
 
 def test_check_is_well_until_something_is_wrong(own_desk: Desk) -> None:
-    """A topic that is another one now; then a flow that is halted; then a source that is gone."""
+    """A group used on both; a topic that is another one now; a flow that is halted; a source that is gone."""
     desk, flow = own_desk, own_desk.flow
     desk.open()
     group = desk.group("checked", 10, RECORDS)
     eventually(lambda: desk.check()[0] == 0, SOON_S)
+    commit(flow.target, group, {desk.remote(0): 30})
+    assert desk.check() == (5, {"groups translated"})
+    desk.move("resync", group)
+    assert desk.check() == (0, set())
     flow.create(flow.other)
     flow.produce(flow.other, [b"1"])
     flow.await_caught_up(flow.other)

@@ -14,6 +14,7 @@ from replicator.committed import Committed, GroupState, move_tag, tag
 from replicator.earlier import LastMove
 from replicator.errors import TP
 from replicator.failover import Facts, GroupFacts, missing_rows, plan_move
+from replicator.group_report import is_well
 from replicator.move import Command, Order, Plan, Reason, Row, RowState
 from replicator.offsets import Run
 from replicator.routes import FlowView, Router
@@ -584,6 +585,39 @@ def test_resync_gives_everything_to_group_sync() -> None:
     assert found.rows[0].reason == "was 20"
     assert found.rows[1].reason.startswith(f"{Reason.NOT_REPLICATED_YET}: ")
     assert found.rows[1].reason.endswith("; was not committed")
+
+
+@pytest.mark.parametrize(
+    ("it", "is_disputed"),
+    [
+        (GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(15)}), True),
+        (GroupFacts(near_offsets={ORDERS: at(104)}, far=GroupState("STABLE", ("m",))), True),
+        (
+            GroupFacts(
+                near_offsets={ORDERS: at(110)},
+                far_offsets={COPY: moved(4)},
+                last_move=last(Command.SWITCHOVER, positions={ORDERS: 104}),
+            ),
+            True,
+        ),
+        (
+            GroupFacts(
+                near_offsets={ORDERS: at(104)},
+                far_offsets={COPY: at(15)},
+                last_move=last(Command.SWITCHOVER, positions={ORDERS: 104}),
+            ),
+            False,
+        ),
+        (GroupFacts(near_offsets={ORDERS: synced(104)}), False),
+        (GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4)}), False),
+    ],
+    ids=["used on both", "members", "moved, and worked on", "works where it went", "lives there", "at home"],
+)
+def test_a_group_that_is_left_out_may_be_a_dispute(it: GroupFacts, is_disputed: bool) -> None:
+    """Then `check` is not well: a failover of all would leave it where it is not wanted."""
+    (row,) = plan(Command.FAILOVER, it, is_all=True).rows
+    assert row.is_disputed == is_disputed
+    assert is_well(row) == (not is_disputed)
 
 
 # --- risk -------------------------------------------------------------------------------------------------------------

@@ -204,7 +204,7 @@ class Brokers:
         self._reactor.run_until(lambda: bool(answers), deadline)
         op = op or messages.name(message)
         if not answers:
-            raise self.error(op, Lost(f"no answer within {deadline.seconds:g} s", "_TIMED_OUT"))
+            raise self.error(op, Lost(f"no answer within {round(deadline.seconds, 2):g} s", "_TIMED_OUT"))
         if isinstance(answers[0], Lost):
             raise self.error(op, answers[0]) from answers[0]
         return answers[0]

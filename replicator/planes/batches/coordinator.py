@@ -207,7 +207,7 @@ class Coordinator:
         while self._node is None:
             question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
             budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
-            answer = self._brokers.call(None, question, FIND_COORDINATOR_VERSION, budget)
+            answer = self._brokers.call(None, question, FIND_COORDINATOR_VERSION, budget, op)
             if answer.error_code == 0:
                 self._node = int(answer.node_id)
                 break
