@@ -182,12 +182,12 @@ class Checkpoints:
         self._topic = flow.naming.checkpoints_topic
         self._reader: SyncsReader[MapsState] | None = None
         self._followed_s = 0.0
+        self._forgotten = 0
+        """How many copies were given up (`recopy`) when `_ends` and `_written` began."""
         self._ends: TargetEnds | None = None
-        self._ends_of = 0
         self._ends_problem = ""
         self._writer: CheckpointWriter | None = None
         self._written: dict[tuple[str, TP], Checkpoint] = {}
-        self._written_of = 0
         self._rewrite_s = time.monotonic() + OVERLAP_S
         self._pulse_key = pulse_key(flow.group, flow.syncs_topic)
         self._pulse_s = time.monotonic() - PULSE_EVERY_S
@@ -203,6 +203,7 @@ class Checkpoints:
         syncs = self._follow(leash, timeout_s)
         if self._is_halted(syncs):
             return
+        self._begin_anew_after_recopy(syncs.forgotten)
         budget = leash.budget(timeout_s)
         topics = self._catalog.wait_for(1, budget)
         if topics is None:
@@ -214,13 +215,13 @@ class Checkpoints:
         offsets = self._offsets.read(sorted(groups), budget)
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
-        found = past_markers(translated, self._find_ends(translated, syncs.forgotten, leash, timeout_s))
+        found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
         unread = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
         if not self._may_write(leash, timeout_s):
             return
-        self._write(found, syncs.forgotten, leash, timeout_s)
+        self._write(found, leash, timeout_s)
         untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
@@ -283,26 +284,28 @@ class Checkpoints:
         self._groups.add(filter(self._flow.group_filter.matches, known))
         self._remembers = True
 
-    def _find_ends(self, translated: Translated, forgotten: int, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
-        """What was seen of topics before a copy was forgotten (`recopy`) is not what they hold now."""
-        if self._ends is None or self._ends_of != forgotten:
-            if self._ends is not None:
-                self._ends.close()
-            self._ends, self._ends_of = TargetEnds(self._target), forgotten
+    def _begin_anew_after_recopy(self, forgotten: int) -> None:
+        """What was seen of topics before is not what they hold now, and the checkpoints may be others."""
+        if forgotten == self._forgotten:
+            return
+        self._forgotten = forgotten
+        self._written.clear()
+        if self._ends is not None:
+            self._ends.close()
+            self._ends = None
+
+    def _find_ends(self, translated: Translated, leash: Leash, timeout_s: float) -> Mapping[TP, int]:
+        if self._ends is None:
+            self._ends = TargetEnds(self._target)
         ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
         if self._ends.problem and self._ends.problem != self._ends_problem:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
         self._ends_problem = self._ends.problem
         return ends
 
-    def _write(
-        self, found: Mapping[tuple[str, TP], Checkpoint], forgotten: int, leash: Leash, timeout_s: float
-    ) -> None:
+    def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: Leash, timeout_s: float) -> None:
         if time.monotonic() > self._rewrite_s:
             self._rewrite_s = float("inf")
-            self._written.clear()
-        if forgotten != self._written_of:  # `recopy` may have put others in their place
-            self._written_of = forgotten
             self._written.clear()
         changed = changes(found, self._written)
         if not changed:

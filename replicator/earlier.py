@@ -51,7 +51,7 @@ class Whole:
     """What is true of a group as a whole; empty texts: nothing keeps it.
 
     Args:
-        is_disputed: it is skipped where it would be refused, had it been named.
+        is_disputed: it is skipped, and somebody has to decide about it first.
     """
 
     refusal: str = ""
@@ -60,9 +60,9 @@ class Whole:
     is_disputed: bool = False
 
 
-def refuse_or_skip(order: Order, reason: Reason, text: str) -> Whole:
+def refuse_or_skip(order: Order, reason: Reason, text: str, *, is_disputed: bool = True) -> Whole:
     """A group that was named is refused; one of all is left out."""
-    return Whole(skip=f"{reason}: {text}", is_disputed=True) if order.is_all else Whole(refusal=text)
+    return Whole(skip=f"{reason}: {text}", is_disputed=is_disputed) if order.is_all else Whole(refusal=text)
 
 
 def skipped(row: Row, reason: str) -> Row:
@@ -184,7 +184,7 @@ class Past:
 
     def _is_elsewhere(self) -> Whole:
         text = f"the group {self.group} has not moved to {self.near}: what it has there was written by group sync"
-        return replace(refuse_or_skip(self.order, Reason.MOVED_ALREADY, text), is_disputed=False)
+        return refuse_or_skip(self.order, Reason.MOVED_ALREADY, text, is_disputed=False)
 
     def _away(self, rows: list[Row]) -> Whole | None:
         """A group that goes away must be at home, and not have worked on `far` but by a move that it came home from."""

@@ -163,8 +163,7 @@ def _row(order: Order, facts: Facts, group: str, near: TP, committed: Committed)
     )  # fmt: skip
     row = _translated(row, route, facts)
     if order.command is Command.FAILOVER:
-        row = _at_risk(row, route, facts)
-        return replace(_within_log(row, route, facts), is_obstacle=False)
+        return _at_risk(row, route, facts)
     row = _within_log(row, route, facts)
     if order.command is Command.RESYNC:
         return _kept_near(row)
@@ -264,6 +263,7 @@ def _at_risk(row: Row, route: Route, facts: Facts) -> Row:
         )
     reread = route.offset_map.records_from(row.far_next) - gone
     reread += row.reread_records or 0 if row.translation == "ahead" else 0
+    row = _within_log(row, route, facts)
     return replace(row, at_risk_records=at_risk, reread_records=reread, is_obstacle=False, must_wait=False)
 
 

@@ -175,8 +175,8 @@ class FlowClusters:
 
     def log_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, int]:
         """Where the logs end that groups go to (`Facts.log_ends`); without those that give no answer in time."""
-        routes = {tp: router.route(tp) for committed in offsets for tp in committed}
-        specs = dict.fromkeys((route.far for route in routes.values() if route is not None), LATEST)
+        routes = (router.route(tp) for committed in offsets for tp in committed)
+        specs = dict.fromkeys((route.far for route in routes if route is not None), LATEST)
         deadline = Deadline(min(self.timeout_s, LEADERS_PATIENCE_S))
         found = list_offsets(far, self.admin(far), specs, deadline, committed=False)
         return {tp: end for tp, end in found.items() if isinstance(end, int)}
