@@ -60,24 +60,26 @@ class Desk:
     def remote(self, partition: int = 0) -> TP:
         return TP(self.flow.remote(self.flow.topic), partition)
 
-    def place(self, transactional_id: str, group: str) -> FencingWriter:
+    def place(self, name: str, group: str) -> FencingWriter:
         """A transaction on the target in which lies an offset of the group as group sync would write it."""
-        flow = self.flow
-        settings = flow.settings().clusters[flow.target_alias]
-        writer = FencingWriter(Clients(flow.target_alias, "target", settings, "workers"), transactional_id)
-        writer.open(Deadline(SOON_S))
+        writer = self._writer(name)
         writer.begin()
-        writer.place(group, {self.remote(0): Committed(3, tag(flow.name, 3))}, Deadline(SOON_S))
+        writer.place(group, {self.remote(0): Committed(3, tag(self.flow.name, 3))}, Deadline(SOON_S))
         return writer
 
     def write_as_task(self, task: int, records: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Write into a task's partition of the syncs topic, as the task."""
         flow = self.flow
-        name = transactional_id(flow.alias, flow.target_alias, task)
-        cluster = Clients(flow.target_alias, "target", flow.settings().clusters[flow.target_alias], "workers")
-        with contextlib.closing(FencingWriter(cluster, name)) as writer:
-            writer.open(Deadline(SOON_S))
+        with contextlib.closing(self._writer(transactional_id(flow.alias, flow.target_alias, task))) as writer:
             writer.write(TP(flow.syncs_topic, task), records, Deadline(SOON_S))
+
+    def _writer(self, name: str) -> FencingWriter:
+        """Of the target, open, under this transactional id."""
+        flow = self.flow
+        settings = flow.settings().clusters[flow.target_alias]
+        writer = FencingWriter(Clients(flow.target_alias, "target", settings, "workers"), name)
+        writer.open(Deadline(SOON_S))
+        return writer
 
     def group(self, name: str, *places: int, topic: str = "", synced: bool = True) -> str:
         """A group that committed these offsets, of the partitions from 0 on; `synced`: and group sync has seen it."""

@@ -74,6 +74,13 @@ connect_timeout_s: 1
 """
 
 
+def await_looking(worker: subprocess.Popen[str]) -> None:
+    """Wait until it has looked for its clusters in vain."""
+    assert worker.stdout is not None
+    while "connect to east" not in (line := worker.stdout.readline()):
+        assert line, "ended"
+
+
 def test_a_library_that_ends_the_process_leaves_the_stacks_of_its_threads(tmp_path: Path) -> None:
     """As librdkafka's or the C library's `abort` does: by the signal alone.
 
@@ -83,9 +90,7 @@ def test_a_library_that_ends_the_process_leaves_the_stacks_of_its_threads(tmp_pa
     file.write_text(CONFIG)
     arguments = [sys.executable, "-m", "replicator", "-c", str(file), "run"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
-        assert worker.stdout is not None
-        while "connect to east" not in (line := worker.stdout.readline()):
-            assert line, "ended"
+        await_looking(worker)
         worker.send_signal(signal.SIGABRT)
         said, _ = worker.communicate(timeout=60)
     assert worker.returncode == -signal.SIGABRT
@@ -113,9 +118,7 @@ def test_a_worker_that_a_library_holds_up_ends_in_time(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", HANGS, "-c", str(file), "run"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as worker:
         try:
-            assert worker.stdout is not None
-            while "connect to east" not in (line := worker.stdout.readline()):
-                assert line, "ended"
+            await_looking(worker)
             worker.send_signal(signal.SIGTERM)
             said, _ = worker.communicate(timeout=60)
         finally:
