@@ -9,13 +9,14 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import cast
 
 from replicator.clients import Cluster, Message
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP
-from replicator.mm2_wire import Checkpoint, decode_checkpoint, decode_checkpoint_key
+from replicator.mm2_wire import Checkpoint, Header, decode_checkpoint, decode_checkpoint_key
 from replicator.pulse import Pulse, decode_pulse, pulse_key
 from replicator.wire import WireError
 
@@ -137,7 +138,8 @@ class _Log:
         if value is None:  # neither we nor MM2 write tombstones, but an operator may
             return
         try:
-            self._checkpoints[name] = decode_checkpoint(key, value)
+            headers = cast("list[Header]", message.headers() or [])
+            self._checkpoints[name] = decode_checkpoint(key, value, headers)
             self._written_ms[name] = message.timestamp()[1]
         except WireError as error:
             where = f"its checkpoint of {name[1]} at offset {message.offset()} of {self._topic}"

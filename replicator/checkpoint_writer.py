@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from replicator.clients import AdminClient, Cluster, KafkaError, KafkaException, Message, Producer
 from replicator.deadline import Deadline
-from replicator.errors import RetriableError
+from replicator.errors import TP, RetriableError
 from replicator.internal_topics import ensure_compacted
-from replicator.mm2_wire import Checkpoint, encode_checkpoint
+from replicator.mm2_wire import Checkpoint, checkpoint_headers, encode_checkpoint
 
 MESSAGE_TIMEOUT_MS = 10_000
+NOW_MS = 0
+"""As the client understands a timestamp of 0."""
 
 
 class CheckpointWriter:
@@ -30,15 +32,20 @@ class CheckpointWriter:
     def write(
         self, checkpoints: Iterable[Checkpoint], budget: Deadline,
         written: Callable[[Checkpoint], None] = lambda checkpoint: None,
+        times_ms: Mapping[tuple[str, TP], int] | None = None,
     ) -> None:  # fmt: skip
         """Write them, and wait for that; `written` is called for each that is.
+
+        Args:
+            times_ms: how old each is said to be, where that is not now.
 
         Raises:
             KafkaOpError: one was not written.
         """
         failed: list[KafkaError] = []
         for checkpoint in checkpoints:
-            self._produce(checkpoint, written, failed)
+            at_ms = (times_ms or {}).get((checkpoint.group, checkpoint.tp), NOW_MS)
+            self._produce(checkpoint, max(NOW_MS, at_ms), written, failed)
         while self._producer.flush(0.1) and not budget.expired:
             pass
         if failed:
@@ -47,8 +54,8 @@ class CheckpointWriter:
             raise RetriableError(f"not written within {budget.seconds:g} s", op=f"write {self._topic}")
 
     def _produce(
-        self, checkpoint: Checkpoint, written: Callable[[Checkpoint], None], failed: list[KafkaError]
-    ) -> None:  # fmt: skip
+        self, checkpoint: Checkpoint, at_ms: int, written: Callable[[Checkpoint], None], failed: list[KafkaError]
+    ) -> None:
         def delivered(error: KafkaError | None, _: Message) -> None:
             if error is None:
                 written(checkpoint)
@@ -58,7 +65,10 @@ class CheckpointWriter:
         key, value = encode_checkpoint(checkpoint)
         while True:
             try:
-                self._producer.produce(self._topic, value, key, 0, on_delivery=delivered)
+                headers = checkpoint_headers(checkpoint)
+                self._producer.produce(
+                    self._topic, value, key, 0, on_delivery=delivered, timestamp=at_ms, headers=headers
+                )
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as cause:

@@ -16,7 +16,7 @@ same offsets and syncs under the same keys; the older answer is a place that the
 owner writes all once more when the overlap is over.
 
 Invariants:
-    D: no checkpoint lies past a record that the group has not read.
+    D: no checkpoint lies past a record that the group has not read; each names the topic that its group has read.
     E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target.
 
 Source: connect/mirror `MirrorCheckpointTask`.
@@ -27,12 +27,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replicator.checkpoint_reader import read_checkpoints
 from replicator.checkpoint_writer import CheckpointWriter
 from replicator.clients import AdminClient, Cluster
-from replicator.committed import Committed, GroupOffsets
+from replicator.committed import GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
 from replicator.errors import TP, KafkaOpError, RetriableError
@@ -101,7 +101,16 @@ def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topi
                 continue
             translation = offset_map.translate(it.next_offset)
             result.counts[type(translation).__name__.lower()] += 1
-            _add(result, group, TP(topic.target_topic, tp.partition), it, place_of(translation, offset_map))
+            place = place_of(translation, offset_map)
+            if place is None:
+                continue
+            target = TP(topic.target_topic, tp.partition)
+            next_offset, is_end = place
+            result.checkpoints[group, target] = Checkpoint(
+                group, target, it.next_offset, next_offset, it.metadata, topic.topic_id
+            )
+            if is_end:
+                result.at_end[target] = next_offset
     return result
 
 
@@ -127,15 +136,6 @@ def positions_of(syncs: MapsState, topics: Snapshot) -> dict[TP, int]:
     return positions
 
 
-def _add(result: Translated, group: str, target: TP, it: Committed, place: tuple[int, bool] | None) -> None:
-    if place is None:
-        return
-    next_offset, is_end = place
-    result.checkpoints[group, target] = Checkpoint(group, target, it.next_offset, next_offset, it.metadata)
-    if is_end:
-        result.at_end[target] = next_offset
-
-
 def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[str, TP], Checkpoint]:
     """The checkpoints, those at the replicated end moved to where the target was read to without a record."""
     moved = {}
@@ -143,8 +143,7 @@ def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[s
         start = translated.at_end.get(it.tp)
         end = ends.get(it.tp, it.downstream_next)
         is_at_end = start is not None and it.downstream_next == start
-        at = Checkpoint(it.group, it.tp, it.upstream_next, end, it.metadata) if is_at_end and end != start else it
-        moved[key] = at
+        moved[key] = replace(it, downstream_next=end) if is_at_end and end != start else it
     return moved
 
 

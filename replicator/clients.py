@@ -9,7 +9,6 @@ Source: librdkafka CONFIGURATION.md; `rd_kafka_txn_require_states0` (rdkafka_txn
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import math
@@ -57,6 +56,7 @@ from replicator.errors import (
     RetriableError,
 )
 from replicator.offsets_process import OffsetsProcess
+from replicator.wire import NO_ID, read_uuid
 
 __all__ = [
     "EARLIEST",
@@ -460,7 +460,7 @@ def await_results(futures: Mapping[Any, Future[Any]], deadline: Deadline) -> dic
 
 def uuid_bytes(uuid: Uuid | None) -> bytes:
     """A topic id as 16 bytes; zeros when the broker is too old to have one."""
-    return bytes(16) if uuid is None else base64.urlsafe_b64decode(f"{uuid}==")
+    return NO_ID if uuid is None else read_uuid(str(uuid))
 
 
 def topic_partitions(positions: Iterable[tuple[TP, int]]) -> list[TopicPartition]:

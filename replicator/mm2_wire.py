@@ -4,6 +4,7 @@ Pure. Big-endian; STRING is an INT16 length and UTF-8.
 
     checkpoint   key    STRING group, STRING topic, INT32 partition            topic: the target's name
                  value  INT16 version = 0, INT64 upstream_next, INT64 downstream_next, STRING metadata
+                 header ours, which MM2 neither writes nor reads: `source-topic-id`, the topic that upstream_next is of
     heartbeat    key    STRING source alias, STRING target alias
                  value  INT16 version = 0, INT64 time in ms
 
@@ -15,13 +16,17 @@ Source: connect/mirror-client `Checkpoint`, `Heartbeat`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicator.errors import TP
-from replicator.wire import WireError, encode_string, read_string
+from replicator.wire import NO_ID, WireError, encode_string, read_string, read_uuid, uuid_text
 
 VERSION = 0
 LONGEST_STRING = 32_767
+TOPIC_ID_HEADER = "source-topic-id"
+Header = tuple[str, str | bytes | None]
+"""As the client gives and takes it."""
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 _OFFSETS = struct.Struct(">hqq")
@@ -37,6 +42,7 @@ class Checkpoint:
         upstream_next: what the group committed on the source.
         downstream_next: where it goes on, on the target.
         metadata: of the commit on the source.
+        topic_id: of the topic that `upstream_next` is of, 16 bytes (KIP-516); zeros where nobody told, as MM2.
     """
 
     group: str
@@ -44,6 +50,7 @@ class Checkpoint:
     upstream_next: int
     downstream_next: int
     metadata: str = ""
+    topic_id: bytes = NO_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,12 @@ def encode_checkpoint(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
     return key, value + encode_string("" if is_too_long else checkpoint.metadata)
 
 
-def decode_checkpoint(key: bytes, value: bytes) -> Checkpoint:
+def checkpoint_headers(checkpoint: Checkpoint) -> list[Header]:
+    """What goes with key and value, beside MM2's format."""
+    return [(TOPIC_ID_HEADER, uuid_text(checkpoint.topic_id).encode())] if any(checkpoint.topic_id) else []
+
+
+def decode_checkpoint(key: bytes, value: bytes, headers: Sequence[Header] = ()) -> Checkpoint:
     """Read one record of a checkpoints topic.
 
     Raises:
@@ -75,9 +87,11 @@ def decode_checkpoint(key: bytes, value: bytes) -> Checkpoint:
         _check_version(value)
         _, upstream_next, downstream_next = _OFFSETS.unpack_from(value, 0)
         metadata, _ = read_string(value, _OFFSETS.size)
-    except (struct.error, UnicodeDecodeError) as error:
+        told = dict(headers).get(TOPIC_ID_HEADER)
+        topic_id = NO_ID if told is None else read_uuid(told.decode() if isinstance(told, bytes) else told)
+    except (struct.error, ValueError) as error:
         raise WireError(f"a record of a checkpoints topic can't be read: {error} (key {key.hex()})") from error
-    return Checkpoint(group, tp, upstream_next, downstream_next, metadata)
+    return Checkpoint(group, tp, upstream_next, downstream_next, metadata, topic_id)
 
 
 def decode_checkpoint_key(key: bytes) -> tuple[str, TP]:

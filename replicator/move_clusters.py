@@ -40,6 +40,7 @@ from replicator.observe import describe_workers
 from replicator.refine import Refiner, Unrefined
 from replicator.routes import FlowView, Router
 from replicator.transactions import FencingWriter
+from replicator.wire import ids_differ
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
@@ -387,14 +388,21 @@ def _fits(pattern: str, group: str) -> bool:
 
 
 def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP, Committed]]:
-    """What groups had committed on the source, by the checkpoints. Pure."""
+    """What groups had committed on the source, by the checkpoints. Pure.
+
+    What a group read of a topic that the source has deleted and created again since is nothing of the one that was
+    replicated last: it begins with that (invariant D).
+    """
     originals = view.remote_topics
     found: dict[str, dict[TP, Committed]] = {}
     for (group, remote), it in known.checkpoints.items():
         original = originals.get(remote.topic)
         if original is not None:
             upstream = TP(original, remote.partition)
-            found.setdefault(group, {})[upstream] = Committed(it.upstream_next, it.metadata)
+            newest = view.syncs.newest.get(upstream)
+            is_former = newest is not None and ids_differ(it.topic_id, newest.topic_id)
+            at = Committed(0) if is_former else Committed(it.upstream_next, it.metadata)
+            found.setdefault(group, {})[upstream] = at
     return found
 
 

@@ -9,7 +9,7 @@ that no record is there twice, and the command can be run again after it was sto
 
 Invariants:
     B: what is forgotten is so in one transaction per task, once, read after its former owners are fenced.
-    D: no checkpoint of a former topic is left to be translated by the map of the new one.
+    D: no checkpoint of a former copy is left as a place in the new one.
     G: what is refused has changed nothing; what is done was read back.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from replicator.acting import READ_TIMEOUT_S, Act, Outcome, Rows, refuse_changes
@@ -27,7 +27,7 @@ from replicator.clients import EARLIEST, LATEST, Cluster, Message
 from replicator.compacted import CompactedReader
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.errors import TP, RefusedError, RetriableError, StopReason
+from replicator.errors import TP, RefusedError, RetriableError
 from replicator.halts import halt_changes
 from replicator.mm2_wire import Checkpoint
 from replicator.move import counted
@@ -160,6 +160,12 @@ def plan_changes(shown: Plan, found: Plan) -> list[str]:
 def _named(tps: Collection[TP]) -> str:
     more = f" and {len(tps) - SHOWN:,} more" if len(tps) > SHOWN else ""
     return ", ".join(map(str, sorted(tps)[:SHOWN])) + more
+
+
+def _begun_anew(checkpoint: Checkpoint, copy: Copy) -> Checkpoint:
+    """What the group has read, at the beginning of the copy that takes the place of this one."""
+    topic_id = checkpoint.topic_id if any(checkpoint.topic_id) else copy.newest.topic_id
+    return replace(checkpoint, downstream_next=copy.end, topic_id=topic_id)
 
 
 def _recopied_text(body: Mapping[str, Any] | None) -> str:
@@ -304,22 +310,20 @@ class Recopy:
         return Outcome("done", self.rows(plan, seen.copies, "forgotten"))
 
     def _begin_groups_anew(self, plan: Plan, deadline: Deadline) -> None:
-        """Put the checkpoints of topics that the source has created again at the beginning of the new copies.
+        """Put the checkpoints of the topics at the beginning of their new copies, until a worker translates them.
 
-        What a group committed in the former topic ended with that; its checkpoint would be translated by the map of the
-        new one, past records that no group has read (invariant D). One without a value would not do: MM2's clients fail
-        on it. Before the runs are deleted: the command can be run again as long as they are there.
+        What the group had read on the source stays, with the topic that it was of: if the source has created the topic
+        again, its map says nothing of that (invariant D). MM2's clients, which know nothing of maps, begin with the new
+        copy; on a record without a value they would fail.
+
+        Before the runs are deleted: the command can be run again as long as they are there.
         """
-        begins = {
-            TP(it.target_topic, it.tp.partition): it.end for it in plan.forgotten if it.stopped == StopReason.RECREATED
-        }
-        if not begins:
-            return
-        known = read_checkpoints(self._target, self.flow, deadline).checkpoints
-        anew = [Checkpoint(group, tp, 0, begins[tp]) for group, tp in known if tp in begins]
+        copies = {TP(it.target_topic, it.tp.partition): it for it in plan.forgotten}
+        known = read_checkpoints(self._target, self.flow, deadline)
+        anew = [_begun_anew(it, copies[it.tp]) for it in known.checkpoints.values() if it.tp in copies]
         if anew:
-            topic = self.flow.naming.checkpoints_topic
-            CheckpointWriter(self._target, self._admin, topic, deadline).write(anew, deadline)
+            writer = CheckpointWriter(self._target, self._admin, self.flow.naming.checkpoints_topic, deadline)
+            writer.write(anew, deadline, times_ms=known.written_ms)
 
     def _records(
         self, task: int, tps: Collection[TP], recopied: Mapping[str, Any] | None, move_id: str, deadline: Deadline

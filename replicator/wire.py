@@ -100,7 +100,7 @@ class TargetTopic:
         return TargetTopic(self.name, ids.get(self.name, NO_ID))
 
     def __str__(self) -> str:
-        return f"{self.name} ({_uuid_text(self.topic_id)})"
+        return f"{self.name} ({uuid_text(self.topic_id)})"
 
 
 def ids_differ(topic_id: bytes, other: bytes) -> bool:
@@ -110,7 +110,7 @@ def ids_differ(topic_id: bytes, other: bytes) -> bool:
 
 def target_record(tp: TP, target: TargetTopic) -> ControlRecord:
     """The record that says where a partition is replicated to."""
-    return ControlRecord(TARGET_TOPIC, tp, {"topic": target.name, "topic_id": _uuid_text(target.topic_id)})
+    return ControlRecord(TARGET_TOPIC, tp, {"topic": target.name, "topic_id": uuid_text(target.topic_id)})
 
 
 def target_of(record: ControlRecord) -> TargetTopic | None:
@@ -123,17 +123,26 @@ def target_of(record: ControlRecord) -> TargetTopic | None:
     if body is None:
         return None
     try:
-        topic_id = base64.urlsafe_b64decode(f"{body['topic_id']}==")
-        if len(topic_id) != len(NO_ID):
-            raise ValueError("no topic id")  # noqa: TRY301
-        return TargetTopic(str(body["topic"]), topic_id)
+        return TargetTopic(str(body["topic"]), read_uuid(str(body["topic_id"])))
     except (KeyError, ValueError) as error:
         raise WireError(f"the target topic of {record.tp} can't be read: {error!r} in {body}") from error
 
 
-def _uuid_text(uuid: bytes) -> str:
+def uuid_text(uuid: bytes) -> str:
     """As Kafka's tools print a topic id (clients `Uuid#toString`)."""
     return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
+
+
+def read_uuid(text: str) -> bytes:
+    """The 16 bytes of a topic id that `uuid_text` made.
+
+    Raises:
+        ValueError: it is none.
+    """
+    uuid = base64.urlsafe_b64decode(f"{text}==")
+    if len(uuid) != len(NO_ID):
+        raise ValueError(f"no topic id: {text!r}")
+    return uuid
 
 
 def task_tp(task: int) -> TP:

@@ -39,7 +39,7 @@ def checkpoints(servers: str, topic: str, group: str) -> dict[TP, Checkpoint]:
     newest = {}
     if topic in admin_client(servers).list_topics(timeout=ADMIN_TIMEOUT_S).topics:
         for record in read_topic(servers, topic):
-            it = decode_checkpoint(record.key or b"", record.value or b"")
+            it = decode_checkpoint(record.key or b"", record.value or b"", record.headers)
             if it.group == group:
                 newest[it.tp] = it
     return newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from replicator.transactions import FencingWriter
 from tests.e2e.compare import compare
 from tests.integration.desk import SOON_S
 from tests.integration.flows import FlowBench, FlowBenches, on_both_planes
-from tests.integration.groups import commit, committed
+from tests.integration.groups import checkpoints, commit, committed
 from tests.integration.in_process import Run, Runs
 from tests.kafka.eventually import eventually
 from tests.kafka.records import NewRecord, create_topic, delete_topic, produce, read_topic
@@ -244,20 +245,28 @@ def test_a_source_topic_created_again_is_copied_anew(flow: FlowBench, run: Run) 
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 3 * FILLED
 
 
+@pytest.mark.parametrize("is_seen", [True, False], ids=["stopped for it", "no worker saw it"])
 @pytest.mark.parametrize("is_behind", [False, True], ids=["anew", "behind the old one"])
-def test_a_group_of_the_former_topic_begins_with_the_new_one(flow: FlowBench, run: Run, is_behind: bool) -> None:
+def test_a_group_of_the_former_topic_begins_with_the_new_one(
+    flow: FlowBench, run: Run, is_behind: bool, is_seen: bool
+) -> None:
     """D: the source forgot its offsets with the topic; by its checkpoint it would skip records that it never read."""
     group = f"billing-{flow.topic}"
     commit(flow.source, group, {TP(flow.topic, p): 7 for p in range(PARTITIONS)})
     remote = flow.remote(flow.topic)
     eventually(lambda: len(committed(flow.target, group)) == PARTITIONS, SOON_S)
+    if not is_seen:
+        flow.stop()
     delete_topic(flow.source, flow.topic)
     create_topic(flow.source, flow.topic, partitions=PARTITIONS)
     flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
-    flow.await_stopped(flow.topic, PARTITIONS - 1, "recreated")
+    if is_seen:
+        flow.await_stopped(flow.topic, PARTITIONS - 1, "recreated")
     if not is_behind:
         delete_topic(flow.target, remote)
     assert run("recopy", flow.topic, *["--behind"] * is_behind, "--yes").code == 0
+    if not is_seen:
+        flow.start()
     flow.await_caught_up(flow.topic)
     moved = run("failover", group, "--accept-data-loss", "--yes", "-o", "json").json()
     first = {
@@ -267,6 +276,28 @@ def test_a_group_of_the_former_topic_begins_with_the_new_one(flow: FlowBench, ru
     }
     assert {it["partition"]: it["downstream_next"] for it in moved["partitions"]} == first
     assert {tp.partition: it[0] for tp, it in committed(flow.target, group).items()} == first
+
+
+def test_a_checkpoint_of_a_lost_copy_leads_to_the_new_one(flow: FlowBench, run: Run) -> None:
+    """D: not past anything, until a worker translates it; what is known of the group stays, and how old that is."""
+    group = f"billing-{flow.topic}"
+    commit(flow.source, group, {TP(flow.topic, p): 7 for p in range(PARTITIONS)})
+    eventually(lambda: len(committed(flow.target, group)) == PARTITIONS, SOON_S)
+    topic, remote = flow.settings().flow(flow.name).naming.checkpoints_topic, flow.remote(flow.topic)
+    flow.stop()
+    before = checkpoints(flow.target, topic, group)
+    written = [it.timestamp for it in read_topic(flow.target, topic) if it.key and group.encode() in it.key]
+    assert {it.downstream_next for it in before.values()} == {7}
+    delete_topic(flow.target, remote)
+    assert run("recopy", flow.topic, "--yes").code == 0
+    after = checkpoints(flow.target, topic, group)
+    assert after == {tp: replace(it, downstream_next=0) for tp, it in before.items()}
+    assert all(any(it.topic_id) for it in after.values())
+    times = [it.timestamp for it in read_topic(flow.target, topic) if it.key and group.encode() in it.key]
+    assert max(times) == max(written)
+    flow.start()
+    flow.await_caught_up(flow.topic)
+    eventually(lambda: checkpoints(flow.target, topic, group) == before, SOON_S)
 
 
 def test_groups_find_their_place_in_the_new_copy(flow: FlowBench, run: Run) -> None:

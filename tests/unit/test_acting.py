@@ -10,6 +10,7 @@ import pytest
 
 from replicator import acting, pausing, recopy, syncs, task_writes
 from replicator.acting import Act, Outcome
+from replicator.checkpoint_reader import KnownGroups
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
 from replicator.errors import TP, FencedError, RefusedError, RetriableError
@@ -78,6 +79,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.setattr(acting, "Audit", Audit)
     for module in (pausing, recopy):
         monkeypatch.setattr(module, "Cluster", NoCluster)
+    monkeypatch.setattr(recopy, "read_checkpoints", lambda *_: KnownGroups({}, {}, None, {}))
     return log
 
 

@@ -56,7 +56,7 @@ def translated(next_offset: int, state: MapsState) -> Translated:
 def test_offsets_are_translated(upstream: int, downstream: int, kind: str, is_end: bool) -> None:
     """Invariant D: a group that is ahead gets the replicated end, one before the floor all that was replicated."""
     found = translated(upstream, syncs(*RUNS))
-    assert found.checkpoints == {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m")}
+    assert found.checkpoints == {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m", ID)}
     assert found.counts == {kind: 1}
     assert (REMOTE in found.at_end) == is_end
 
@@ -112,14 +112,20 @@ def test_only_those_at_the_end_pass_the_markers() -> None:
     offsets = {"done": {ORDERS: Committed(120)}, "ahead": {ORDERS: Committed(130)}, "behind": {ORDERS: Committed(119)}}
     found = past_markers(translate_groups(offsets, syncs(*RUNS), TOPICS), {REMOTE: 23})
     assert {group: it.downstream_next for (group, _), it in found.items()} == {"done": 23, "ahead": 23, "behind": 20}
+    assert {it.topic_id for it in found.values()} == {ID}
 
 
 def test_only_changes_are_written() -> None:
-    """A new offset, new metadata and a new place are changes."""
+    """A new offset, new metadata, a new place and a new topic are changes."""
     old = Checkpoint("g", REMOTE, 5, 6, "")
     key = ("g", REMOTE)
     assert changes({key: old}, {key: old}) == {}
-    for new in (Checkpoint("g", REMOTE, 4, 6), Checkpoint("g", REMOTE, 5, 7), Checkpoint("g", REMOTE, 5, 6, "m")):
+    for new in (
+        Checkpoint("g", REMOTE, 4, 6),
+        Checkpoint("g", REMOTE, 5, 7),
+        Checkpoint("g", REMOTE, 5, 6, "m"),
+        Checkpoint("g", REMOTE, 5, 6, "", ID),
+    ):
         assert changes({key: new}, {key: old}) == {key: new}
     assert changes({key: old}, {}) == {key: old}
 

@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +27,7 @@ from replicator.offsets import Run
 from replicator.refine import Refiner, Unrefined
 from replicator.syncs import MapsState
 from replicator.translation import Between
+from replicator.wire import NO_ID
 from tests.unit.two_clusters import EAST_WEST, WEST_EAST, topic_id
 
 ORDERS, COPY = TP("orders", 0), TP("east.orders", 0)
@@ -71,6 +72,7 @@ class Desk:
     world: MoveClusters
     source: Source
     syncs: MapsState
+    checkpoint: Checkpoint = field(default=Checkpoint("g", COPY, 104, 4))
     counted: list[tuple[bool, float | None]] = field(default_factory=list)
     """Of every counter of records: whether it has the source, and how long that may take."""
 
@@ -133,9 +135,12 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(FlowClusters, "log_ends", lambda *_: {})
     monkeypatch.setattr(MoveClusters, "_far", lambda self, groups, far: groups)
     monkeypatch.setattr(MoveClusters, "_not_flowing", lambda self: "")
-    known = KnownGroups({("g", COPY): Checkpoint("g", COPY, 104, 4, "")}, {("g", COPY): 1}, None, {})
-    monkeypatch.setattr(MoveClusters, "checkpoints", lambda self: known)
     it = Desk(MoveClusters(clusters, settings().hooks, lambda text: None), source, syncs)
+
+    def checkpoints(_: MoveClusters) -> KnownGroups:
+        return KnownGroups({("g", COPY): it.checkpoint}, {("g", COPY): 1}, None, {})
+
+    monkeypatch.setattr(MoveClusters, "checkpoints", checkpoints)
     it.holds(RUNS)
 
     class Counter:
@@ -157,6 +162,17 @@ def test_a_source_that_answers_tells_what_is_at_risk(desk: Desk) -> None:
     desk.source.end = 115
     assert places(desk.plan()) == [("exact", 4, 4)]
     assert places(desk.plan(is_all=True)) == [("exact", 4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("topic_id", "place"), [(NO_ID, ("exact", 4)), (ID, ("exact", 4)), (topic_id("former"), ("expired", 0))]
+)
+def test_what_was_read_of_a_former_topic_is_not_read_of_this_one(
+    desk: Desk, topic_id: bytes, place: tuple[str, int]
+) -> None:
+    """D: the same offset, of other records; where nobody told the topic, it is taken for the one that there is."""
+    desk.checkpoint = replace(desk.checkpoint, topic_id=topic_id)
+    assert [it[:2] for it in places(desk.plan())] == [place]
 
 
 def test_a_source_that_dies_between_looks_is_not_asked_again(desk: Desk) -> None:

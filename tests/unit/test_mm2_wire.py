@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +12,13 @@ from replicator.errors import TP
 from replicator.mm2_wire import (
     Checkpoint,
     Heartbeat,
+    checkpoint_headers,
     decode_checkpoint,
     decode_heartbeat,
     encode_checkpoint,
     encode_heartbeat,
 )
-from replicator.wire import WireError
+from replicator.wire import NO_ID, WireError
 
 OFFSETS = st.integers(0, 2**63 - 1)
 NAMES = st.text(max_size=100)
@@ -35,10 +38,28 @@ def test_heartbeat_has_the_bytes_of_mm2() -> None:
     assert value.hex() == "000000000000499602d2"
 
 
-@given(NAMES, NAMES, st.integers(0, 2**31 - 1), OFFSETS, OFFSETS, NAMES)
-def test_checkpoints_come_back(group: str, topic: str, partition: int, up: int, down: int, metadata: str) -> None:
-    checkpoint = Checkpoint(group, TP(topic, partition), up, down, metadata)
-    assert decode_checkpoint(*encode_checkpoint(checkpoint)) == checkpoint
+@given(NAMES, NAMES, st.integers(0, 2**31 - 1), OFFSETS, OFFSETS, NAMES, st.binary(min_size=16, max_size=16))
+def test_checkpoints_come_back(
+    group: str, topic: str, partition: int, up: int, down: int, metadata: str, topic_id: bytes
+) -> None:
+    checkpoint = Checkpoint(group, TP(topic, partition), up, down, metadata, topic_id)
+    assert decode_checkpoint(*encode_checkpoint(checkpoint), checkpoint_headers(checkpoint)) == checkpoint
+    assert decode_checkpoint(*encode_checkpoint(checkpoint)) == replace(checkpoint, topic_id=NO_ID)
+
+
+def test_the_topic_that_a_checkpoint_is_of_is_no_part_of_mm2s_format() -> None:
+    """It is in a header, as Kafka's tools print it; where there is no id, as in MM2's own, there is no header."""
+    checkpoint = Checkpoint("group-1", TP("topic-2", 3), 4, 5, "metadata-6", bytes(range(16)))
+    assert encode_checkpoint(checkpoint) == encode_checkpoint(replace(checkpoint, topic_id=NO_ID))
+    assert checkpoint_headers(checkpoint) == [("source-topic-id", b"AAECAwQFBgcICQoLDA0ODw")]
+    assert checkpoint_headers(replace(checkpoint, topic_id=NO_ID)) == []
+
+
+@pytest.mark.parametrize("told", [b"", b"AAEC", b"\xff", b"not a topic id at all"])
+def test_a_topic_id_that_is_none_is_refused(told: bytes) -> None:
+    """It would decide what the group has read."""
+    with pytest.raises(WireError, match="can't be read"):
+        decode_checkpoint(*encode_checkpoint(Checkpoint("g", TP("t", 0), 1, 2)), [("source-topic-id", told)])
 
 
 @given(NAMES, NAMES, OFFSETS)
