@@ -5,6 +5,10 @@ were one transaction. They commit often, at once when a partition is taken from 
 they process twice or never is the mover's fault. A member whose commit is overtaken by a rebalance loses its partitions
 without being asked (librdkafka, after ILLEGAL_GENERATION), and what it had read of them since is not processed.
 
+A client may give a record again that it gave before, of a partition that its member had all the time (librdkafka, once,
+while its group was rebalancing). That is neither the copy's doing, where each record has an offset of its own, nor a
+move's, which begins with another member: it is left aside, as a consumer does that knows its positions.
+
 Records are polled one by one: a rebalance then falls between two records, never between a record and its processing.
 """
 
@@ -92,6 +96,9 @@ class _Member(threading.Thread):
             raise KafkaException(error)
         tp = TP(message.topic() or "", message.partition() or 0)
         offset = message.offset() or 0
+        if offset < self._positions.get(tp, 0):
+            self._tell(f"is given {tp.partition}@{offset} again")
+            return
         self._open.append(Processed(tp, offset, message.timestamp()[1] - BEGIN_MS))
         self._positions[tp] = offset + 1
 
