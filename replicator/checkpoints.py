@@ -17,7 +17,8 @@ owner writes all once more when the overlap is over.
 
 Invariants:
     D: no checkpoint lies past a record that the group has not read; each names the topic that its group has read.
-    E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target.
+    E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target;
+    nor past the end of a log that lost some of that, as soon as that is told.
 
 Source: connect/mirror `MirrorCheckpointTask`.
 """
@@ -31,11 +32,11 @@ from dataclasses import dataclass, field, replace
 
 from replicator.checkpoint_reader import read_checkpoints
 from replicator.checkpoint_writer import CheckpointWriter
-from replicator.clients import AdminClient, Cluster
+from replicator.clients import LATEST, AdminClient, Cluster
 from replicator.committed import GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline, Leash
-from replicator.errors import TP, KafkaOpError, RetriableError
+from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
 from replicator.groups import GroupList, OffsetsReader
 from replicator.halts import halted_text
 from replicator.log import Logger
@@ -44,7 +45,7 @@ from replicator.mm2_wire import Checkpoint
 from replicator.pulse import encode_pulse, pulse_key
 from replicator.syncs import OTHER_OFFSETS, MapsState, SyncsReader, syncs_ends
 from replicator.target_ends import TargetEnds
-from replicator.topics import Catalog, Snapshot, SourceTopic
+from replicator.topics import Catalog, Snapshot, SourceTopic, list_offsets
 from replicator.translation import Ahead, Between, Exact, Expired, OffsetMap, Translation
 
 FIRST_READ_S = 300.0
@@ -147,6 +148,22 @@ def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[s
     return moved
 
 
+def within_logs(
+    checkpoints: Mapping[tuple[str, TP], Checkpoint], ends: Mapping[TP, int | None]
+) -> dict[tuple[str, TP], Checkpoint]:
+    """The checkpoints, those behind the end of a log that lost records moved to it: all that is left was read. Pure.
+
+    Args:
+        ends: of such logs; None where nobody tells it: there is no checkpoint then.
+    """
+    found = {}
+    for key, it in checkpoints.items():
+        end = ends.get(it.tp, it.downstream_next)
+        if end is not None:
+            found[key] = it if it.downstream_next <= end else replace(it, downstream_next=end)
+    return found
+
+
 class Checkpoints:
     """The duty: keeps `<source>.checkpoints.internal` up to date. Threading: `step` and `close` by one thread.
 
@@ -215,6 +232,7 @@ class Checkpoints:
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
         found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
+        found = within_logs(found, self._ends_of_cut(syncs, topics, budget))
         unread = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
@@ -301,6 +319,16 @@ class Checkpoints:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
         self._ends_problem = self._ends.problem
         return ends
+
+    def _ends_of_cut(self, syncs: MapsState, topics: Snapshot, budget: Deadline) -> Mapping[TP, int | None]:
+        """Where the logs end that are told to have lost records."""
+        specs = {
+            TP(topics.topics[tp.topic].target_topic, tp.partition): LATEST
+            for tp, stop in syncs.stopped.items()
+            if stop.get("reason") == StopReason.TARGET_LOG_SHORTER and tp.topic in topics.topics
+        }
+        ends = list_offsets(self._target, self._target_admin, specs, budget, committed=False)
+        return {tp: None if isinstance(end, KafkaOpError) else end for tp, end in ends.items()}
 
     def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: Leash, timeout_s: float) -> None:
         if time.monotonic() > self._rewrite_s:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from replicator.checkpoints import Translated, changes, known_times, past_markers, positions_of, translate_groups
+from replicator.checkpoints import (
+    Translated,
+    changes,
+    known_times,
+    past_markers,
+    positions_of,
+    translate_groups,
+    within_logs,
+)
 from replicator.committed import Committed
 from replicator.errors import TP
 from replicator.mm2_wire import Checkpoint
@@ -113,6 +123,18 @@ def test_only_those_at_the_end_pass_the_markers() -> None:
     found = past_markers(translate_groups(offsets, syncs(*RUNS), TOPICS), {REMOTE: 23})
     assert {group: it.downstream_next for (group, _), it in found.items()} == {"done": 23, "ahead": 23, "behind": 20}
     assert {it.topic_id for it in found.values()} == {ID}
+
+
+def test_none_lies_behind_the_end_of_a_log_that_lost_records() -> None:
+    """E: a consumer would begin there by its `auto.offset.reset`. At the end it reads what comes."""
+    before = translate_groups(
+        {"done": {ORDERS: Committed(120)}, "behind": {ORDERS: Committed(105)}}, syncs(*RUNS), TOPICS
+    )
+    done, behind = ("done", REMOTE), ("behind", REMOTE)
+    assert within_logs(before.checkpoints, {}) == before.checkpoints
+    found = within_logs(before.checkpoints, {REMOTE: 11})
+    assert found == {behind: before.checkpoints[behind], done: replace(before.checkpoints[done], downstream_next=11)}
+    assert within_logs(before.checkpoints, {REMOTE: None}) == {}
 
 
 def test_only_changes_are_written() -> None:
