@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from replicator.committed import Committed, GroupOffsets, GroupState, is_a_tag, owner_of
+from replicator.committed import Committed, GroupOffsets, GroupState, is_a_tag, is_ours, owner_of
 from replicator.config import Flow
 from replicator.earlier import LastMove, Past, Whole, refuse_or_skip, skipped
 from replicator.errors import TP
@@ -86,6 +86,8 @@ def plan_move(order: Order, facts: Facts) -> Plan:
         past = Past(order, facts.near, facts.far, group, it.last_move)
         found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
         found = [past.settle(row) for row in found]
+        if order.command is Command.RESYNC:
+            found += _own_places(order, facts, group, it.far_offsets, found)
         whole = _whole_group(facts, it, past, found)
         rows += [_left_out(row, whole, facts) if whole.skip and row.far is not None else row for row in found]
         rows += [] if whole.skip or whole.refusal else _kept_places(facts, group)
@@ -240,6 +242,21 @@ def _kept_places(facts: Facts, group: str) -> Iterator[Row]:
                 group, near, far, NOTHING, None, "unknown", RowState.SKIPPED, reason,
                 reread_records=None, is_inverse=True, found=found,
             )  # fmt: skip
+
+
+def _own_places(order: Order, facts: Facts, group: str, far_offsets: GroupOffsets, rows: Iterable[Row]) -> list[Row]:
+    """What a resync takes over as it is: copies for which the group has a position on `far` alone.
+
+    Group sync leaves the whole group alone as long as one of its offsets is the group's own (invariant F).
+    """
+    translated = {row.far for row in rows}
+    reason = f"{Reason.KEPT_PLACE}: the group has no position on {facts.near}: it stays where it is on {facts.far}"
+    return [
+        Row(group, near, far, NOTHING, found.next_offset, "unknown", reason=reason, found=found)
+        for far, found in sorted(far_offsets.items())
+        if far not in translated and not is_ours(found, order.flow)
+        if (near := facts.router.original_of(far)) is not None
+    ]
 
 
 def _at_risk(row: Row, route: Route, facts: Facts) -> Row:

@@ -121,6 +121,12 @@ class Router:
         self._forward = forward
         self._backward = backward
         self._copies = backward.remote_topics if backward is not None else {}
+        self._originals = forward.remote_topics if forward is not None else {}
+
+    def original_of(self, far: TP) -> TP | None:
+        """The partition of `near` that this one of `far` is a copy of; None when it is no copy."""
+        topic = self._originals.get(far.topic)
+        return None if topic is None else TP(topic, far.partition)
 
     def route(self, near: TP) -> Route | None:
         """The way of one partition of `near`; None when no flow carries it."""

@@ -35,7 +35,7 @@ from tests.e2e.commands import Command
 from tests.e2e.compare import read_syncs
 from tests.integration.desk import RECORDS, SOON_S, Desk, states
 from tests.integration.flows import FlowBench, flow_benches
-from tests.integration.groups import Member, commit, committed, offsets
+from tests.integration.groups import Member, checkpoints, commit, committed, offsets
 from tests.kafka.eventually import eventually
 from tests.kafka.fixtures import UniqueName
 from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
@@ -183,6 +183,19 @@ def test_failover_and_resync_twice(desk: Desk) -> None:
     eventually(lambda: offsets(desk.flow.target, group)[desk.remote(0)] == 12, SOON_S)
 
 
+def test_resync_takes_over_what_the_group_has_on_the_target_alone(desk: Desk) -> None:
+    """Else group sync would leave the group alone for ever, after a command that says `done`."""
+    group, flow = desk.group("both", 10), desk.flow
+    commit(flow.target, group, {desk.remote(1): 7})
+    document = desk.move("resync", group)
+    assert [(row["upstream_next"], row["downstream_next"]) for row in document["partitions"]] == [(10, 10), (None, 7)]
+    assert states(document) == [("exact", "committed"), ("unknown", "committed")]
+    commit(flow.source, group, {desk.tp(0): 12})
+    eventually(lambda: offsets(flow.target, group) == {desk.remote(0): 12, desk.remote(1): 7}, SOON_S)
+    commit(flow.source, group, {desk.tp(1): 5})
+    eventually(lambda: offsets(flow.target, group) == {desk.remote(0): 12, desk.remote(1): 5}, SOON_S)
+
+
 def test_what_group_sync_left_open_when_it_was_killed_is_ended(own_desk: Desk) -> None:
     """Nobody would know the group's offsets until that transaction times out, and nobody may wait on the worst day."""
     flow = own_desk.open().flow
@@ -300,7 +313,8 @@ def test_what_is_not_replicated_is_waited_for(desk: Desk) -> None:
 def test_a_copy_that_lost_its_end_is_no_place_to_go_on(own_desk: Desk) -> None:
     """As after an unclean election: the syncs tell of records that the log does not hold, and the group has read some.
 
-    Behind the end of a log a consumer's `auto.offset.reset` decides: it would read all of it again, or skip what comes.
+    Neither for a move nor for group sync (E): behind the end of a log a consumer's `auto.offset.reset` decides. It
+    would read all of it again, or skip what comes.
     """
     desk, flow = own_desk.open(), own_desk.flow
     flow.stop()
@@ -315,6 +329,9 @@ def test_a_copy_that_lost_its_end_is_no_place_to_go_on(own_desk: Desk) -> None:
     flow.start(runs=False)
     flow.await_stopped(flow.topic, 0, "target_log_shorter")
     group = desk.group("reader", RECORDS + 6, RECORDS)
+    eventually(lambda: offsets(flow.target, group)[desk.remote(0)] == end, SOON_S)
+    known = checkpoints(flow.target, flow.settings().flow(flow.name).naming.checkpoints_topic, group)[desk.remote(0)]
+    assert (known.upstream_next, known.downstream_next) == (RECORDS + 6, end)
     said = desk.refuses("switchover", group, "--yes", group=group)
     assert f"log_shorter: {desk.remote(0)} on {flow.target_alias} ends at {end}, before the place of the group" in said
     assert desk.explain(group)[1][desk.tp(0)] == "log_shorter"

@@ -587,6 +587,21 @@ def test_resync_gives_everything_to_group_sync() -> None:
     assert found.rows[1].reason.endswith("; was not committed")
 
 
+def test_resync_takes_over_what_the_group_has_on_the_target_alone() -> None:
+    """F: one offset of the group's own, and group sync would never touch any of them again. It stays where it is."""
+    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(20), COPY_1: at(7), PAYMENTS: at(9)})
+    found = plan(Command.RESYNC, it)
+    assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(7)}}
+    assert [(row.near, row.known_near_next) for row in found.rows] == [(ORDERS, 104), (ORDERS_1, None)]
+    assert (
+        found.rows[1].reason == f"{Reason.KEPT_PLACE}: the group has no position on east: it stays where it is on west"
+    )
+    done = replace(it, far_offsets={COPY: synced(4), COPY_1: synced(7)})
+    assert plan(Command.RESYNC, done).commits() == {"g": {COPY: synced(4)}}
+    busy = plan(Command.RESYNC, replace(it, near_offsets={}, far=BUSY))
+    assert busy.refusals == ("the group g has no committed offsets on east",)
+
+
 @pytest.mark.parametrize(
     ("it", "is_disputed"),
     [
@@ -851,7 +866,10 @@ def test_no_plan_breaks_an_invariant(
     router = a_router(command, a_view(runs=runs))
     it = GroupFacts(near_offsets=near, far_offsets=far, far=members, last_move=past)
     found = plan(command, it, is_all=is_all, router=router)
-    assert len(found.rows) == len(near)
+    kept = [row for row in found.rows if row.known_near_next is None]
+    assert len(found.rows) == len(near) + len(kept)
+    assert all(row.found == far[COPY] and row.far_next == row.found.next_offset for row in kept)  # where it is
+    assert not kept or (command is Command.RESYNC and ORDERS not in near)
     for row in found.planned:
         assert row.far is not None
         assert row.far_next is not None
