@@ -59,8 +59,7 @@ class GroupRow:
     def pain(self) -> tuple[bool, bool, int, str, str, int]:
         """Sorts what hurts most to the front."""
         row = self.row
-        is_well = row.translation == "exact" or row.reason.startswith((Reason.FILTERED, Reason.NEVER_COMMITTED))
-        return is_well, self.synced, -(row.reread_records or 0), row.group, *row.near
+        return is_well(row), self.synced, -(row.reread_records or 0), row.group, *row.near
 
 
 def group_rows(plan: Plan, facts: Facts, known: KnownGroups, now_ms: float, *, is_source_up: bool) -> list[GroupRow]:

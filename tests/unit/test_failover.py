@@ -14,7 +14,7 @@ from replicator.committed import Committed, GroupState, move_tag, tag
 from replicator.earlier import LastMove
 from replicator.errors import TP
 from replicator.failover import Facts, GroupFacts, missing_rows, plan_move
-from replicator.group_report import is_well
+from replicator.group_report import GroupRow, is_well
 from replicator.move import Command, Order, Plan, Reason, Row, RowState
 from replicator.offsets import Run
 from replicator.routes import FlowView, Router
@@ -633,6 +633,8 @@ def test_a_group_that_is_left_out_may_be_a_dispute(it: GroupFacts, is_disputed: 
     (row,) = plan(Command.FAILOVER, it, is_all=True).rows
     assert row.is_disputed == is_disputed
     assert is_well(row) == (not is_disputed)
+    rows = [GroupRow(it, None, False, False, synced=True) for it in (row, replace(row, group="h", is_disputed=True))]
+    assert min(rows, key=lambda it: it.pain).row.is_disputed  # in front, where somebody sees it
 
 
 # --- risk -------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ class Casts:
         whom = "any broker" if cast.node is None else f"broker {cast.node}"
         why = self._recent_error()
         tail = f": {why}" if why else ""
-        return Lost(f"no connection to {whom} within {cast.timeout_s:g} s{tail}", why.code if why else "_TIMED_OUT")
+        text = f"no connection to {whom} within {round(cast.timeout_s, 2):g} s{tail}"
+        return Lost(text, why.code if why else "_TIMED_OUT")
 
 
 def _request(

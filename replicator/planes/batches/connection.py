@@ -199,7 +199,7 @@ class Connection:
             self._guarded(self._read)  # answers that are shorter than they may be must not wait for others
         for waiting in self._waiting:
             if waiting.give_up_s <= now_s:
-                self.close(f"no answer within {waiting.request.timeout_s:g} s", "_TIMED_OUT")
+                self.close(f"no answer within {round(waiting.request.timeout_s, 2):g} s", "_TIMED_OUT")
                 return
 
     def _settle(self) -> None:

@@ -178,7 +178,7 @@ class LooseEnds:
         try:
             self._coordinator.end(deadline, commit=commit)
         except FatalError as error:  # not known to be done: looked at again
-            raise RetriableError(str(error), op=op, hint=error.hint, code=error.code) from error
+            raise RetriableError(error.message, op=error.op, hint=error.hint, code=error.code) from error
 
     def close(self) -> None:
         """Let go of the connections."""

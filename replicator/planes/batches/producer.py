@@ -306,7 +306,7 @@ class Producer:
         cause = KafkaError(code, text) if text else KafkaError(code)
         error = self._target.error(cause, op=op, tp=lane.source, topic=topic)
         if code in _BROKEN_SEQUENCE or (lane.source is None and isinstance(error, RetriableError)):
-            error = AbortTransactionError(str(error), op=op, hint=error.hint, code=error.code)
+            error = AbortTransactionError(error.message, op=op, tp=error.tp, hint=error.hint, code=error.code)
         if self.failure is None or (isinstance(error, FencedError) and not isinstance(self.failure, FencedError)):
             self.failure = error
 
