@@ -55,6 +55,8 @@ PULSE_EVERY_S = 0.9
 """At most one a second; a little less, so that each of the passes that are a second apart has one."""
 FRESH_S = 1.0
 """How old the answer that the flow is not halted may be when something is written."""
+CUT_PATIENCE_S = 1.0
+"""What a partition whose log lost records, and which may have no leader now, may hold up the groups of others."""
 LOOKS = 5
 """On a machine where each look takes longer than that, something is written all the same."""
 OVERLAP_S = 60.0
@@ -327,7 +329,8 @@ class Checkpoints:
             for tp, stop in syncs.stopped.items()
             if stop.get("reason") == StopReason.TARGET_LOG_SHORTER and tp.topic in topics.topics
         }
-        ends = list_offsets(self._target, self._target_admin, specs, budget, committed=False)
+        patience = Deadline(budget.slice_s(CUT_PATIENCE_S))
+        ends = list_offsets(self._target, self._target_admin, specs, patience, committed=False)
         return {tp: None if isinstance(end, KafkaOpError) else end for tp, end in ends.items()}
 
     def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: Leash, timeout_s: float) -> None:
