@@ -63,9 +63,9 @@ class CheckpointWriter:
                 failed.append(error)
 
         key, value = encode_checkpoint(checkpoint)
+        headers = checkpoint_headers(checkpoint)
         while True:
             try:
-                headers = checkpoint_headers(checkpoint)
                 self._producer.produce(
                     self._topic, value, key, 0, on_delivery=delivered, timestamp=at_ms, headers=headers
                 )

@@ -152,12 +152,14 @@ def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[s
 
 def within_logs(
     checkpoints: Mapping[tuple[str, TP], Checkpoint], ends: Mapping[TP, int | None]
-) -> dict[tuple[str, TP], Checkpoint]:
+) -> Mapping[tuple[str, TP], Checkpoint]:
     """The checkpoints, those behind the end of a log that lost records moved to it: all that is left was read. Pure.
 
     Args:
         ends: of such logs; None where nobody tells it: there is no checkpoint then.
     """
+    if not ends:  # in nearly every pass
+        return checkpoints
     found = {}
     for key, it in checkpoints.items():
         end = ends.get(it.tp, it.downstream_next)
@@ -233,8 +235,8 @@ class Checkpoints:
         offsets = self._offsets.read(sorted(groups), budget)
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
-        found = past_markers(translated, self._find_ends(translated, leash, timeout_s))
-        found = within_logs(found, self._ends_of_cut(syncs, topics, budget))
+        placed = past_markers(translated, self._find_ends(translated, leash, timeout_s))
+        found = within_logs(placed, self._ends_of_cut(syncs, topics, budget))
         unread = groups - offsets.keys()  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)

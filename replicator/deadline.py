@@ -13,6 +13,11 @@ AFTER_FINISH_S = 5.0
 """What a step may take that begins after the end was asked for, such as an abort."""
 
 
+def seconds_text(seconds: float) -> str:
+    """For texts: ``30 s``, ``2.84 s``; what is left of a budget has more digits than anybody wants to read."""
+    return f"{round(seconds, 2):g} s"
+
+
 class Deadline:
     """A point in time (monotonic clock) that successive blocking calls share.
 

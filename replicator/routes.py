@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from replicator.config import Flow
 from replicator.errors import TP, StopReason
@@ -121,7 +122,10 @@ class Router:
         self._forward = forward
         self._backward = backward
         self._copies = backward.remote_topics if backward is not None else {}
-        self._originals = forward.remote_topics if forward is not None else {}
+
+    @cached_property
+    def _originals(self) -> Mapping[str, str]:
+        return self._forward.remote_topics if self._forward is not None else {}
 
     def original_of(self, far: TP) -> TP | None:
         """The partition of `near` that this one of `far` is a copy of; None when it is no copy."""

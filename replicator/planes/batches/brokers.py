@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from replicator.clients import Cluster, KafkaError
-from replicator.deadline import Deadline
+from replicator.deadline import Deadline, seconds_text
 from replicator.error_codes import BY_WEIGHT, REFUSALS
 from replicator.errors import RetriableError
 from replicator.planes.batches import messages, metadata
@@ -204,7 +204,7 @@ class Brokers:
         self._reactor.run_until(lambda: bool(answers), deadline)
         op = op or messages.name(message)
         if not answers:
-            raise self.error(op, Lost(f"no answer within {round(deadline.seconds, 2):g} s", "_TIMED_OUT"))
+            raise self.error(op, Lost(f"no answer within {seconds_text(deadline.seconds)}", "_TIMED_OUT"))
         if isinstance(answers[0], Lost):
             raise self.error(op, answers[0]) from answers[0]
         return answers[0]

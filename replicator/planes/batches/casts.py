@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from replicator.deadline import seconds_text
 from replicator.planes.batches import messages
 from replicator.planes.batches.connection import Connection, Lost, Request
 from replicator.planes.batches.reactor import Reactor, Timer
@@ -98,7 +99,7 @@ class Casts:
         whom = "any broker" if cast.node is None else f"broker {cast.node}"
         why = self._recent_error()
         tail = f": {why}" if why else ""
-        text = f"no connection to {whom} within {round(cast.timeout_s, 2):g} s{tail}"
+        text = f"no connection to {whom} within {seconds_text(cast.timeout_s)}{tail}"
         return Lost(text, why.code if why else "_TIMED_OUT")
 
 

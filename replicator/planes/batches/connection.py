@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+from replicator.deadline import seconds_text
 from replicator.planes.batches.incoming import Incoming, NonsenseError, header_end
 from replicator.planes.batches.reactor import Reactor
 from replicator.planes.batches.slabs import Slabs
@@ -199,7 +200,7 @@ class Connection:
             self._guarded(self._read)  # answers that are shorter than they may be must not wait for others
         for waiting in self._waiting:
             if waiting.give_up_s <= now_s:
-                self.close(f"no answer within {round(waiting.request.timeout_s, 2):g} s", "_TIMED_OUT")
+                self.close(f"no answer within {seconds_text(waiting.request.timeout_s)}", "_TIMED_OUT")
                 return
 
     def _settle(self) -> None:
