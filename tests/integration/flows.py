@@ -56,6 +56,7 @@ class FlowBench:
         self.group = f"replicator-{self.alias}-{self.target_alias}"
         self.topic, self.other = f"orders-{run}", f"payments-{run}"
         self.syncs_topic = f"replicator.{self.alias}.syncs"
+        self.checkpoints_topic = f"{self.alias}.checkpoints.internal"
         self.events = events
         self.metrics = Metrics()
         self._worker: FlowWorker | None = None

@@ -52,7 +52,7 @@ def test_a_commit_is_translated_soon(bench: FlowBench, unique: UniqueName) -> No
     source_tp = TP(bench.topic, 0)
     commit(bench.source, group, {source_tp: 4}, "mine")
     await_offset(bench, group, 4)
-    topic = f"{bench.alias}.checkpoints.internal"
+    topic = bench.checkpoints_topic
     checkpoint = checkpoints(bench.target, topic, group)[remote(bench)]
     assert (checkpoint.upstream_next, checkpoint.downstream_next, checkpoint.metadata) == (4, 4, "mine")
     commit(bench.source, group, {source_tp: 7}, "mine")

@@ -35,7 +35,7 @@ SOON_S = 60.0
 def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
     """A flow that has replicated ten records and is idle; its checkpoints have begun."""
     bench = make_flow(source, target).start_filled()
-    checkpoints = f"{bench.alias}.checkpoints.internal"
+    checkpoints = bench.checkpoints_topic
     eventually(lambda: checkpoints in admin_client(bench.target).list_topics(timeout=REACT_S).topics, REACT_S)
     return bench
 
@@ -57,7 +57,7 @@ def lift_flow(bench: FlowBench) -> None:
 
 def log_ends(bench: FlowBench) -> list[dict[int, int]]:
     """Of the copy, the syncs and the checkpoints: whatever is written moves them, committed or not."""
-    topics = (bench.remote(bench.topic), bench.syncs_topic, f"{bench.alias}.checkpoints.internal")
+    topics = (bench.remote(bench.topic), bench.syncs_topic, bench.checkpoints_topic)
     return [end_offsets(bench.target, topic, isolation="read_uncommitted") for topic in topics]
 
 
@@ -94,7 +94,7 @@ def test_an_idle_worker_notices_says_so_and_goes_on_later(bench: FlowBench, uniq
     assert bench.verify(bench.topic).records == 20
     eventually(lambda: bench.worker.not_ready() == "", REACT_S)
     eventually(lambda: committed(bench.target, group)[where][0] > offsets[where][0], REACT_S)
-    found = checkpoints(bench.target, f"{bench.alias}.checkpoints.internal", group)
+    found = checkpoints(bench.target, bench.checkpoints_topic, group)
     assert found[where].upstream_next == 9
     assert not [it for it in bench.worker.notes() if "nothing is written" in it]
     assert not bench.found("task_failed_unexpectedly")

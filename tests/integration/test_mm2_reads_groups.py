@@ -38,7 +38,7 @@ def replicated(make_flow: FlowBenches, source: Cluster, target: Cluster, group: 
     remote = bench.remote(bench.topic)
 
     def has_checkpoints() -> bool:
-        found = checkpoints(bench.target, f"{bench.alias}.checkpoints.internal", group)
+        found = checkpoints(bench.target, bench.checkpoints_topic, group)
         return set(found) == {TP(remote, 0), TP(remote, 1)}
 
     eventually(has_checkpoints, REACT_S)

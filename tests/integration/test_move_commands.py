@@ -330,7 +330,7 @@ def test_a_copy_that_lost_its_end_is_no_place_to_go_on(own_desk: Desk) -> None:
     flow.await_stopped(flow.topic, 0, "target_log_shorter")
     group = desk.group("reader", RECORDS + 6, RECORDS)
     eventually(lambda: offsets(flow.target, group)[desk.remote(0)] == end, SOON_S)
-    known = checkpoints(flow.target, flow.settings().flow(flow.name).naming.checkpoints_topic, group)[desk.remote(0)]
+    known = checkpoints(flow.target, flow.checkpoints_topic, group)[desk.remote(0)]
     assert (known.upstream_next, known.downstream_next) == (RECORDS + 6, end)
     said = desk.refuses("switchover", group, "--yes", group=group)
     assert f"log_shorter: {desk.remote(0)} on {flow.target_alias} ends at {end}, before the place of the group" in said
@@ -346,7 +346,7 @@ def test_a_checkpoint_that_cannot_be_read_holds_up_its_own_group_alone(own_desk:
     healthy, broken = desk.group("healthy", 10, 20), desk.group("broken", 10)
     flow.stop()
     key, value = encode_checkpoint(Checkpoint(broken, desk.remote(0), 10, 10))
-    topic = flow.settings().flow(flow.name).naming.checkpoints_topic
+    topic = flow.checkpoints_topic
     produce(flow.target, topic, [NewRecord(b"\0\1" + value[2:], key), NewRecord(b"hello", b"world")])
     done = desk.run("failover", healthy, "--accept-data-loss", "--yes", "-o", "json")
     assert states(done.json()) == [("exact", "committed")] * 2

@@ -600,6 +600,8 @@ def test_resync_takes_over_what_the_group_has_on_the_target_alone() -> None:
     assert plan(Command.RESYNC, done).commits() == {"g": {COPY: synced(4)}}
     busy = plan(Command.RESYNC, replace(it, near_offsets={}, far=BUSY))
     assert busy.refusals == ("the group g has no committed offsets on east",)
+    (text,) = plan(Command.RESYNC, replace(done, far_offsets={COPY_1: at(7)}, far=BUSY)).refusals
+    assert text.startswith("the group g has members on west")
 
 
 @pytest.mark.parametrize(
