@@ -26,9 +26,10 @@ demo: setup ## two clusters, 336,776 real records, a worker killed, a consumer g
 
 test: setup lint types unit contract integration e2e ## everything: lint, types, and the four tiers of tests
 
-lint: $(STAMP)
+lint: $(STAMP) ## style, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from bench.backlog import BenchError
 from bench.load import Worker
 from bench.positions import reader
-from replicator.clients import AdminClient, TopicPartition
 from replicator.deadline import Deadline
+from replicator.kafka.cluster import AdminClient, TopicPartition
 
 TOPIC_TIMEOUT_S = 120.0
 WAIT_S = 0.05

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from replicator.clients import (
+from replicator.deadline import Deadline
+from replicator.errors import ReplicatorError
+from replicator.kafka.cluster import (
     AdminClient,
     Consumer,
     IsolationLevel,
@@ -18,8 +20,6 @@ from replicator.clients import (
     Producer,
     TopicPartition,
 )
-from replicator.deadline import Deadline
-from replicator.errors import ReplicatorError
 
 ADMIN_TIMEOUT_S = 60.0
 KEY = struct.Struct(">q")

@@ -25,9 +25,10 @@ from bench.load import Groups
 from bench.moves import OurCommands, SyncedOffsets, Way
 from bench.positions import Arrival, Kind, PositionWatch, arrive, read_offsets
 from bench.stage import Meter, Say, Stage, Usage, open_stage
-from replicator import clients
 from replicator.config import ClusterSettings
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
+from replicator.kafka.cluster import AdminClient
+from replicator.kafka.cluster import Cluster as Client
 
 TOPIC = "bench-moves"
 CHECKPOINTS = f"{SOURCE}.checkpoints.internal"
@@ -271,7 +272,7 @@ class _Window:
         return self._began_s <= commit.at_s < self._ended_s
 
 
-def _client(alias: str, cluster: Cluster) -> tuple[clients.Cluster, clients.AdminClient]:
+def _client(alias: str, cluster: EmbeddedCluster) -> tuple[Client, AdminClient]:
     settings = ClusterSettings(bootstrap_servers=cluster.bootstrap_servers)
-    client = clients.Cluster(alias, "source" if alias == SOURCE else "target", settings, "bench")
+    client = Client(alias, "source" if alias == SOURCE else "target", settings, "bench")
     return client, client.connect(CONNECT_TIMEOUT_S)

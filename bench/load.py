@@ -15,11 +15,11 @@ from typing import Self
 
 from bench.accounts import Commit
 from bench.backlog import KEY, Backlog, BenchError, payloads
-from replicator.clients import AdminClient, Cluster, KafkaError, Message, Producer
-from replicator.committed import Committed
 from replicator.deadline import Deadline
 from replicator.errors import TP
-from replicator.groups import commit_offsets, first_error
+from replicator.kafka.cluster import AdminClient, Cluster, KafkaError, Message, Producer
+from replicator.kafka.group_offsets import Committed
+from replicator.kafka.groups import commit_offsets, first_error
 
 TICK_S = 0.02
 COMMIT_EVERY_S = 0.25

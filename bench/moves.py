@@ -21,11 +21,11 @@ from typing import Protocol
 from bench.backlog import BenchError
 from bench.contenders import our_environment
 from bench.positions import PositionWatch
-from replicator.clients import AdminClient, Cluster
-from replicator.committed import Committed
 from replicator.deadline import Deadline
 from replicator.errors import TP
-from replicator.groups import commit_offsets, first_error
+from replicator.kafka.cluster import AdminClient, Cluster
+from replicator.kafka.group_offsets import Committed
+from replicator.kafka.groups import commit_offsets, first_error
 
 COMMAND_TIMEOUT_S = 120.0
 SHOWN_BYTES = 3000

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.stage import Say
-from replicator.offsets import MAX_LEVEL, RESOLUTION, Run
-from replicator.translation import Between, OffsetMap, Translation
+from replicator.offset_map.map import Between, OffsetMap, Translation
+from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Run
 
 RUNS = 10_000_000
 MOST_RUNS = (MAX_LEVEL + 1) * RESOLUTION + 1

@@ -18,10 +18,10 @@ from typing import Any, Literal, Self
 
 from bench.accounts import Seen
 from bench.backlog import KEY, BenchError
-from replicator.clients import AdminClient, Consumer, KafkaError, Message, TopicPartition
 from replicator.deadline import Deadline
-from replicator.mm2_wire import decode_checkpoint
-from replicator.wire import read_string
+from replicator.kafka.cluster import AdminClient, Consumer, KafkaError, Message, TopicPartition
+from replicator.offset_map.mm2_format import decode_checkpoint
+from replicator.offset_map.sync_format import read_string
 
 GROUP_OFFSETS = "__consumer_offsets"
 TOPICS_TIMEOUT_S = 90.0

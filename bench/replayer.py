@@ -16,10 +16,10 @@ import time
 from collections.abc import Sequence
 
 from bench.contenders import REPLAYER_IS_READY
-from replicator.clients import AdminClient, Cluster, KafkaException, NewTopic
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP
+from replicator.kafka.cluster import AdminClient, Cluster, KafkaException, NewTopic
 from replicator.planes import BATCH_BYTES, Batch, PlaneSettings
 from replicator.planes.batches.plane import BatchesPlane
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench import proc
 from bench.backlog import BenchError, clean_up
 from bench.contenders import REPLAYER, SOURCE, TARGET, Launcher, Task, check_name, compile_tree
-from replicator.embedded import Cluster, ClusterSpec, OwnedProcess, Reaper, ensure_kafka, open_clusters
+from replicator.embedded import ClusterSpec, EmbeddedCluster, OwnedProcess, Reaper, ensure_kafka, open_clusters
 
 HEAP_MB = 1024
 BROKER = {"log.segment.delete.delay.ms": "1000", "transaction.max.timeout.ms": "900000"}
@@ -34,8 +34,8 @@ class Stage:
         reaper: owns the contenders' processes.
     """
 
-    source: Cluster
-    target: Cluster
+    source: EmbeddedCluster
+    target: EmbeddedCluster
     reaper: Reaper
     launcher: Launcher
 

@@ -47,7 +47,7 @@ class Deadline:
         return f"Deadline({self.left_s():.3f} of {self.seconds} s left)"
 
 
-class Leash:
+class StopToken:
     """How long a thread may still work: told by its owner, asked by itself.
 
     Threading: `finish` and `abandon` by the owner, `budget` by the thread, the events by both.
@@ -77,15 +77,15 @@ class Leash:
         """A deadline for the thread's next step; one that begins after `finish` is short from the start."""
         if self.finishing.is_set():
             return Deadline(min(seconds, AFTER_FINISH_S))
-        return _LeashedDeadline(seconds, self)
+        return _StoppableDeadline(seconds, self)
 
 
-class _LeashedDeadline(Deadline):
+class _StoppableDeadline(Deadline):
     """Ends when its leash says to finish, however many of them there are."""
 
     __slots__ = ("_leash",)
 
-    def __init__(self, seconds: float, leash: Leash) -> None:
+    def __init__(self, seconds: float, leash: StopToken) -> None:
         super().__init__(seconds)
         self._leash = leash
 

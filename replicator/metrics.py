@@ -85,7 +85,7 @@ class Metrics:
             self._data_plane.labels(flow, name).set(name == plane)
 
 
-class DutyMetrics:
+class JobMetrics:
     """The metrics of one flow's duties. Gauges vanish when the duties end here."""
 
     def __init__(self, metrics: Metrics, flow: str) -> None:

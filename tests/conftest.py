@@ -1,10 +1,10 @@
-"""The options and fixtures of every tier; see tests/kafka."""
+"""The options and fixtures of every tier; see tests/support."""
 
 import signal
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.kafka.fixtures"]
+pytest_plugins = ["tests.support.brokers"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)

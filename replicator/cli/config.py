@@ -7,9 +7,9 @@ import yaml
 
 from replicator.cli.app import Context, Output, OutputOption, app
 from replicator.cli.output import complain, print_json, stdout
-from replicator.clients import Cluster
 from replicator.config import shown
 from replicator.errors import ReplicatorError
+from replicator.kafka.cluster import Cluster
 
 config_app = typer.Typer(help="Validate and show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from replicator.audit.signals import interruptible
 from replicator.cli.app import Output, OutputOption, app
 from replicator.cli.output import print_json, stderr, stdout
 from replicator.demo import DemoSettings, Kept, Summary, run_demo
 from replicator.demo.display import open_display
-from replicator.interrupts import interruptible
 
 ADDRESS = "HOST:PORT,…"
 ZERO_ROWS = {"lost", "duplicated", "out of order", "changed", "unknown", "read twice", "never read"}

@@ -12,20 +12,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from replicator.acting import READ_TIMEOUT_S, Outcome, Rows
-from replicator.audit import UNREADABLE, AuditRecord, new_move_id, read_audit
+from replicator.audit.audit import UNREADABLE, AuditRecord, new_move_id, read_audit
+from replicator.audit.audited_command import READ_TIMEOUT_S, CommandOutcome, Rows
+from replicator.audit.signals import held_back, interruptible
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
 from replicator.cli.ask import confirm
 from replicator.cli.output import busy, complain, count_text, new_table, print_json, print_result, stderr
-from replicator.clients import Cluster
 from replicator.deadline import Deadline
 from replicator.errors import RefusedError
-from replicator.halts import Reason, halt_text, halted_text
-from replicator.interrupts import held_back, interruptible
-from replicator.move import counted
-from replicator.pausing import Command, Halts, Pausing
-from replicator.recopy import COMMAND as RECOPY
-from replicator.recopy import Recopy, Seen
+from replicator.kafka.cluster import Cluster
+from replicator.moves.model import counted
+from replicator.operations.pause import Halts, Pause, PauseCommand
+from replicator.operations.recopy import COMMAND as RECOPY
+from replicator.operations.recopy import Recopy, Seen
+from replicator.syncs.halts import HaltReason, halt_text, halted_text
 
 EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
@@ -50,7 +50,7 @@ def pause(
 
     Running it again halts what is not halted yet, or does nothing.
     """
-    _switch(context.obj, Command.PAUSE, flow, yes, timeout_s, output)
+    _switch(context.obj, PauseCommand.PAUSE, flow, yes, timeout_s, output)
 
 
 @app.command()
@@ -62,7 +62,7 @@ def resume(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a flow go on that `pause` or `failover --all` halted: from where it stood, nothing lost or doubled."""
-    _switch(context.obj, Command.RESUME, flow, yes, timeout_s, output)
+    _switch(context.obj, PauseCommand.RESUME, flow, yes, timeout_s, output)
 
 
 @app.command()
@@ -147,10 +147,10 @@ class _Report:
             yield
         except RefusedError:
             if self.output is Output.JSON:
-                print_json(self._as_json(Outcome("refused", self.rows)))
+                print_json(self._as_json(CommandOutcome("refused", self.rows)))
             raise
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: CommandOutcome) -> None:
         """Print what became of it, and exit."""
         if self.output is Output.JSON:
             print_json(self._as_json(outcome))
@@ -163,7 +163,7 @@ class _Report:
             complain(f"{self.command} {state}: run it again, it goes on where this one stopped")
         raise typer.Exit(EXIT_CODES[outcome.state])
 
-    def _as_json(self, outcome: Outcome) -> dict[str, Any]:
+    def _as_json(self, outcome: CommandOutcome) -> dict[str, Any]:
         """The contract of ``-o json``."""
         return {
             "id": self.move_id,
@@ -177,12 +177,14 @@ class _Report:
 # --- pause and resume -------------------------------------------------------------------------------------------------
 
 
-def _switch(options: Context, command: Command, flow: str | None, yes: bool, timeout_s: float, output: Output) -> None:
+def _switch(
+    options: Context, command: PauseCommand, flow: str | None, yes: bool, timeout_s: float, output: Output
+) -> None:
     settings, the_flow = options.flow(flow)
     report = _Report(command, the_flow.name, output, "tasks", _tasks_view)
     with report.refusals(), interruptible():
         with busy(f"reading {the_flow.name}"):
-            pausing = Pausing(the_flow, settings.connect_timeout_s)
+            pausing = Pause(the_flow, settings.connect_timeout_s)
             halts = pausing.look()
         report.rows = pausing.rows(halts)
         outcome = _carry_out(pausing, command, report.move_id, halts, yes=yes, timeout_s=timeout_s)
@@ -190,14 +192,14 @@ def _switch(options: Context, command: Command, flow: str | None, yes: bool, tim
 
 
 def _carry_out(
-    pausing: Pausing, command: Command, move_id: str, halts: Halts, *, yes: bool, timeout_s: float
-) -> Outcome:
+    pausing: Pause, command: PauseCommand, move_id: str, halts: Halts, *, yes: bool, timeout_s: float
+) -> CommandOutcome:
     left = pausing.left(command, halts)
     name = pausing.flow.name
     if not left:
         text = halted_text(name, halts) if halts else f"the flow {name} is not halted"
-        return Outcome("done", pausing.rows(halts), (f"nothing to do: {text}",))
-    _say(f"{command} {name}: {'halts' if command is Command.PAUSE else 'lifts the halt of'} {_tasks_text(left)}")
+        return CommandOutcome("done", pausing.rows(halts), (f"nothing to do: {text}",))
+    _say(f"{command} {name}: {'halts' if command is PauseCommand.PAUSE else 'lifts the halt of'} {_tasks_text(left)}")
     for text in _meaning(pausing, command, halts):
         _say(f"  {text}")
     confirm("Go on?", yes)
@@ -209,13 +211,13 @@ def _tasks_text(tasks: Sequence[int]) -> str:
     return f"{'task' if len(tasks) == 1 else 'tasks'} {', '.join(map(str, tasks))}"
 
 
-def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
+def _meaning(pausing: Pause, command: PauseCommand, halts: Halts) -> list[str]:
     """What the operator is to know before."""
     flow = pausing.flow
-    if command is Command.PAUSE:
+    if command is PauseCommand.PAUSE:
         return [f"nothing is copied to {flow.target}, and no offset of a group is written there, until `resume`"]
     texts = [halt_text(halts[min(halts)])]
-    if any(it.get("reason") == Reason.FAILOVER for it in halts.values()):
+    if any(it.get("reason") == HaltReason.FAILOVER for it in halts.values()):
         texts.append(f"groups that moved to {flow.target} stay there: `replicator failback` brings them home")
         texts.append(f"what {flow.source} had not replicated when it failed is copied now, behind what they have read")
     return texts
@@ -224,7 +226,7 @@ def _meaning(pausing: Pausing, command: Command, halts: Halts) -> list[str]:
 # --- recopy -----------------------------------------------------------------------------------------------------------
 
 
-def _carry_out_recopy(recopying: Recopy, seen: Seen, move_id: str, *, yes: bool, timeout_s: float) -> Outcome:
+def _carry_out_recopy(recopying: Recopy, seen: Seen, move_id: str, *, yes: bool, timeout_s: float) -> CommandOutcome:
     plan = recopying.plan(seen)
     if plan.refusals:
         raise RefusedError("\n".join(plan.refusals))

@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from replicator.checks import Condition
 from replicator.cli.output import count_text, new_table, seconds_text
-from replicator.group_report import Explanation, GroupRow
-from replicator.move import Row, counted
+from replicator.moves.model import Row, counted
+from replicator.operations.checks import Condition
+from replicator.operations.group_report import Explanation, GroupRow
 
 
 @dataclass(frozen=True, slots=True)

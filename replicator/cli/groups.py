@@ -12,20 +12,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from replicator.checkpoint_reader import KnownGroups
-from replicator.checks import Condition, Limits, flow_conditions, group_conditions, right_conditions
+from replicator.audit.signals import interruptible
+from replicator.checkpoints.topic import KnownGroups
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
 from replicator.cli.group_views import GroupsView, check_view, explain_view
 from replicator.cli.output import busy, print_json, print_result
 from replicator.config import Flow, Settings
 from replicator.errors import ConfigError, RefusedError, ReplicatorError
-from replicator.failover import Facts, plan_move
-from replicator.flow_clusters import FlowClusters
-from replicator.group_report import Explanation, GroupRow, explain, group_rows
-from replicator.interrupts import interruptible
-from replicator.move import Command, Order, Plan
-from replicator.move_clusters import MoveClusters
-from replicator.status import flow_status
+from replicator.moves.clusters import FlowClusters
+from replicator.moves.model import MoveCommand, MovePlan, Order
+from replicator.moves.plan import MoveFacts, plan_move
+from replicator.moves.world import MoveClusters
+from replicator.operations.checks import Condition, Limits, flow_conditions, group_conditions, right_conditions
+from replicator.operations.group_report import Explanation, GroupRow, explain, group_rows
+from replicator.status.status import flow_status
 
 DEFAULT_TOP = 30
 SHOWN_PROBLEMS = 5
@@ -129,8 +129,8 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
 class _Seen:
     """How groups would move now."""
 
-    plan: Plan
-    facts: Facts
+    plan: MovePlan
+    facts: MoveFacts
     known: KnownGroups
 
     def rows(self, *, is_source_up: bool) -> list[GroupRow]:
@@ -157,14 +157,14 @@ class _Looking:
         self._clusters = clusters
         self._world = world
         self.source_problem = clusters.source_problem
-        self._command = Command.FAILOVER if clusters.source_problem else Command.SWITCHOVER
+        self._command = MoveCommand.FAILOVER if clusters.source_problem else MoveCommand.SWITCHOVER
 
     def look(self, pattern: re.Pattern[str] | None) -> _Seen:
         names = [name for name in self._world.select(self._command, ()) if pattern is None or pattern.search(name)]
         order = Order("", self._command, self._clusters.flow.name, tuple(names), is_all=True)
         return self._seen(*self._world.look_with_routes(order))
 
-    def _seen(self, order: Order, facts: Facts) -> _Seen:
+    def _seen(self, order: Order, facts: MoveFacts) -> _Seen:
         return _Seen(plan_move(order, facts), facts, self._world.known or self._world.checkpoints())
 
     def explain(self, group: str) -> Explanation:
@@ -173,7 +173,7 @@ class _Looking:
             raise RefusedError(f"{group!r} fits {len(order.groups)} groups: name one")
         seen = self._seen(order, self._world.look(order))
         rows = tuple(self._world.refine(row) if row.between else row for row in seen.plan.rows)
-        plan = Plan(order, rows, seen.plan.refusals, seen.plan.waits)
+        plan = MovePlan(order, rows, seen.plan.refusals, seen.plan.waits)
         return explain(plan, seen.facts, self._clusters.view().syncs, self.source_problem)
 
     def rights(self, names: tuple[str, ...]) -> list[Condition]:

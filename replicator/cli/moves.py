@@ -12,17 +12,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from replicator.audit import new_move_id
+from replicator.audit.audit import new_move_id
+from replicator.audit.signals import interruptible
 from replicator.cli.app import Context, FlowOption, Output, OutputOption, app
 from replicator.cli.ask import confirm
 from replicator.cli.output import busy, complain, count_text, new_table, print_json, print_result, stderr
 from replicator.config import Flow, Settings
 from replicator.errors import ConfigError, RefusedError
-from replicator.flow_clusters import FlowClusters
-from replicator.interrupts import interruptible
-from replicator.move import Command, Order, Plan, Row, RowState, counted
-from replicator.move_clusters import MoveClusters
-from replicator.mover import MoveOptions, Mover, Outcome
+from replicator.moves.clusters import FlowClusters
+from replicator.moves.executor import MoveExecutor, MoveOptions, MoveOutcome
+from replicator.moves.model import MoveCommand, MovePlan, Order, Row, RowState, counted
+from replicator.moves.world import MoveClusters
 
 EXIT_CODES = {"done": 0, "planned": 0, "failed": 1, "refused": 3, "partly_done": 4}
 SHOWN_ROWS = 40
@@ -62,7 +62,7 @@ def switchover(
     """
     _move(
         context.obj,
-        _Asked(Command.SWITCHOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+        _Asked(MoveCommand.SWITCHOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
     )
 
 
@@ -84,7 +84,7 @@ def failover(
     """
     _move(
         context.obj,
-        _Asked(Command.FAILOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+        _Asked(MoveCommand.FAILOVER, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
     )
 
 
@@ -103,7 +103,7 @@ def failback(
     """Bring groups home to the source, to the exact place, and hand their offsets on the target to group sync again."""
     _move(
         context.obj,
-        _Asked(Command.FAILBACK, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
+        _Asked(MoveCommand.FAILBACK, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
     )
 
 
@@ -119,7 +119,7 @@ def resync(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let group sync own groups' offsets on the target again: they become what the source says, wherever they are."""
-    _move(context.obj, _Asked(Command.RESYNC, groups, all_groups, flow, dry_run, yes, False, timeout_s, output))
+    _move(context.obj, _Asked(MoveCommand.RESYNC, groups, all_groups, flow, dry_run, yes, False, timeout_s, output))
 
 
 # --- one command for all ----------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def resync(
 class _Asked:
     """The options of a move."""
 
-    command: Command
+    command: MoveCommand
     groups: list[str] | None
     all_groups: bool
     flow: str | None
@@ -150,7 +150,9 @@ def _move(options: Context, asked: _Asked) -> None:
             outcome = _carry_out(clusters, flow, settings, asked, move_id)
     except RefusedError:
         if asked.output is Output.JSON:
-            print_json(Plan(Order(move_id, asked.command, flow.name, tuple(asked.groups or ())), ()).as_json("refused"))
+            print_json(
+                MovePlan(Order(move_id, asked.command, flow.name, tuple(asked.groups or ())), ()).as_json("refused")
+            )
         raise
     _tell(outcome, asked)
     raise typer.Exit(EXIT_CODES[outcome.state])
@@ -160,12 +162,12 @@ def _move(options: Context, asked: _Asked) -> None:
 def _clusters(settings: Settings, flow: Flow, asked: _Asked) -> Iterator[FlowClusters]:
     clusters = FlowClusters(settings, flow)
     with contextlib.closing(clusters), busy(f"reading {flow.name}"):
-        hint = OTHERWISE if asked.command is Command.SWITCHOVER else ""
-        clusters.connect(needs_source=asked.command is not Command.FAILOVER, otherwise=hint)
+        hint = OTHERWISE if asked.command is MoveCommand.SWITCHOVER else ""
+        clusters.connect(needs_source=asked.command is not MoveCommand.FAILOVER, otherwise=hint)
         yield clusters
 
 
-def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _Asked, move_id: str) -> Outcome:
+def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _Asked, move_id: str) -> MoveOutcome:
     world = MoveClusters(clusters, settings.hooks, _say, _Counting())
     with contextlib.closing(world):
         groups = world.select(asked.command, asked.groups or [])
@@ -176,9 +178,9 @@ def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _A
             dry_run=asked.dry_run,
             accept_data_loss=asked.accept_data_loss,
             timeout_s=asked.timeout_s,
-            halts=asked.command is Command.FAILOVER and asked.all_groups,
+            halts=asked.command is MoveCommand.FAILOVER and asked.all_groups,
         )
-        return Mover(world, _Person(asked, world), options).run(order)
+        return MoveExecutor(world, _Person(asked, world), options).run(order)
 
 
 class _Person:
@@ -188,14 +190,14 @@ class _Person:
         self._asked = asked
         self._world = world
 
-    def show(self, plan: Plan) -> None:
+    def show(self, plan: MovePlan) -> None:
         if self._asked.output is Output.TABLE:
             print_result(*_plan_view(plan, self._world.knowledge_text(plan)))
 
-    def approve(self, plan: Plan) -> None:
+    def approve(self, plan: MovePlan) -> None:
         partitions = len(plan.planned) + sum(row.must_wait for row in plan.rows if not row.is_planned)
         groups = len({row.group for row in plan.rows})
-        halts = " and halt the flow" if plan.order.command is Command.FAILOVER and plan.order.is_all else ""
+        halts = " and halt the flow" if plan.order.command is MoveCommand.FAILOVER and plan.order.is_all else ""
         sizes = f"{counted(groups, 'group')}, {counted(partitions, 'partition')}"
         text = f"{plan.order.command} {plan.order.flow}: {sizes}{halts}. Go on?"
         confirm(text, self._asked.yes)
@@ -223,7 +225,7 @@ class _Counting:
 # --- views ------------------------------------------------------------------------------------------------------------
 
 
-def _plan_view(plan: Plan, knowledge: str) -> list[Table | Text]:
+def _plan_view(plan: MovePlan, knowledge: str) -> list[Table | Text]:
     title = Text(f"{plan.order.command} {plan.order.flow}", style="bold")
     title.append(f"   {plan.order.move_id}", style="dim")
     parts: list[Table | Text] = [title]
@@ -249,7 +251,7 @@ def _pain(row: Row) -> tuple[bool, bool, int, str, str, int]:
     )
 
 
-def _table(plan: Plan, rows: list[Row]) -> Table:
+def _table(plan: MovePlan, rows: list[Row]) -> Table:
     near, far = plan.order.flow.split("->")[:: -1 if plan.order.is_homeward else 1]
     table = new_table(
         group=False, topic=False, part=True, **{f"on_{near}": True, f"on_{far}": True}, translation=False,
@@ -272,7 +274,7 @@ def _table(plan: Plan, rows: list[Row]) -> Table:
     return table
 
 
-def _tell(outcome: Outcome, asked: _Asked) -> None:
+def _tell(outcome: MoveOutcome, asked: _Asked) -> None:
     """The result: JSON alone on stdout, or a line for a person."""
     if asked.output is Output.JSON:
         print_json(outcome.plan.as_json(outcome.state))

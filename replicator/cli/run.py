@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from replicator.cli.app import Context, FlowOption, app
-from replicator.process import run_processes, run_worker
+from replicator.worker.process import run_processes, run_worker
 
 
 @app.command()

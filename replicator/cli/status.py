@@ -28,9 +28,9 @@ from replicator.cli.output import (
     stdout,
 )
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.lag import Lag, PartitionLag, State, Trend
-from replicator.observe import Observer
-from replicator.status import FlowStatus, Side, flow_status
+from replicator.status.lag import Lag, PartitionLag, State, Trend
+from replicator.status.lag_reader import Observer
+from replicator.status.status import FlowStatus, Side, flow_status
 
 REFRESH_S = 2.0
 DEFAULT_TOP = 30

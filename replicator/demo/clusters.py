@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replicator.audit import read_audit
-from replicator.clients import AdminClient, Cluster, KafkaException, NewTopic, await_results, kafka_error
+from replicator.audit.audit import read_audit
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.demo.flights import DemoError
+from replicator.kafka.cluster import AdminClient, Cluster, KafkaException, NewTopic, await_results, kafka_error
+from replicator.kafka.topics import list_topics
 from replicator.names import AUDIT_TOPIC, syncs_topic, worker_group
-from replicator.topics import list_topics
 
 PARTITIONS = 6
 ADMIN_TIMEOUT_S = 30.0

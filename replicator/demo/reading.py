@@ -5,18 +5,18 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self, cast
 
-from replicator.clients import Cluster, KafkaError, Message, TopicPartition
 from replicator.deadline import Deadline
 from replicator.demo.compare import Headers, Record
 from replicator.demo.flights import DemoError
 from replicator.errors import TP, RetriableError
+from replicator.kafka.cluster import Cluster, KafkaError, Message, TopicPartition
 
 BATCH_RECORDS = 5_000
 WAIT_S = 0.05
 READ_AHEAD_BYTES = 32 * 1024 * 1024
 
 
-class Reader:
+class TopicReader:
     """Reads whole partitions of one cluster, committed records only, one partition after the other."""
 
     def __init__(self, cluster: Cluster) -> None:

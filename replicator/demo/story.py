@@ -27,9 +27,9 @@ from replicator.demo.display import Display, Status
 from replicator.demo.flights import DemoError, Flights, number_of
 from replicator.demo.group import MEMBERS, Journal
 from replicator.demo.processes import Processes, open_processes, write_config
-from replicator.demo.reading import Reader
+from replicator.demo.reading import TopicReader
 from replicator.demo.summary import Kept, Latency, Measured, Summary, latencies, throughput
-from replicator.demo.traffic import Load, Timeline, Watch
+from replicator.demo.traffic import Load, SlowReader, Timeline
 from replicator.demo.trip import Trip
 from replicator.demo.workers import Worker, are_shared
 from replicator.embedded import Clusters, ClusterSpec, open_clusters
@@ -158,7 +158,7 @@ class _Story:
         self._journal = Journal(len(flights))
         names = sides.names
         self._load = Load(sides.source, names.topic, flights, self._timeline, RECORDS_PER_S)
-        self._watch = Watch(sides.target, names.remote_topic, PARTITIONS, self._timeline)
+        self._watch = SlowReader(sides.target, names.remote_topic, PARTITIONS, self._timeline)
         self._trip = Trip(sides, self._journal, display, self._turn)
         self._workers: list[Worker] = []
         self._killed_s = 0.0
@@ -289,7 +289,7 @@ class _Story:
         deadline = Deadline(COMPARE_TIMEOUT_S)
         names = self._sides.names
         total = Comparison()
-        with Reader(self._sides.source) as source, Reader(self._sides.target) as target:
+        with TopicReader(self._sides.source) as source, TopicReader(self._sides.target) as target:
             for partition in range(PARTITIONS):
                 before = source.read(TP(names.topic, partition), deadline)
                 after = target.read(TP(names.remote_topic, partition), deadline)

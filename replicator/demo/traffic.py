@@ -11,10 +11,10 @@ import threading
 import time
 from array import array
 
-from replicator.clients import Cluster, KafkaError, KafkaException, Message, Producer, TopicPartition
 from replicator.deadline import Deadline
 from replicator.demo.flights import DemoError, Flights, number_of
 from replicator.errors import ReplicatorError, RetriableError
+from replicator.kafka.cluster import Cluster, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 TURN_S = 0.005
 QUEUE_TIMEOUT_S = 30.0
@@ -142,7 +142,7 @@ class Load(Part):
             self._refused = self._source.error(error, op=f"produce to {self._topic}")
 
 
-class Watch(Part):
+class SlowReader(Part):
     """Sees records become visible on the target.
 
     Args:

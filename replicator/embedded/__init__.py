@@ -22,13 +22,13 @@ from replicator.embedded.clusters import Clusters, open_clusters
 from replicator.embedded.jars import Kafka
 from replicator.embedded.provision import ensure_kafka
 from replicator.embedded.reaper import OwnedProcess, Reaper, stop_detached
-from replicator.embedded.spec import Cluster, ClusterError, ClusterSpec, SecuritySpec
+from replicator.embedded.spec import ClusterError, ClusterSpec, EmbeddedCluster, SecuritySpec
 
 __all__ = [
-    "Cluster",
     "ClusterError",
     "ClusterSpec",
     "Clusters",
+    "EmbeddedCluster",
     "Kafka",
     "OwnedProcess",
     "Reaper",

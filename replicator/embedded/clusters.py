@@ -14,7 +14,7 @@ from replicator.embedded.existing import ExistingCluster
 from replicator.embedded.java import java_cluster
 from replicator.embedded.provision import ensure_kafka
 from replicator.embedded.reaper import Reaper
-from replicator.embedded.spec import Cluster, ClusterError, ClusterSpec
+from replicator.embedded.spec import ClusterError, ClusterSpec, EmbeddedCluster
 
 CHOICE = "REPLICATOR_EMBEDDED"
 
@@ -39,7 +39,7 @@ def choose_way() -> Way:
     return Way.DOCKER if docker_answers() else Way.JAVA
 
 
-class Clusters(Mapping[str, Cluster]):
+class Clusters(Mapping[str, EmbeddedCluster]):
     """Clusters by name. Closing removes them with their data, unless they were detached.
 
     Args:
@@ -49,7 +49,7 @@ class Clusters(Mapping[str, Cluster]):
     """
 
     def __init__(self, specs: Sequence[ClusterSpec], existing: Mapping[str, str], keep: bool) -> None:
-        self._clusters: dict[str, Cluster] = {}
+        self._clusters: dict[str, EmbeddedCluster] = {}
         self._reaper: Reaper | None = None
         self._is_open = True
         ours = [spec for spec in specs if spec.name not in existing]
@@ -73,7 +73,7 @@ class Clusters(Mapping[str, Cluster]):
             made = [pool.submit(java_cluster, spec, kafka, reaper) for spec in specs]
         self._clusters |= {spec.name: future.result() for spec, future in zip(specs, made, strict=True)}
 
-    def __getitem__(self, name: str) -> Cluster:
+    def __getitem__(self, name: str) -> EmbeddedCluster:
         return self._clusters[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -98,7 +98,7 @@ class ClusterSpec:
         return range(1, self.brokers + 1)
 
 
-class Cluster(Protocol):
+class EmbeddedCluster(Protocol):
     """A running Kafka cluster, whichever way it runs.
 
     Brokers are named by their node id, which is what clients report as a partition's leader: 1 to `broker_count`.

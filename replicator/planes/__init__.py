@@ -21,7 +21,7 @@ from typing import Protocol
 
 from replicator.deadline import Deadline
 from replicator.errors import TP, PartitionError
-from replicator.offsets import Placement
+from replicator.offset_map.runs import Placement
 
 BATCH_BYTES = 1_048_588
 """Kafka's default of `max.message.bytes`."""

@@ -17,7 +17,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replicator.clients import (
+from replicator.deadline import Deadline
+from replicator.errors import TP, AbortTransactionError, FatalError, PartitionError
+from replicator.kafka.cluster import (
     Cluster,
     Consumer,
     KafkaError,
@@ -28,11 +30,9 @@ from replicator.clients import (
     topic_partitions,
     transaction_error,
 )
-from replicator.deadline import Deadline
-from replicator.errors import TP, AbortTransactionError, FatalError, PartitionError
-from replicator.offsets import Placement
+from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.planes.stretches import Deliveries, Stretch, is_one_stretch
+from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_stretch
 
 CHUNK_RECORDS = 1000
 FLUSH_SLICE_S = 0.1
@@ -80,7 +80,7 @@ class RecordsPlane:
         self._producer: Producer = target.producer(producer_properties(settings))
         self._on_zero_timestamp = on_zero_timestamp
         self._deliveries = Deliveries()
-        self._stretches: list[Stretch] = []
+        self._stretches: list[RecordSlice] = []
         self._exact: set[TP] = set()
         self._trace_all = False
 
@@ -124,7 +124,7 @@ class RecordsPlane:
         fetched = Fetched(more=len(messages) == CHUNK_RECORDS)
         if messages and is_one_stretch(messages):
             tp = TP(messages[0].topic(), messages[0].partition())  # type: ignore[arg-type]
-            fetched.batches.append(Stretch(tp, messages))
+            fetched.batches.append(RecordSlice(tp, messages))
             return fetched
         start = 0
         topic: str | None = None
@@ -134,7 +134,7 @@ class RecordsPlane:
             if error is None and message.partition() == partition and message.topic() == topic:
                 continue
             if start < index:
-                fetched.batches.append(Stretch(TP(topic, partition), messages[start:index]))  # type: ignore[arg-type]
+                fetched.batches.append(RecordSlice(TP(topic, partition), messages[start:index]))  # type: ignore[arg-type]
             start = index
             if error is None:
                 topic, partition = message.topic(), message.partition()
@@ -143,7 +143,7 @@ class RecordsPlane:
                 start = index + 1
                 topic = partition = None
         if start < len(messages):
-            fetched.batches.append(Stretch(TP(topic, partition), messages[start:]))  # type: ignore[arg-type]
+            fetched.batches.append(RecordSlice(TP(topic, partition), messages[start:]))  # type: ignore[arg-type]
         return fetched
 
     def _event(self, error: KafkaError, message: Message, fetched: Fetched) -> None:
@@ -169,7 +169,7 @@ class RecordsPlane:
             raise self._target.error(cause, op="begin transaction") from cause
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
-        assert isinstance(batch, Stretch)
+        assert isinstance(batch, RecordSlice)
         callback = self._deliveries.callback(batch)
         messages = batch.messages
         batch.target_topic = target_topic

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.planes import Plane
-from tests.contract.harness import BUFFER_BYTES, PLANES, TIMEOUT_S, Driver, PlaneKind, connect, settings
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import Record, create_topic, end_offsets, read_topic
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.planes import BUFFER_BYTES, PLANES, TIMEOUT_S, Driver, PlaneKind, connect, settings
+from tests.support.records import Record, create_topic, end_offsets, read_topic
 
 
 @dataclass
@@ -84,7 +84,9 @@ def settled(servers: str, topic: str) -> dict[int, int]:
 
 
 @pytest.fixture(params=sorted(PLANES))
-def lane(request: pytest.FixtureRequest, source: Cluster, target: Cluster, unique: UniqueName) -> Iterator[Lane]:
+def lane(
+    request: pytest.FixtureRequest, source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName
+) -> Iterator[Lane]:
     """One lane per plane."""
     topic = unique("orders")
     kind = PLANES[request.param]

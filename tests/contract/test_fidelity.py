@@ -8,10 +8,10 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.contract.conftest import Lane
-from tests.contract.harness import TIMEOUT_S
-from tests.contract.raw import fetch_raw, produce_raw
 from tests.contract.test_planes import SHAPES
-from tests.kafka.records import NewRecord, enqueue, produce
+from tests.support.planes import TIMEOUT_S
+from tests.support.raw_batches import fetch_raw, produce_raw
+from tests.support.records import NewRecord, enqueue, produce
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 RECORDS_AT = 61

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import pytest
 
 from replicator.errors import TP
-from replicator.offsets import Placement
-from replicator.planes.batches.connection import Connection, Lost, Request
-from replicator.planes.batches.fetch_wire import API_KEY as FETCH
-from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
+from replicator.offset_map.runs import Placement
+from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.fetch import API_KEY as FETCH
+from replicator.protocol.produce import API_KEY as PRODUCE
 from tests.contract.conftest import Lane
-from tests.contract.harness import assert_placed
-from tests.kafka.records import NewRecord, create_topic, produce
+from tests.support.planes import assert_placed
+from tests.support.records import NewRecord, create_topic, produce
 
 pytestmark = pytest.mark.parametrize("lane", ["batches"], indirect=True)
 

@@ -10,10 +10,10 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from replicator.errors import PartitionError, StopReason
 from tests.contract.conftest import Lane
-from tests.contract.harness import TIMEOUT_S, assert_placed, upstream_offsets
-from tests.contract.raw import produce_raw
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, enqueue, produce
+from tests.support.eventually import eventually
+from tests.support.planes import TIMEOUT_S, assert_placed, upstream_offsets
+from tests.support.raw_batches import produce_raw
+from tests.support.records import NewRecord, admin_client, enqueue, produce
 
 SHAPES = [
     NewRecord(b"plain", b"key", timestamp=1_700_000_000_000),

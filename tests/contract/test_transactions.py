@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import (
     AbortTransactionError,
     FencedError,
@@ -24,11 +24,11 @@ from replicator.errors import (
     RetriableError,
     StopReason,
 )
-from replicator.offsets import Placement
+from replicator.offset_map.runs import Placement
 from tests.contract.conftest import Lane, settled
-from tests.contract.harness import TIMEOUT_S, Driver, assert_placed, connect, settings
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, create_topic, produce, read_topic
+from tests.support.eventually import eventually
+from tests.support.planes import TIMEOUT_S, Driver, assert_placed, connect, settings
+from tests.support.records import NewRecord, create_topic, produce, read_topic
 
 
 def fill(lane: Lane, records: int, size_bytes: int = 10) -> None:
@@ -257,7 +257,7 @@ def test_a_refused_record_names_its_partition(lane: Lane) -> None:
     assert read_topic(lane.target, small) == []
 
 
-def test_closing_waits_for_no_cluster(lane: Lane, target: Cluster) -> None:
+def test_closing_waits_for_no_cluster(lane: Lane, target: EmbeddedCluster) -> None:
     """A task that was lost while the target gives no answer lets go at once; the next owner ends its transaction."""
     lane.create()
     fill(lane, 10)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException
 
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.metrics import DATA_PLANES
-from tests.e2e.compare import Outcome, check_flow, lag
-from tests.e2e.pump import Pump
-from tests.e2e.worker_process import WorkerProcess
-from tests.kafka.eventually import eventually
-from tests.kafka.records import create_topic
+from tests.support.compare import Outcome, check_flow, lag
+from tests.support.eventually import eventually
+from tests.support.pump import Pump
+from tests.support.records import create_topic
+from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 6
 TASKS = 4
@@ -35,8 +35,8 @@ class Bench:
     """
 
     def __init__(
-        self, source: Cluster, target: Cluster, directory: Path, flow: dict[str, Any], worker: dict[str, Any],
-        others: dict[str, Any],
+        self, source: EmbeddedCluster, target: EmbeddedCluster, directory: Path,
+        flow: dict[str, Any], worker: dict[str, Any], others: dict[str, Any],
     ) -> None:  # fmt: skip
         self.data_plane = str(flow.get("data_plane"))
         run = uuid.uuid4().hex[:8]
@@ -136,8 +136,8 @@ def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeB
     with contextlib.ExitStack() as stack:
 
         def make(
-            source: Cluster,
-            target: Cluster,
+            source: EmbeddedCluster,
+            target: EmbeddedCluster,
             flow: dict[str, Any] | None = None,
             worker: dict[str, Any] | None = None,
             **others: Any,
@@ -151,6 +151,6 @@ def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeB
 
 
 @pytest.fixture
-def bench(make_bench: MakeBench, source: Cluster, target: Cluster) -> Bench:
+def bench(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> Bench:
     """A bench on the clusters that the tests share."""
     return make_bench(source, target)

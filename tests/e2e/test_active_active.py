@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 
-from replicator.embedded import Cluster
-from tests.e2e.commands import move
+from replicator.embedded import EmbeddedCluster
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
-from tests.e2e.members import Account, Members, account, numbers_in
-from tests.e2e.pump import Pump
-from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client, create_topic
+from tests.support.commands import move
+from tests.support.eventually import eventually
+from tests.support.members import Account, Members, account, numbers_in
+from tests.support.pump import Pump
+from tests.support.records import admin_client, create_topic
 
 ROUND_TRIPS = 2
 FIRST_IN_WEST = 10_000_000
@@ -29,7 +29,9 @@ def add_flow_back(bench: Bench) -> str:
     return target
 
 
-def test_a_group_of_both_sides_goes_there_and_back(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+def test_a_group_of_both_sides_goes_there_and_back(
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """Twice; a record never comes back to where it was produced."""
     bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2})
     west = add_flow_back(bench)

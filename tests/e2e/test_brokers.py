@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.embedded import Cluster, Clusters, ClusterSpec, open_clusters
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
 from replicator.errors import TP
 from tests.e2e.conftest import CATCH_UP_S, TASKS, Bench, MakeBench
-from tests.e2e.worker_process import WorkerProcess
-from tests.integration.groups import commit, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.records import end_offsets, leader_of
+from tests.support.eventually import eventually
+from tests.support.groups import commit, offsets
+from tests.support.records import end_offsets, leader_of
+from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def await_ready(worker: WorkerProcess, within_s: float = 90.0) -> None:
 @pytest.mark.parametrize(("victim", "kills"), [("source", 1), ("target", 2)])
 def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: str, kills: int) -> None:
     """kill -9, and a clean restart: the same processes go on, and call themselves ready again."""
-    cluster: Cluster = pair[victim]
+    cluster: EmbeddedCluster = pair[victim]
     pump = bench.pump(records_per_s=1000)
     worker = bench.start_worker()
     worker.await_running(TASKS)
@@ -124,7 +124,7 @@ def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) 
         bench.close()
 
 
-def await_other_leader(cluster: Cluster, topic: str, partition: int, old: int) -> None:
+def await_other_leader(cluster: EmbeddedCluster, topic: str, partition: int, old: int) -> None:
     """Wait until another broker leads the partition."""
     eventually(lambda: leader_of(cluster.bootstrap_servers, topic, partition) not in {old, -1}, within_s=60)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
-from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client, read_topic
+from replicator.embedded import EmbeddedCluster
+from tests.support.eventually import eventually
+from tests.support.records import admin_client, read_topic
 
 RUN_TIMEOUT_S = 200.0
 GONE_WITHIN_S = 60.0
@@ -143,7 +143,9 @@ def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
     assert eventually(home.is_empty, within_s=GONE_WITHIN_S)
 
 
-def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, source: Cluster, target: Cluster) -> None:
+def test_on_existing_clusters_only_what_is_its_own_is_removed(
+    home: Home, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """It works where other topics and groups are, with names of its own, and takes these alone away."""
     servers = (source.bootstrap_servers, target.bootstrap_servers)
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from replicator.embedded import Cluster, Clusters, ClusterSpec, open_clusters
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
 from replicator.errors import TP
-from tests.e2e.commands import move, run
-from tests.e2e.compare import read_syncs
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
-from tests.e2e.members import Account, Members, account, numbers_in
-from tests.e2e.pump import BEGIN_MS
-from tests.e2e.worker_process import WorkerProcess
-from tests.integration.groups import checkpoints, committed, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client, end_offsets, read_topic
+from tests.support.commands import move, run
+from tests.support.compare import read_syncs
+from tests.support.eventually import eventually
+from tests.support.groups import checkpoints, committed, offsets
+from tests.support.members import Account, Members, account, numbers_in
+from tests.support.pump import BEGIN_MS
+from tests.support.records import admin_client, end_offsets, read_topic
+from tests.support.worker_process import WorkerProcess
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
 UNREACHABLE = "127.0.0.1:1"
@@ -162,7 +162,7 @@ def twice_in(*groups: Members) -> set[int]:
 
 
 def test_one_group_fails_over_and_the_flow_goes_on(
-    make_bench: MakeBench, source: Cluster, target: Cluster, tmp_path: Path
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster, tmp_path: Path
 ) -> None:
     """By the target alone: the configuration of the command does not reach the source."""
     bench = make_bench(source, target, flow=FLOW)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.e2e.commands import run
 from tests.e2e.conftest import TASKS, Bench
-from tests.e2e.worker_process import WorkerProcess
-from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client, end_offsets
+from tests.support.commands import run
+from tests.support.eventually import eventually
+from tests.support.records import admin_client, end_offsets
+from tests.support.worker_process import WorkerProcess
 
 NOTICED_S = 60.0
 

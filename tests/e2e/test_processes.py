@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from tests.e2e.conftest import TASKS, Bench
-from tests.e2e.worker_process import WorkerProcess
-from tests.kafka.eventually import eventually
+from tests.support.eventually import eventually
+from tests.support.worker_process import WorkerProcess
 
 
 def is_running(pid: int) -> bool:

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, Producer, TopicPartition
 
-from replicator.committed import tag
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.mm2_wire import Checkpoint, decode_checkpoint
-from tests.e2e.commands import move, run
+from replicator.kafka.group_offsets import tag
+from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
 from tests.e2e.conftest import PARTITIONS, Bench, MakeBench
-from tests.e2e.pump import BEGIN_MS, Pump
-from tests.integration.groups import committed, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.records import Record, admin_client, create_topic, end_offsets, grow_topic, read_topic
+from tests.support.commands import move, run
+from tests.support.eventually import eventually
+from tests.support.groups import committed, offsets
+from tests.support.pump import BEGIN_MS, Pump
+from tests.support.records import Record, admin_client, create_topic, end_offsets, grow_topic, read_topic
 
 CHAOS_S = 40.0
 STEP_S = 0.1
@@ -257,7 +257,9 @@ def check_document(document: Mapping[str, Any], truths: Mapping[str, Truth], *, 
     return counts
 
 
-def test_translations_hold_against_the_truth(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+def test_translations_hold_against_the_truth(
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")
     bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2})

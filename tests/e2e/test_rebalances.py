@@ -10,12 +10,12 @@ import time
 import pytest
 from confluent_kafka import Producer
 
-from replicator.embedded import Cluster
-from tests.e2e.compare import FOREIGN
+from replicator.embedded import EmbeddedCluster
 from tests.e2e.conftest import TASKS, Bench, MakeBench
-from tests.e2e.worker_process import WorkerProcess
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, end_offsets, enqueue
+from tests.support.compare import FOREIGN
+from tests.support.eventually import eventually
+from tests.support.records import NewRecord, admin_client, end_offsets, enqueue
+from tests.support.worker_process import WorkerProcess
 
 TAKEOVER_AFTER_SIGTERM_S = 3.0
 TAKEOVER_AFTER_KILL_S = 15.0
@@ -76,7 +76,7 @@ def test_workers_come_and_go(bench: Bench) -> None:
 
 
 def test_a_successor_with_an_old_view_of_the_topics_goes_on(
-    make_bench: MakeBench, source: Cluster, target: Cluster
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """A worker that looked at the clusters before the topic was made takes its partitions over at once."""
     bench = make_bench(source, target, flow={"refresh_topics_interval_s": 3600})
@@ -94,7 +94,7 @@ def test_a_successor_with_an_old_view_of_the_topics_goes_on(
     assert not old.events("partition_stopped")
 
 
-def test_takeover_is_fast(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+def test_takeover_is_fast(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     """With the default session: under 3 s after SIGTERM, under 15 s after kill -9.
 
     A takeover that took longer is repeated, twice at most: a busy machine makes one slow, and none fast.

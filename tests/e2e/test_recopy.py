@@ -7,10 +7,10 @@ import json
 import random
 import subprocess
 
-from tests.e2e.commands import Command, run
 from tests.e2e.conftest import TASKS, Bench
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, produce
+from tests.support.commands import Command, run
+from tests.support.eventually import eventually
+from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, produce
 
 PARTITIONS = 8
 RECORDS = 4000

@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from replicator.committed import MOVE_TAG, move_tag, tag
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from tests.e2e.commands import Command, move
+from replicator.kafka.group_offsets import MOVE_TAG, move_tag, tag
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
-from tests.e2e.members import Account, Members, account, numbers_in
-from tests.integration.groups import committed, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, end_offsets, produce
+from tests.support.commands import Command, move
+from tests.support.eventually import eventually
+from tests.support.groups import committed, offsets
+from tests.support.members import Account, Members, account, numbers_in
+from tests.support.records import NewRecord, end_offsets, produce
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
 SOON_S = 5.0
@@ -82,7 +82,7 @@ def await_synced(bench: Bench) -> None:
     eventually(is_synced, within_s=60)
 
 
-def test_there_and_back_while_all_work(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+def test_there_and_back_while_all_work(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     bench = make_bench(source, target, flow=FLOW)
     pump = bench.pump(records_per_s=800)
     bench.start_worker().await_running(TASKS)
@@ -114,7 +114,7 @@ def test_there_and_back_while_all_work(make_bench: MakeBench, source: Cluster, t
     await_synced(bench)
 
 
-def test_ten_times_there_and_back(make_bench: MakeBench, source: Cluster, target: Cluster) -> None:
+def test_ten_times_there_and_back(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     bench = make_bench(source, target, flow=FLOW)
     pump = bench.pump(records_per_s=400)
     bench.start_worker().await_running(TASKS)
@@ -142,7 +142,7 @@ def test_ten_times_there_and_back(make_bench: MakeBench, source: Cluster, target
 
 
 def test_a_hundred_partitions_take_less_than_five_seconds(
-    make_bench: MakeBench, source: Cluster, target: Cluster
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Once the group has stopped; read back. One that took longer is repeated: a busy machine makes one slow."""
     bench = make_bench(source, target, flow=FLOW)

@@ -7,9 +7,9 @@ import time
 from confluent_kafka import KafkaException
 
 from tests.e2e.conftest import TASKS, Bench
-from tests.e2e.worker_process import WorkerProcess
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, grow_topic, produce, read_topic
+from tests.support.eventually import eventually
+from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, grow_topic, produce, read_topic
+from tests.support.worker_process import WorkerProcess
 
 FIRST_RECORD_S = 10.0
 """Generous, for a busy machine; the goal is 3 s, and the measure is printed."""

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from tests.e2e.conftest import TASKS, Bench
-from tests.kafka.eventually import eventually
-from tests.kafka.records import end_offsets
+from tests.support.eventually import eventually
+from tests.support.records import end_offsets
 
 
 def high_watermarks(bench: Bench) -> list[dict[int, int]]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator import checkpoints, worker
-from tests.integration.flows import FlowBenches, flow_benches
-from tests.integration.in_process import commands as commands  # noqa: PLC0414
+from replicator.checkpoints import checkpoints
+from replicator.worker import worker
+from tests.support.flows import FlowBenches, flow_benches
+from tests.support.in_process import commands as commands  # noqa: PLC0414
 
 
 @pytest.fixture(scope="session", autouse=True)

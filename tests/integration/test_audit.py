@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import pytest
 from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]
 
-from replicator.audit import UNREADABLE, Audit, AuditRecord, new_move_id, read_audit
-from replicator.clients import Cluster as Clients
+from replicator.audit.audit import UNREADABLE, Audit, AuditRecord, new_move_id, read_audit
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import RefusedError, RetriableError
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, admin_client, produce
+from replicator.kafka.cluster import Cluster as Clients
+from tests.support.brokers import UniqueName
+from tests.support.records import NewRecord, admin_client, produce
 
 TIMEOUT_S = 20.0
 
@@ -25,12 +25,12 @@ TIMEOUT_S = 20.0
 def topic(unique: UniqueName, monkeypatch: pytest.MonkeyPatch) -> str:
     """A topic of the test's own: the real one is shared by all flows of a cluster."""
     name = unique("audit")
-    monkeypatch.setattr("replicator.audit.AUDIT_TOPIC", name)
+    monkeypatch.setattr("replicator.audit.audit.AUDIT_TOPIC", name)
     return name
 
 
 @pytest.fixture
-def flow(target: Cluster, unique: UniqueName) -> Flow:
+def flow(target: EmbeddedCluster, unique: UniqueName) -> Flow:
     east, west = unique("east"), unique("west")
     clusters = {east: {"bootstrap_servers": "none:1"}, west: {"bootstrap_servers": target.bootstrap_servers}}
     return build({"clusters": clusters, "flows": {f"{east}->{west}": {"topics": ["orders"]}}}).all_flows()[0]
@@ -53,7 +53,7 @@ def record(flow: Flow, move_id: str, state: str) -> AuditRecord:
     return AuditRecord.new(move_id, "switchover", flow.name, state, plan, "")
 
 
-def test_moves_are_written_and_read_back(topic: str, flow: Flow, target: Cluster) -> None:
+def test_moves_are_written_and_read_back(topic: str, flow: Flow, target: EmbeddedCluster) -> None:
     """The topic is made by the first of them, and keeps everything."""
     assert read(flow) == []
     first, second = new_move_id(), "z" + new_move_id()
@@ -97,7 +97,7 @@ def test_a_large_plan_is_cut_to_what_a_broker_takes(topic: str, flow: Flow) -> N
     assert 400 < len(found.plan) < 5000
 
 
-def test_what_somebody_else_wrote_there_hides_nothing(topic: str, flow: Flow, target: Cluster) -> None:
+def test_what_somebody_else_wrote_there_hides_nothing(topic: str, flow: Flow, target: EmbeddedCluster) -> None:
     with audit_of(flow) as audit:
         audit.write(record(flow, "ours", "done"), Deadline(TIMEOUT_S))
     produce(target.bootstrap_servers, topic, [NewRecord(b"not json", b"theirs")])

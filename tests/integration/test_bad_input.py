@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import TopicPartition
 
-from replicator.embedded import Cluster, ClusterSpec, open_clusters
+from replicator.copy.partition_states import PartitionStates
+from replicator.embedded import ClusterSpec, EmbeddedCluster, open_clusters
 from replicator.errors import TP, PartitionError, StopReason
-from replicator.stops import Stops
-from replicator.wire import TargetTopic, encode_control, target_record
-from tests.e2e.compare import compare
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import (
+from replicator.offset_map.sync_format import TargetTopic, encode_control, target_record
+from tests.support.brokers import OwnClusters
+from tests.support.compare import compare
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.records import (
     NewRecord,
     admin_client,
     alter_topic_config,
@@ -35,7 +35,7 @@ FILLED = 20
 
 
 @pytest.fixture(scope="module")
-def creating_target() -> Iterator[Cluster]:
+def creating_target() -> Iterator[EmbeddedCluster]:
     """A target that creates topics by itself, with one partition, as many clusters do."""
     with open_clusters([ClusterSpec("creating", properties={"auto.create.topics.enable": "true"})]) as opened:
         yield opened["creating"]
@@ -63,7 +63,7 @@ def others_go_on(flow: FlowBench) -> None:
 
 
 def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
-    make_flow: FlowBenches, source: Cluster, creating_target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, creating_target: EmbeddedCluster
 ) -> None:
     """It is not created again behind our back, not by the broker either: the records before would be missing."""
     flow = running(make_flow(source, creating_target))
@@ -78,7 +78,9 @@ def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 2
 
 
-def test_a_target_topic_created_again_takes_no_record(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None:
+def test_a_target_topic_created_again_takes_no_record(
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """Half a copy would pass for a whole one: each partition says what is wrong with it, and its position stays."""
     flow = running(make_flow(source, target))
     delete_topic(flow.target, flow.remote(flow.topic))
@@ -94,7 +96,7 @@ def test_a_target_topic_created_again_takes_no_record(make_flow: FlowBenches, so
 
 
 def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """What we append before we notice makes the new log longer than the old one was; no retry falls for that."""
     flow = running(make_flow(source, target, flow={"refresh_topics_interval_s": 1}))
@@ -116,7 +118,7 @@ def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
 
 
 def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Its log is as long as the copy was, so that only its id tells; checkpoints and moves do not translate to it."""
     flow = running(make_flow(source, target))
@@ -134,7 +136,7 @@ def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
 
 
 def test_a_flow_that_never_told_its_target_topics_tells_them(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """What an earlier build replicated goes on, and from then on its topics are known by their ids."""
     flow = running(make_flow(source, target))
@@ -164,13 +166,13 @@ def recreate_long(flow: FlowBench) -> int:
 
 
 def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Told once, it lasts: also for the next owner, to whom both logs look as they should."""
     flow = running(make_flow(source, target))
     flow.stop()
     cut = PartitionError("cut", op="fetch", tp=TP(flow.topic, 0), reason=StopReason.SOURCE_LOG_SHORTER)
-    stops = Stops(1)
+    stops = PartitionStates(1)
     stops.stop(cut, 0, dt.datetime.now(dt.UTC))
     for record in stops.news():
         key, value = encode_control(record)
@@ -189,7 +191,7 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
 
 
 def test_a_deleted_source_topic_stops_and_keeps_its_copy(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Created again, it is another topic: its records are not mixed into the old copy."""
     flow = running(make_flow(source, target))
@@ -204,7 +206,7 @@ def test_a_deleted_source_topic_stops_and_keeps_its_copy(
 
 
 def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """The new topic is longer than our position before anybody looks: the client alone would just go on there."""
     flow = running(make_flow(source, target, flow={"refresh_topics_interval_s": 600}))
@@ -223,7 +225,9 @@ def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
 
 
 @pytest.mark.parametrize("on_truncation", ["pause", "skip"])
-def test_retention_overtakes_us(make_flow: FlowBenches, source: Cluster, target: Cluster, on_truncation: str) -> None:
+def test_retention_overtakes_us(
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, on_truncation: str
+) -> None:
     """`pause` stops that partition alone until the setting says `skip`, which counts what is missing."""
     flow = running(make_flow(source, target, flow={"on_truncation": on_truncation}))
     flow.stop()
@@ -259,7 +263,7 @@ def test_retention_overtakes_us(make_flow: FlowBenches, source: Cluster, target:
 
 
 def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """The text says what the broker wants; when it wants it no more, the partition goes on by itself."""
     flow = running(make_flow(source, target))
@@ -276,7 +280,7 @@ def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone
 
 
 def test_a_target_topic_with_fewer_partitions_is_grown(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Also when the source's topic grows while the flow runs: none of the new partitions' records is missing."""
     flow = make_flow(source, target, flow={"start_from": "latest"})
@@ -298,7 +302,7 @@ def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
 
 
 def test_a_topic_that_is_not_there_is_said_and_waited_for(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """A pattern without a topic is a warning; the topic is replicated from its beginning once it is created."""
     flow = make_flow(source, target, flow={"start_from": "latest"})
@@ -314,7 +318,7 @@ def test_a_topic_that_is_not_there_is_said_and_waited_for(
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, own_clusters: OwnClusters, side: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, own_clusters: OwnClusters, side: str
 ) -> None:
     """The error comes within connect_timeout_s, the worker is not ready and says why, and goes on by itself."""
     own = own_clusters(ClusterSpec(side))[side]
@@ -346,7 +350,7 @@ def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
     eventually(lambda: worker.not_ready() == "", REACT_S)
 
 
-def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source: Cluster) -> None:
+def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source: EmbeddedCluster) -> None:
     """A pattern that matches the copies, too, would copy copies of copies without end."""
     flow = make_flow(source, source)
     worker = flow.start(runs=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.embedded import Cluster
-from tests.integration.flows import FlowBenches
-from tests.kafka.records import NewRecord, admin_client, read_topic
+from replicator.embedded import EmbeddedCluster
+from tests.support.flows import FlowBenches
+from tests.support.records import NewRecord, admin_client, read_topic
 
 HOUR_MS = 3_600_000
 SIX_MS = 1_769_839_200_000
@@ -24,7 +24,7 @@ SIX_MS = 1_769_839_200_000
     ],
 )
 def test_start_from(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, start_from: str, expected: list[bytes]
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, start_from: str, expected: list[bytes]
 ) -> None:
     """Also after a restart the beginning stays what it was, though nothing was replicated yet."""
     flow = make_flow(source, target, flow={"start_from": start_from})
@@ -41,7 +41,7 @@ def test_start_from(
     assert [it.content for it in read_topic(flow.target, flow.remote(flow.topic))] == wanted
 
 
-def test_names(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None:
+def test_names(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     """Identity naming, a rename, and an excluded topic, which is not even created."""
     flow = make_flow(source, target)
     excluded = f"secret-{flow.topic}"

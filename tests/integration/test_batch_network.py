@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from kafka.protocol.metadata import FindCoordinatorRequest
 
-from replicator.clients import Cluster, client_id
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster as KafkaCluster
 from replicator.embedded import Clusters, ClusterSpec, SecuritySpec, open_clusters
-from replicator.planes.batches.brokers import CONTROL, Brokers
-from replicator.planes.batches.reactor import Reactor
-from tests.kafka.certificates import Authority
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters, UniqueName
-from tests.kafka.records import create_topic
+from replicator.embedded import EmbeddedCluster as KafkaCluster
+from replicator.kafka.cluster import Cluster, client_id
+from replicator.protocol.brokers import CONTROL, Brokers
+from replicator.protocol.event_loop import EventLoop
+from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.certificates import Authority
+from tests.support.eventually import eventually
+from tests.support.records import create_topic
 
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
@@ -36,7 +36,7 @@ class Client:
     """Brokers of a cluster, and the reactor that drives them."""
 
     def __init__(self, servers: str, security: dict[str, Any] | None = None) -> None:
-        self.reactor = Reactor()
+        self.reactor = EventLoop()
         settings = ClusterSettings.model_validate({"bootstrap_servers": servers, "security": security or {}})
         self.brokers = Brokers(self.reactor, Cluster("east", "source", settings, "group"), client_id())
 

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from kafka.protocol.admin import AlterClientQuotasRequest
 
-from replicator.clients import Cluster
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster as KafkaCluster
 from replicator.embedded import ClusterSpec
+from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.errors import TP, PartitionError, StopReason
-from replicator.planes.batches.brokers import Brokers
+from replicator.kafka.cluster import Cluster
 from replicator.planes.batches.plane import BatchesPlane
-from replicator.planes.batches.reactor import Reactor
+from replicator.protocol.brokers import Brokers
+from replicator.protocol.event_loop import EventLoop
 from tests.contract.conftest import settled
-from tests.contract.harness import TIMEOUT_S, Driver, settings
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters, UniqueName
-from tests.kafka.records import NewRecord, create_topic, leader_of, partition_metadata, produce, read_topic
+from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.eventually import eventually
+from tests.support.planes import TIMEOUT_S, Driver, settings
+from tests.support.records import NewRecord, create_topic, leader_of, partition_metadata, produce, read_topic
 
 NEARBY = {
     "broker.rack": "rack-{node}",
@@ -141,7 +141,7 @@ def test_quotas_slow_us_down_and_nothing_else(source: KafkaCluster, target: Kafk
 @contextmanager
 def quota(cluster: KafkaCluster, key: str, value: float) -> Iterator[None]:
     """A quota of every client id, for a while."""
-    reactor = Reactor()
+    reactor = EventLoop()
     brokers = Brokers(
         reactor, Cluster("west", "target", ClusterSettings(bootstrap_servers=cluster.bootstrap_servers), "g"), "t"
     )

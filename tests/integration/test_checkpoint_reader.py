@@ -8,26 +8,26 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from replicator.checkpoint_reader import KnownGroups, read_checkpoints
-from replicator.clients import Cluster as Clients
+from replicator.checkpoints.freshness import encode_pulse, pulse_key
+from replicator.checkpoints.topic import KnownGroups, read_checkpoints
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.mm2_wire import Checkpoint, encode_checkpoint
-from replicator.pulse import encode_pulse, pulse_key
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
-from tests.integration.groups import commit
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, create_topic, produce
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.offset_map.mm2_format import Checkpoint, encode_checkpoint
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches
+from tests.support.groups import commit
+from tests.support.records import NewRecord, create_topic, produce
 
 TIMEOUT_S = 60.0
 TP_0, TP_1 = TP("east.orders", 0), TP("east.orders", 1)
 
 
 @pytest.fixture
-def flow(target: Cluster, unique: UniqueName) -> Flow:
+def flow(target: EmbeddedCluster, unique: UniqueName) -> Flow:
     """One whose source is nowhere."""
     east, west = unique("east"), "west"
     clusters = {east: {"bootstrap_servers": "127.0.0.1:1"}, west: {"bootstrap_servers": target.admin_servers}}
@@ -108,7 +108,7 @@ def age_s(bench: FlowBench, group: str) -> float:
 
 
 def test_the_pulse_tells_how_fresh_old_checkpoints_are(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName
 ) -> None:
     """It goes on while nothing changes, ends with the worker, and names groups that gave no answer."""
     bench, steady, busy = make_flow(source, target), unique("steady"), unique("busy")

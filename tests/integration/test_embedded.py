@@ -15,19 +15,28 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
-from replicator.embedded import Cluster, Clusters, ClusterSpec, Kafka, Reaper, SecuritySpec, ensure_kafka, open_clusters
+from replicator.embedded import (
+    Clusters,
+    ClusterSpec,
+    EmbeddedCluster,
+    Kafka,
+    Reaper,
+    SecuritySpec,
+    ensure_kafka,
+    open_clusters,
+)
 from replicator.embedded.clusters import Way, choose_way
-from tests.kafka.certificates import Authority
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters, UniqueName
-from tests.kafka.records import NewRecord, admin_client, create_topic, produce, read_topic
+from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.certificates import Authority
+from tests.support.eventually import eventually
+from tests.support.records import NewRecord, admin_client, create_topic, produce, read_topic
 
 REFUSED_WITHIN_S = 2.0
 
 java_only = pytest.mark.skipif(choose_way() is not Way.JAVA, reason="about processes; these are containers")
 
 
-def test_a_topic_reads_back_as_written(source: Cluster, unique: UniqueName) -> None:
+def test_a_topic_reads_back_as_written(source: EmbeddedCluster, unique: UniqueName) -> None:
     """Keys, values, nulls, headers and timestamps come back, by partition and offset."""
     topic = create_topic(source.bootstrap_servers, unique("orders"), partitions=2)
     produce(
@@ -146,7 +155,7 @@ def test_a_hanging_broker_can_be_killed(own_clusters: OwnClusters) -> None:
 
 
 @java_only
-def test_console_tools_run_from_the_same_jars(source: Cluster, tmp_path: Path) -> None:
+def test_console_tools_run_from_the_same_jars(source: EmbeddedCluster, tmp_path: Path) -> None:
     """`Kafka.command` gives a working command line, and the reaper runs it."""
     kafka: Kafka = ensure_kafka()
     arguments = ["--bootstrap-server", source.bootstrap_servers, "--list"]
@@ -189,7 +198,7 @@ def login(user: str, password: str, protocol: str = "SASL_PLAINTEXT", **more: An
     }
 
 
-def can_connect(cluster: Cluster, client: dict[str, Any]) -> bool:
+def can_connect(cluster: EmbeddedCluster, client: dict[str, Any]) -> bool:
     try:
         admin_client(cluster.bootstrap_servers, client).list_topics(timeout=REFUSED_WITHIN_S)
     except KafkaException as error:

@@ -7,12 +7,12 @@ import threading
 import pytest
 from confluent_kafka import KafkaException, Producer
 
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.planes import Plane
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
-from tests.integration.flows import FlowBenches, on_both_planes
-from tests.kafka.records import NewRecord
+from tests.support.flows import FlowBenches, on_both_planes
+from tests.support.records import NewRecord
 
 pytestmark = on_both_planes
 
@@ -31,7 +31,7 @@ def records(number: int) -> list[NewRecord]:
     return [NewRecord(b"%d" % n, b"k", n % 2) for n in range(number)]
 
 
-def test_fenced_between_transactions(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None:
+def test_fenced_between_transactions(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     """The usurper even leaves a transaction open: its record is aborted, ours are all there, once."""
     flow = make_flow(source, target)
     flow.create(flow.topic, partitions=2)
@@ -47,7 +47,7 @@ def test_fenced_between_transactions(make_flow: FlowBenches, source: Cluster, ta
 
 @pytest.mark.parametrize("step", ["append", "flush", "commit", "abort"])
 def test_fenced_inside_a_transaction(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, monkeypatch: pytest.MonkeyPatch, step: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Before each step of a transaction once; an abort is needed after the producer's error as well."""
     flow = make_flow(source, target)
@@ -74,7 +74,9 @@ def test_fenced_inside_a_transaction(
     assert flow.found("task_fenced") + flow.found("task_restarts")
 
 
-def test_the_usurper_is_fenced_in_its_turn(make_flow: FlowBenches, source: Cluster, target: Cluster) -> None:
+def test_the_usurper_is_fenced_in_its_turn(
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """A producer that was stopped for long and wakes up can't write any more."""
     flow = make_flow(source, target)
     flow.create(flow.topic)

@@ -14,10 +14,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from replicator.embedded import Cluster, ClusterSpec, SecuritySpec, open_clusters
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, admin_client, create_topic
+from replicator.embedded import ClusterSpec, EmbeddedCluster, SecuritySpec, open_clusters
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.records import NewRecord, admin_client, create_topic
 
 pytestmark = on_both_planes
 
@@ -27,7 +27,7 @@ TOPIC, GROUP, TXN = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSAC
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[list[Cluster]]:
+def guarded() -> Iterator[list[EmbeddedCluster]]:
     """Source and target, which deny what no ACL allows; ACLs are the same on both, for two different users."""
     users = {"admin": "admin-secret", "reader": SECRET, "writer": SECRET}
     security = SecuritySpec("SASL_PLAINTEXT", users, acls=True)
@@ -56,7 +56,7 @@ def deny(user: str, operation: AclOperation, kind: ResourceType, name: str) -> A
 class Guard:
     """Adds and removes ACLs on every cluster, as the super user."""
 
-    def __init__(self, clusters: list[Cluster]) -> None:
+    def __init__(self, clusters: list[EmbeddedCluster]) -> None:
         self._admins = [admin_client(cluster.admin_servers) for cluster in clusters]
 
     def add(self, *acls: AclBinding) -> None:
@@ -99,7 +99,7 @@ def login(user: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def flow(make_flow: FlowBenches, guarded: list[Cluster]) -> Iterator[FlowBench]:
+def flow(make_flow: FlowBenches, guarded: list[EmbeddedCluster]) -> Iterator[FlowBench]:
     """A flow with all rights and two topics on the source; what it logs never holds the password."""
     flow = make_flow(*guarded, clusters={"source": login("reader"), "target": login("writer")})
     flow.set(topics=[flow.topic, flow.other])  # on one cluster, a pattern would match the copies, too
@@ -113,7 +113,7 @@ def flow(make_flow: FlowBenches, guarded: list[Cluster]) -> Iterator[FlowBench]:
 
 
 @pytest.fixture
-def guard(guarded: list[Cluster]) -> Guard:
+def guard(guarded: list[EmbeddedCluster]) -> Guard:
     return Guard(guarded)
 
 

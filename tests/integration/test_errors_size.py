@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from replicator.embedded import Cluster
-from tests.integration.flows import FlowBenches, on_both_planes
-from tests.kafka.records import NewRecord, alter_topic_config, create_topic
+from replicator.embedded import EmbeddedCluster
+from tests.support.flows import FlowBenches, on_both_planes
+from tests.support.records import NewRecord, alter_topic_config, create_topic
 
 pytestmark = on_both_planes
 
@@ -19,7 +19,7 @@ def small_records(number: int, partitions: int = 2, size_bytes: int = 2000) -> l
 
 
 def test_batches_above_the_targets_limit_are_made_smaller(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """Small records go over to a topic whose max.message.bytes is below our batch size; nothing stops."""
     flow = make_flow(source, target)
@@ -32,7 +32,7 @@ def test_batches_above_the_targets_limit_are_made_smaller(
 
 
 def test_a_record_above_the_targets_limit_stops_its_partition_alone(
-    make_flow: FlowBenches, source: Cluster, target: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
     """The others go on; when the limit is raised, the partition goes on by itself with nothing lost."""
     flow = make_flow(source, target)

@@ -9,44 +9,45 @@ from typing import Any
 
 import pytest
 
-from replicator import group_sync, groups
-from replicator.clients import Cluster as Clients
-from replicator.committed import Committed, GroupOffsets, move_tag, tag
+from replicator.checkpoints import group_sync
+from replicator.checkpoints.offset_cas import Look, OffsetCas, Tell
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP, FencedError, KafkaOpError, RetriableError
-from replicator.group_commits import GroupCommits, Look, Tell
-from replicator.groups import OffsetsReader
+from replicator.kafka import groups
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.group_offsets import Committed, GroupOffsets, move_tag, tag
+from replicator.kafka.groups import OffsetsReader
+from replicator.kafka.transactions import FencingWriter
 from replicator.log import NO_LOG
-from replicator.transactions import FencingWriter
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
-from tests.integration.groups import Member, commit, committed
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import create_topic
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches
+from tests.support.groups import Member, commit, committed
+from tests.support.records import create_topic
 
 OURS = Committed(5, tag("east->west", 5))
 
 
 @pytest.fixture
-def clients(target: Cluster) -> Clients:
+def clients(target: EmbeddedCluster) -> Clients:
     settings = ClusterSettings(bootstrap_servers=target.admin_servers)
     return Clients("west", "target", settings, "replicator-east-west")
 
 
 @pytest.fixture
-def commits(clients: Clients, unique: UniqueName) -> Iterator[GroupCommits]:
-    with closing(GroupCommits(clients, unique("groups"))) as commits:
+def commits(clients: Clients, unique: UniqueName) -> Iterator[OffsetCas]:
+    with closing(OffsetCas(clients, unique("groups"))) as commits:
         yield commits
 
 
 @pytest.fixture
-def orders(target: Cluster, unique: UniqueName) -> TP:
+def orders(target: EmbeddedCluster, unique: UniqueName) -> TP:
     return TP(create_topic(target.admin_servers, unique("orders")), 0)
 
 
-def told(commits: GroupCommits, wanted: Mapping[str, GroupOffsets], look: Look) -> dict[str, KafkaOpError | None]:
+def told(commits: OffsetCas, wanted: Mapping[str, GroupOffsets], look: Look) -> dict[str, KafkaOpError | None]:
     """Commit; what became of each group."""
     outcome: dict[str, KafkaOpError | None] = {}
     commits.commit(wanted, look, outcome.__setitem__, Deadline(REACT_S))
@@ -58,7 +59,7 @@ def everything(groups: Collection[str]) -> Collection[str]:
 
 
 def test_what_is_committed_while_ours_are_placed_stays(
-    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, commits: OffsetCas, orders: TP, unique: UniqueName
 ) -> None:
     """The broker compares places in its log, whatever the look says; ours for another group take effect."""
     moved, left = unique("moved"), unique("left")
@@ -77,7 +78,7 @@ def tuple_of(it: Committed) -> tuple[int, str]:
 
 
 def test_what_the_look_takes_out_is_not_written(
-    target: Cluster, clients: Clients, commits: GroupCommits, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, clients: Clients, commits: OffsetCas, orders: TP, unique: UniqueName
 ) -> None:
     """And the look sees past the open transaction."""
     out, left = unique("out"), unique("left")
@@ -98,7 +99,7 @@ def test_what_the_look_takes_out_is_not_written(
 
 
 def test_one_that_is_refused_costs_the_others_nothing(
-    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, commits: OffsetCas, orders: TP, unique: UniqueName
 ) -> None:
     good, bad = unique("a-good"), unique("b-bad")
     wanted = {good: {orders: OURS}, bad: {TP(unique("no-topic"), 0): OURS}}
@@ -110,7 +111,7 @@ def test_one_that_is_refused_costs_the_others_nothing(
 
 
 def test_one_that_is_refused_is_told_whatever_comes_after(
-    target: Cluster, commits: GroupCommits, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, commits: OffsetCas, orders: TP, unique: UniqueName
 ) -> None:
     """Else a pass that has no time left for the others would begin with the same refusal for ever."""
     good, bad = unique("a-good"), unique("b-bad")
@@ -127,11 +128,11 @@ def test_one_that_is_refused_is_told_whatever_comes_after(
 
 
 def test_two_that_commit_under_one_id_fence_each_other(
-    target: Cluster, clients: Clients, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, clients: Clients, orders: TP, unique: UniqueName
 ) -> None:
     """What the first one placed is aborted at once; it can go on under the id afterwards."""
     group, name = unique("billing"), unique("groups")
-    with closing(GroupCommits(clients, name)) as first, closing(GroupCommits(clients, name)) as second:
+    with closing(OffsetCas(clients, name)) as first, closing(OffsetCas(clients, name)) as second:
 
         def look(groups: Collection[str]) -> Collection[str]:
             second.open(Deadline(REACT_S))
@@ -164,9 +165,9 @@ class Hold:
 
 def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
     """Hold group sync before it places, before it looks again, or before it commits."""
-    commit_all, commit_transaction = GroupCommits.commit, FencingWriter.commit
+    commit_all, commit_transaction = OffsetCas.commit, FencingWriter.commit
 
-    def hold_commit(self: GroupCommits, wanted: Any, look: Look, tell: Tell, deadline: Deadline) -> None:
+    def hold_commit(self: OffsetCas, wanted: Any, look: Look, tell: Tell, deadline: Deadline) -> None:
         def hold_look(groups: Collection[str]) -> Collection[str]:
             if place == "look":
                 hold.pass_by()
@@ -181,7 +182,7 @@ def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
             hold.pass_by()
         commit_transaction(self, deadline)
 
-    patch.setattr(GroupCommits, "commit", hold_commit)
+    patch.setattr(OffsetCas, "commit", hold_commit)
     patch.setattr(FencingWriter, "commit", hold_transaction)
 
 
@@ -193,8 +194,8 @@ def await_synced(bench: FlowBench, group: str, place: int) -> None:
 
 @pytest.mark.parametrize("place", ["place", "look", "commit"])
 def test_group_sync_that_is_held_up_does_not_write_over_a_move(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch,
-    place: str,
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName,
+    monkeypatch: pytest.MonkeyPatch, place: str,
 ) -> None:  # fmt: skip
     """What it has decided before the move is gone; another group goes on."""
     hold = Hold()
@@ -216,7 +217,11 @@ def test_group_sync_that_is_held_up_does_not_write_over_a_move(
 
 
 def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches,
+    source: EmbeddedCluster,
+    target: EmbeddedCluster,
+    unique: UniqueName,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hold = Hold()
     held("look", hold, monkeypatch)
@@ -235,7 +240,11 @@ def test_group_sync_that_is_held_up_leaves_a_group_that_got_members(
 
 
 def test_group_sync_leaves_a_group_with_members_that_no_broker_lists(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches,
+    source: EmbeddedCluster,
+    target: EmbeddedCluster,
+    unique: UniqueName,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As while its coordinator moves: the broker that would list it has not loaded it yet."""
     bench = make_flow(source, target).start_filled()

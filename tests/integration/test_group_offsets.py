@@ -8,25 +8,25 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Producer
 
-from replicator.clients import Cluster as Clients
-from replicator.committed import Committed, tag
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.groups import commit_offsets, is_passing, is_refusal_of_members
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
-from tests.integration.groups import Member, checkpoints, commit, committed, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import admin_client, create_topic, end_offsets, read_topic
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.group_offsets import Committed, tag
+from replicator.kafka.groups import commit_offsets, is_passing, is_refusal_of_members
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches
+from tests.support.groups import Member, checkpoints, commit, committed, offsets
+from tests.support.records import admin_client, create_topic, end_offsets, read_topic
 
 SOON_S = 60.0
 """A checkpoint follows a commit within about a second; a machine that is busy gets more."""
 
 
 @pytest.fixture
-def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+def bench(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> FlowBench:
     """A flow that has replicated ten records."""
     return make_flow(source, target).start_filled()
 
@@ -136,7 +136,7 @@ def test_a_deleted_group_keeps_what_it_has_on_the_target(bench: FlowBench, uniqu
 
 
 def test_offsets_of_a_transactional_topic_are_exact(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName
 ) -> None:
     """At each offset of a log with markers and aborted records, the group goes on at the same record."""
     bench = make_flow(source, target)
@@ -201,7 +201,7 @@ def test_a_new_worker_goes_on(bench: FlowBench, unique: UniqueName) -> None:
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_the_brokers_refuse_a_commit_for_a_group_with_members(
-    target: Cluster, unique: UniqueName, protocol: str
+    target: EmbeddedCluster, unique: UniqueName, protocol: str
 ) -> None:
     """Invariant F does not depend on what was known of the group a moment ago."""
     servers, group = target.admin_servers, unique("billing")

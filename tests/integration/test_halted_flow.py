@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from replicator.clients import Cluster as Clients
-from replicator.committed import GroupOffsets
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.groups import OffsetsReader
-from replicator.halts import Reason, halt, halt_body, lift
-from replicator.observe import Observer
-from replicator.status import flow_status
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
-from tests.integration.groups import checkpoints, commit, committed
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import admin_client, end_offsets
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.group_offsets import GroupOffsets
+from replicator.kafka.groups import OffsetsReader
+from replicator.status.lag_reader import Observer
+from replicator.status.status import flow_status
+from replicator.syncs.halts import HaltReason, halt, halt_body, lift
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.groups import checkpoints, commit, committed
+from tests.support.records import admin_client, end_offsets
 
 pytestmark = on_both_planes
 
@@ -32,7 +32,7 @@ SOON_S = 60.0
 
 
 @pytest.fixture
-def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+def bench(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> FlowBench:
     """A flow that has replicated ten records and is idle; its checkpoints have begun."""
     bench = make_flow(source, target).start_filled()
     checkpoints = bench.checkpoints_topic
@@ -47,7 +47,7 @@ def flow_of(bench: FlowBench) -> Flow:
 def halt_flow(bench: FlowBench) -> None:
     flow = flow_of(bench)
     target = Clients(flow.target, "target", flow.target_cluster, flow.group)
-    halt(flow, target, [0], halt_body(Reason.FAILOVER, "move-1"), Deadline(TIMEOUT_S))
+    halt(flow, target, [0], halt_body(HaltReason.FAILOVER, "move-1"), Deadline(TIMEOUT_S))
 
 
 def lift_flow(bench: FlowBench) -> None:
@@ -114,7 +114,7 @@ def test_a_pass_that_began_before_the_halt_writes_no_checkpoints(
         return found
 
     monkeypatch.setattr(OffsetsReader, "read", read_and_sleep)
-    monkeypatch.setattr("replicator.checkpoints.FRESH_S", 0)
+    monkeypatch.setattr("replicator.checkpoints.checkpoints.FRESH_S", 0)
     commit(bench.source, unique("billing"), {TP(bench.topic, 0): 4})
     assert reads.wait(TIMEOUT_S)
     halt_flow(bench)

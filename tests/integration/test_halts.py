@@ -10,24 +10,24 @@ from typing import Any
 
 import pytest
 
-from replicator.clients import Cluster as Clients
 from replicator.config import Flow, build
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP, FencedError, RefusedError, RetriableError
-from replicator.halts import Reason, halt, halt_body, lift, read_halts, to_halt
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.transactions import FencingWriter
 from replicator.names import transactional_id
-from replicator.syncs import ensure_topic
-from replicator.task_writes import PartlyDoneError
-from replicator.transactions import FencingWriter
-from tests.kafka.fixtures import UniqueName
+from replicator.syncs.control_records import PartlyDoneError
+from replicator.syncs.halts import HaltReason, halt, halt_body, lift, read_halts, to_halt
+from replicator.syncs.reader import ensure_topic
+from tests.support.brokers import UniqueName
 
 TASKS = range(4)
 TIMEOUT_S = 60.0
 
 
 @pytest.fixture
-def flow(source: Cluster, target: Cluster, unique: UniqueName) -> Flow:
+def flow(source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName) -> Flow:
     east, west = unique("east"), unique("west")
     clusters = {
         east: {"bootstrap_servers": "none:1"},  # nothing here may need it
@@ -49,7 +49,7 @@ def halts(flow: Flow, cluster: Clients) -> dict[int, dict[str, Any]]:
 
 
 def test_halt_and_lift_are_read_back_and_can_be_repeated(flow: Flow, cluster: Clients) -> None:
-    body = halt_body(Reason.PAUSED, "20260131T030000-7f3a")
+    body = halt_body(HaltReason.PAUSED, "20260131T030000-7f3a")
     assert halts(flow, cluster) == {}
     began_s = time.monotonic()
     halt(flow, cluster, TASKS, body, Deadline(TIMEOUT_S))
@@ -58,7 +58,7 @@ def test_halt_and_lift_are_read_back_and_can_be_repeated(flow: Flow, cluster: Cl
     halt(flow, cluster, [1], body | {"id": "again"}, Deadline(TIMEOUT_S))
     lift(flow, cluster, [0, 2], Deadline(TIMEOUT_S))
     assert halts(flow, cluster) == {1: body | {"id": "again"}, 3: body}
-    assert to_halt(halts(flow, cluster), TASKS, Reason.PAUSED) == [0, 2]
+    assert to_halt(halts(flow, cluster), TASKS, HaltReason.PAUSED) == [0, 2]
     lift(flow, cluster, TASKS, Deadline(TIMEOUT_S))
     assert halts(flow, cluster) == {}
 
@@ -66,7 +66,7 @@ def test_halt_and_lift_are_read_back_and_can_be_repeated(flow: Flow, cluster: Cl
 def test_an_owner_is_fenced_and_its_open_transaction_is_not_committed(flow: Flow, cluster: Clients) -> None:
     with closing(FencingWriter(cluster, transactional_id(flow.source, flow.target, 0))) as task:
         task.open(Deadline(TIMEOUT_S))
-        halt(flow, cluster, TASKS, halt_body(Reason.FAILOVER, "move"), Deadline(TIMEOUT_S))
+        halt(flow, cluster, TASKS, halt_body(HaltReason.FAILOVER, "move"), Deadline(TIMEOUT_S))
         with pytest.raises(FencedError):
             task.write(TP(flow.syncs_topic, 0), [(b"\0\1xnever", b"")], Deadline(TIMEOUT_S))
     assert sorted(halts(flow, cluster)) == list(TASKS)
@@ -94,7 +94,7 @@ def test_a_task_that_starts_in_the_same_moment_is_outlasted(
 ) -> None:
     """Five times each, so that many of the transactions are fenced."""
     for round_ in range(5):
-        body = halt_body(Reason.PAUSED, f"move-{round_}")
+        body = halt_body(HaltReason.PAUSED, f"move-{round_}")
         halt(flow, cluster, TASKS, body, Deadline(TIMEOUT_S))
         assert halts(flow, cluster) == dict.fromkeys(TASKS, body)
         lift(flow, cluster, TASKS, Deadline(TIMEOUT_S))
@@ -110,13 +110,13 @@ def test_what_is_halted_is_told_when_not_all_is(flow: Flow, cluster: Clients, mo
             raise RetriableError("no answer", op="initialise transactions")
         made(writer, on, name)
 
-    body = halt_body(Reason.PAUSED, "move")
+    body = halt_body(HaltReason.PAUSED, "move")
     with monkeypatch.context() as patch:
         patch.setattr(FencingWriter, "__init__", silent)
         with pytest.raises(PartlyDoneError, match=r"tasks 2 not done, 3 done; task 2: .*no answer") as failed:
             halt(flow, cluster, TASKS, body, Deadline(TIMEOUT_S))
     assert failed.value.done == {0, 1, 3} == halts(flow, cluster).keys()
-    halt(flow, cluster, to_halt(halts(flow, cluster), TASKS, Reason.PAUSED), body, Deadline(TIMEOUT_S))
+    halt(flow, cluster, to_halt(halts(flow, cluster), TASKS, HaltReason.PAUSED), body, Deadline(TIMEOUT_S))
     assert halts(flow, cluster) == dict.fromkeys(TASKS, body)
 
 

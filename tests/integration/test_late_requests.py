@@ -12,16 +12,16 @@ from collections.abc import Iterator
 import pytest
 
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster as KafkaCluster
 from replicator.embedded import ClusterSpec
+from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.errors import AbortTransactionError, FencedError, RetriableError
-from replicator.planes.batches.connection import Connection, Request
-from replicator.planes.batches.dialing import Endpoint
-from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
+from replicator.protocol.connection import Connection, Request
+from replicator.protocol.handshake import Endpoint
+from replicator.protocol.produce import API_KEY as PRODUCE
 from tests.contract.conftest import Lane
-from tests.contract.harness import PLANES, TIMEOUT_S
-from tests.kafka.fixtures import OwnClusters, UniqueName
-from tests.kafka.records import NewRecord, produce
+from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.planes import PLANES, TIMEOUT_S
+from tests.support.records import NewRecord, produce
 
 END_TXN = 26
 RECORDS = 100

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.embedded import Cluster, ClusterSpec
+from replicator.embedded import ClusterSpec, EmbeddedCluster
 from replicator.metrics import DATA_PLANES
-from tests.integration.flows import FlowBenches
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, leader_of
+from tests.support.brokers import OwnClusters
+from tests.support.flows import FlowBenches
+from tests.support.records import NewRecord, leader_of
 
 PARTITIONS = 3
 
 
 @pytest.fixture(scope="module")
-def three(module_clusters: OwnClusters) -> Cluster:
+def three(module_clusters: OwnClusters) -> EmbeddedCluster:
     """A target whose brokers may be killed."""
     return module_clusters(ClusterSpec("three", brokers=3))["three"]
 
@@ -27,7 +27,7 @@ def records(first: int) -> list[NewRecord]:
 
 @pytest.mark.parametrize("plane", DATA_PLANES)
 def test_a_partition_whose_brokers_are_down_stops_alone(
-    make_flow: FlowBenches, source: Cluster, three: Cluster, plane: str
+    make_flow: FlowBenches, source: EmbeddedCluster, three: EmbeddedCluster, plane: str
 ) -> None:
     """Under load, and for a task that begins meanwhile; it goes on by itself when they are back."""
     settings = {"data_plane": plane, "replication_factor": 1, "transaction_timeout_s": 5}

@@ -8,11 +8,11 @@ import time
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from replicator.clients import leave_group
-from replicator.embedded import Cluster
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import create_topic
+from replicator.embedded import EmbeddedCluster
+from replicator.kafka.cluster import leave_group
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.records import create_topic
 
 PARTITIONS = 4
 POLL_S = 0.05
@@ -21,7 +21,7 @@ POLL_S = 0.05
 class _Member(Consumer):
     """Notes its callbacks, and when it is closed. Its answers to losses are slower than one `poll`."""
 
-    def __init__(self, cluster: Cluster, topic: str) -> None:
+    def __init__(self, cluster: EmbeddedCluster, topic: str) -> None:
         super().__init__(
             {
                 "bootstrap.servers": cluster.bootstrap_servers,
@@ -51,7 +51,7 @@ class _Member(Consumer):
 class _Other(threading.Thread):
     """A second member, which takes its half."""
 
-    def __init__(self, cluster: Cluster, topic: str) -> None:
+    def __init__(self, cluster: EmbeddedCluster, topic: str) -> None:
         super().__init__(daemon=True)
         self.ending = threading.Event()
         self.consumer = _Member(cluster, topic)
@@ -65,7 +65,7 @@ class _Other(threading.Thread):
 
 
 @pytest.fixture
-def topic(target: Cluster, unique: UniqueName) -> str:
+def topic(target: EmbeddedCluster, unique: UniqueName) -> str:
     return create_topic(target.bootstrap_servers, unique("left"), partitions=PARTITIONS)
 
 
@@ -77,7 +77,7 @@ def poll_until(member: _Member, event: tuple[str, int]) -> None:
     eventually(has_happened, within_s=60)
 
 
-def test_what_waits_is_heard_before_the_client_closes(target: Cluster, topic: str) -> None:
+def test_what_waits_is_heard_before_the_client_closes(target: EmbeddedCluster, topic: str) -> None:
     """It has lost half, and not heard yet that it gets nothing in return: a client that is closed then may hang."""
     member = _Member(target, topic)
     poll_until(member, ("gets", PARTITIONS))

@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_END, TopicPartition
 
-from replicator import clients
+from replicator.copy.transaction_recovery import TransactionRecovery
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster, ClusterSpec
+from replicator.embedded import ClusterSpec, EmbeddedCluster
 from replicator.errors import TP, AbortTransactionError, FatalError, RetriableError
-from replicator.loose_ends import Settlement
+from replicator.kafka.cluster import Cluster as Client
 from replicator.metrics import DATA_PLANES
 from replicator.names import transactional_id
-from replicator.planes.batches.coordinator import Coordinator
-from replicator.planes.batches.loose_ends import LooseEnds
 from replicator.planes.batches.plane import BatchesPlane
-from tests.contract.harness import settings
-from tests.integration.flows import FlowBench, FlowBenches
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, admin_client, delete_topic, end_offsets, read_topic
+from replicator.protocol.hanging_transactions import HangingTransactions
+from replicator.protocol.transaction_manager import TransactionManager
+from tests.support.brokers import OwnClusters
+from tests.support.eventually import eventually
+from tests.support.flows import FlowBench, FlowBenches
+from tests.support.planes import settings
+from tests.support.records import NewRecord, admin_client, delete_topic, end_offsets, read_topic
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
 SYNCS, FIRST, SECOND = "syncs", "first", "second"
@@ -51,17 +51,19 @@ class Forgetful:
         self._commit = commit
         self._dies = dies
         self._told: set[TP] = set()
-        self._add, self._end = Coordinator.add, Coordinator.end
+        self._add, self._end = TransactionManager.add, TransactionManager.end
         for name, method in (("add", self._patched_add), ("end", self._patched_end)):
-            patch.setattr(Coordinator, name, lambda it, *args, method=method, **options: method(it, *args, **options))
-        patch.setattr(Settlement, "settle", self._wait)
+            patch.setattr(
+                TransactionManager, name, lambda it, *args, method=method, **options: method(it, *args, **options)
+            )
+        patch.setattr(TransactionRecovery, "settle", self._wait)
 
     def _wait(self, *args: Any) -> bool:
         if self.over.is_set() and self._dies:
             raise RetriableError("the worker is to be dead", op="test")
         return False
 
-    def _patched_add(self, coordinator: Coordinator, tps: Iterable[TP], on_done: Callable[[Any], None]) -> None:
+    def _patched_add(self, coordinator: TransactionManager, tps: Iterable[TP], on_done: Callable[[Any], None]) -> None:
         kept = [tp for tp in tps if tp not in self._forgotten]
         self.forgot |= set(tps) - set(kept)
         self._told |= set(kept)
@@ -70,7 +72,7 @@ class Forgetful:
         else:
             on_done({})
 
-    def _patched_end(self, coordinator: Coordinator, deadline: Deadline, *, commit: bool) -> None:
+    def _patched_end(self, coordinator: TransactionManager, deadline: Deadline, *, commit: bool) -> None:
         if self._told:
             self._end(coordinator, deadline, commit=self._commit)
         self.over.set()
@@ -80,7 +82,7 @@ class Forgetful:
 
 
 @pytest.fixture(scope="module")
-def careless(module_clusters: OwnClusters) -> Cluster:
+def careless(module_clusters: OwnClusters) -> EmbeddedCluster:
     """A target on which a transaction may lose a partition."""
     return module_clusters(ClusterSpec("careless", properties=UNVERIFIED))["careless"]
 
@@ -88,10 +90,10 @@ def careless(module_clusters: OwnClusters) -> Cluster:
 def without_end(bench: FlowBench) -> set[TP]:
     """The partitions with records of a transaction that is over and has no end there."""
     flow = bench.settings().flow(bench.name)
-    cluster = clients.Cluster(bench.target_alias, "target", flow.target_cluster, flow.group)
+    cluster = Client(bench.target_alias, "target", flow.target_cluster, flow.group)
     wanted = settings(transactional_id(bench.alias, bench.target_alias, 0))
     remote = bench.remote(bench.topic)
-    with closing(LooseEnds(cluster, wanted)) as ends:
+    with closing(HangingTransactions(cluster, wanted)) as ends:
         ends._coordinator.initialise(Deadline(30))
         found = ends.find([TP(bench.syncs_topic, 0), TP(remote, 0), TP(remote, 1)], Deadline(30))
     assert not found.silent
@@ -123,7 +125,7 @@ def begin(bench: FlowBench) -> None:
     ids="-".join,
 )
 def test_what_has_no_end_gets_the_right_one(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch,
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch,
     lost: tuple[str, ...], plane: str, *, commit: bool,
 ) -> None:  # fmt: skip
     """The next owner ends what has no end, and every record comes over once, whichever markers are missing."""
@@ -156,7 +158,7 @@ def test_what_has_no_end_gets_the_right_one(
 
 
 def test_a_task_that_runs_on_looks_back_after_trouble(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quiet partition would hide its last records from readers until something else is written to it."""
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
@@ -177,7 +179,12 @@ def test_a_task_that_runs_on_looks_back_after_trouble(
 
 @pytest.mark.parametrize("has_syncs", [True, False], ids=["with syncs", "without syncs"])
 def test_a_partition_without_a_leader_starts_when_it_was_asked(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch, *, has_syncs: bool
+    make_flow: FlowBenches,
+    source: EmbeddedCluster,
+    careless: EmbeddedCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_syncs: bool,
 ) -> None:
     """It is just those that lose markers, and their brokers come back last. The others go on meanwhile."""
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
@@ -195,12 +202,12 @@ def test_a_partition_without_a_leader_starts_when_it_was_asked(
     assert without_end(bench) == {first}
 
     has_leader = threading.Event()
-    by_leader = LooseEnds._by_leader
+    by_leader = HangingTransactions._by_leader
 
-    def led(ends: LooseEnds, tps: Iterable[TP]) -> dict[int, list[TP]]:
+    def led(ends: HangingTransactions, tps: Iterable[TP]) -> dict[int, list[TP]]:
         return by_leader(ends, [tp for tp in tps if tp != first or has_leader.is_set()])
 
-    monkeypatch.setattr(LooseEnds, "_by_leader", led)
+    monkeypatch.setattr(HangingTransactions, "_by_leader", led)
     seen = len(bench.events)
     bench.produce(bench.topic, records(2000))
     bench.start()
@@ -224,16 +231,16 @@ def aborting(flush: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_an_abort_that_loses_a_marker_is_looked_back_at(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the next commit of the same life would show its records, too."""
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
     begin(bench)
     first = TP(bench.remote(bench.topic), 0)
-    settle = Settlement.settle
+    settle = TransactionRecovery.settle
     forgetful = Forgetful(monkeypatch, {first}, commit=False, dies=False)
-    monkeypatch.setattr(Settlement, "settle", settle)
-    flush, end = BatchesPlane.flush, Coordinator.end
+    monkeypatch.setattr(TransactionRecovery, "settle", settle)
+    flush, end = BatchesPlane.flush, TransactionManager.end
 
     def failing_flush(plane: BatchesPlane, deadline: Deadline) -> Any:
         placements = flush(plane, deadline)
@@ -241,12 +248,12 @@ def test_an_abort_that_loses_a_marker_is_looked_back_at(
             return placements
         raise AbortTransactionError("not acknowledged", op="flush")
 
-    def troubled_end(coordinator: Coordinator, deadline: Deadline, *, commit: bool) -> None:
+    def troubled_end(coordinator: TransactionManager, deadline: Deadline, *, commit: bool) -> None:
         end(coordinator, deadline, commit=commit)
         coordinator._cluster.troubled_s = time.monotonic()
 
     monkeypatch.setattr(BatchesPlane, "flush", failing_flush)
-    monkeypatch.setattr(Coordinator, "end", troubled_end)
+    monkeypatch.setattr(TransactionManager, "end", troubled_end)
     bench.produce(bench.topic, records_of_first(1000))
     assert forgetful.over.wait(60), bench.log()
     assert forgetful.forgot == {first}, "not the transaction that the test is about"
@@ -256,7 +263,9 @@ def test_an_abort_that_loses_a_marker_is_looked_back_at(
     assert bench.verify(bench.topic).records == 75
 
 
-def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cluster, careless: Cluster) -> None:
+def test_nothing_is_settled_where_all_is_well(
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster
+) -> None:
     """A clean stop and start, also without a remote topic that was there."""
     bench = make_flow(source, careless)
     begin(bench)
@@ -275,7 +284,7 @@ def test_nothing_is_settled_where_all_is_well(make_flow: FlowBenches, source: Cl
 @pytest.mark.parametrize("plane", DATA_PLANES)
 @pytest.mark.parametrize("lost", [(SYNCS,), (FIRST,), (SYNCS, FIRST)], ids="-".join)
 def test_what_has_no_end_and_is_aborted_with_the_next_transaction_is_mended(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster, monkeypatch: pytest.MonkeyPatch,
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch,
     lost: tuple[str, ...], plane: str,
 ) -> None:  # fmt: skip
     """A sync without its records would lose them, records without their sync would come twice; also started again."""
@@ -291,7 +300,7 @@ def test_what_has_no_end_and_is_aborted_with_the_next_transaction_is_mended(
 
     bench.set(data_plane=plane)
     died = threading.Event()
-    monkeypatch.setattr(Coordinator, "end", lambda *_, **__: die(died))
+    monkeypatch.setattr(TransactionManager, "end", lambda *_, **__: die(died))
     bench.produce(bench.topic, records_of_first(2000))
     assert died.wait(60), bench.log()
     bench.stop()
@@ -316,7 +325,7 @@ def die(died: threading.Event) -> None:
 
 
 def test_records_that_were_deleted_on_the_target_are_not_copied_again(
-    make_flow: FlowBenches, source: Cluster, careless: Cluster
+    make_flow: FlowBenches, source: EmbeddedCluster, careless: EmbeddedCluster
 ) -> None:
     """By retention, say: readers don't see them any more than aborted ones."""
     bench = make_flow(source, careless)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from replicator.embedded import Cluster, ClusterSpec, ensure_kafka
+from replicator.embedded import ClusterSpec, EmbeddedCluster, ensure_kafka
 from replicator.errors import TP
-from replicator.mm2_wire import decode_heartbeat
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
-from tests.integration.groups import checkpoints, commit
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters, UniqueName
-from tests.kafka.records import NewRecord, admin_client, end_offsets, read_topic
+from replicator.offset_map.mm2_format import decode_heartbeat
+from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches
+from tests.support.groups import checkpoints, commit
+from tests.support.records import NewRecord, admin_client, end_offsets, read_topic
 
 PROGRAM = Path(__file__).parent / "java" / "ReadGroups.java"
 TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
@@ -27,7 +27,7 @@ def java(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def replicated(make_flow: FlowBenches, source: Cluster, target: Cluster, group: str) -> FlowBench:
+def replicated(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, group: str) -> FlowBench:
     """A flow with heartbeats, whose `group` has read one partition to its end and a part of the other."""
     bench = make_flow(source, target, flow={"heartbeat_interval_s": 0.5})
     bench.create(bench.topic, partitions=2)

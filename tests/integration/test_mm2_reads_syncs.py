@@ -7,8 +7,8 @@ from pathlib import Path
 
 from replicator.embedded import ensure_kafka
 from replicator.errors import TP
-from replicator.offsets import Run
-from replicator.wire import PARTITION_STATE, ControlRecord, encode_control, encode_sync
+from replicator.offset_map.runs import Run
+from replicator.offset_map.sync_format import PARTITION_STATE, ControlRecord, encode_control, encode_sync
 
 PROGRAM = Path(__file__).parent / "java" / "ReadSyncs.java"
 

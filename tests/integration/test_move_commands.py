@@ -17,32 +17,31 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from replicator import checkpoints as checkpoints_duty
-from replicator.clients import Cluster as Clients
-from replicator.committed import tag
+from replicator.checkpoints import checkpoints as checkpoints_duty
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.failover import plan_move
-from replicator.groups import LATE_AFTER_S, group_states
-from replicator.mm2_wire import Checkpoint, encode_checkpoint
-from replicator.move import Command as MoveCommand
-from replicator.move import Order
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.group_offsets import tag
+from replicator.kafka.groups import LATE_AFTER_S, group_states
+from replicator.moves.model import MoveCommand, Order
+from replicator.moves.plan import plan_move
 from replicator.names import groups_id
-from replicator.translation import Between, OffsetMap
-from replicator.wire import encode_sync
-from tests.e2e.commands import Command
-from tests.e2e.compare import read_syncs
-from tests.integration.desk import RECORDS, SOON_S, Desk, states
-from tests.integration.flows import FlowBench, flow_benches
-from tests.integration.groups import Member, checkpoints, commit, committed, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
+from replicator.offset_map.map import Between, OffsetMap
+from replicator.offset_map.mm2_format import Checkpoint, encode_checkpoint
+from replicator.offset_map.sync_format import encode_sync
+from tests.support.brokers import UniqueName
+from tests.support.commands import Command
+from tests.support.compare import read_syncs
+from tests.support.desk import RECORDS, SOON_S, Desk, states
+from tests.support.eventually import eventually
+from tests.support.flows import FlowBench, flow_benches
+from tests.support.groups import Member, checkpoints, commit, committed, offsets
+from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
 
 
 @pytest.fixture(scope="module")
-def desk(source: Cluster, target: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(source: EmbeddedCluster, target: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A flow that runs, shared by the tests that do it no harm; each has groups of its own."""
     with pytest.MonkeyPatch.context() as patch, flow_benches() as benches:
         patch.setattr(checkpoints_duty, "GROUPS_EVERY_S", 0.1)
@@ -50,7 +49,9 @@ def desk(source: Cluster, target: Cluster, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def own_desk(source: Cluster, target: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def own_desk(
+    source: EmbeddedCluster, target: EmbeddedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
     """A flow that a test may break; it is not open yet."""
     monkeypatch.setattr(checkpoints_duty, "GROUPS_EVERY_S", 0.1)
     with flow_benches() as benches:
@@ -248,7 +249,7 @@ def test_a_group_that_read_on_until_a_moment_ago_comes_home_exactly(
     with desk.clusters() as world:
         order = Order("now", MoveCommand.FAILBACK, flow.name, (group,))
         assert [row.far_next for row in plan_move(order, world.look(order)).rows] == [10, 20]
-        monkeypatch.setattr("replicator.move_clusters.group_states", read_on)
+        monkeypatch.setattr("replicator.moves.world.group_states", read_on)
         found = plan_move(order, world.look(order))
     ends = end_offsets(flow.source, flow.topic)
     assert [(row.translation, row.far_next) for row in found.rows] == [("exact", ends[0]), ("exact", ends[1])]

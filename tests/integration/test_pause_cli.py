@@ -6,25 +6,25 @@ from typing import Any
 
 import pytest
 
-from replicator.acting import Act
-from replicator.clients import Cluster as Clients
+from replicator.audit.audited_command import AuditedCommand
 from replicator.config import Flow
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import RetriableError
-from replicator.halts import Reason, halt, halt_body, read_halts
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.transactions import FencingWriter
 from replicator.names import transactional_id
-from replicator.syncs import ensure_topic
-from replicator.transactions import FencingWriter
-from tests.integration.flows import FlowBench, FlowBenches
-from tests.integration.in_process import Run, Runs
+from replicator.syncs.halts import HaltReason, halt, halt_body, read_halts
+from replicator.syncs.reader import ensure_topic
+from tests.support.flows import FlowBench, FlowBenches
+from tests.support.in_process import Run, Runs
 
 TASKS = 3
 TIMEOUT_S = 60.0
 
 
 @pytest.fixture
-def bench(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+def bench(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> FlowBench:
     """A flow whose source is gone: nothing here may need it."""
     return make_flow(source, target, flow={"tasks": TASKS}, clusters={"source": {"bootstrap_servers": "127.0.0.1:1"}})
 
@@ -92,7 +92,7 @@ def test_pause_and_resume_and_what_is_left_of_them(run: Run, flow: Flow, cluster
 
 
 def test_resuming_after_a_failover_says_what_it_does_not_do(run: Run, flow: Flow, cluster: Clients) -> None:
-    halt(flow, cluster, range(TASKS), halt_body(Reason.FAILOVER, "move-1"), Deadline(TIMEOUT_S))
+    halt(flow, cluster, range(TASKS), halt_body(HaltReason.FAILOVER, "move-1"), Deadline(TIMEOUT_S))
     done = run("resume")
     assert done.code == 3
     assert "failover: move-1 by" in done.stderr
@@ -128,16 +128,16 @@ def test_of_two_operators_the_earlier_one_is_refused(
     run: Run, flow: Flow, cluster: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another one claims the flow between the claim and the first record."""
-    record = Act._record
+    record = AuditedCommand._record
 
-    def overtaken(self: Act, *arguments: Any) -> Any:
+    def overtaken(self: AuditedCommand, *arguments: Any) -> Any:
         rival = FencingWriter(cluster, f"replicator-{flow.source}-{flow.target}-moves")
         rival.open(Deadline(TIMEOUT_S))
         rival.close()
         return record(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Act, "_record", overtaken)
+        patch.setattr(AuditedCommand, "_record", overtaken)
         done = run("pause", "--yes")
     assert done.code == 3
     assert "another operator began a move of this flow" in done.stderr
@@ -150,10 +150,10 @@ def test_a_failover_that_was_not_shown_is_left_as_it_is(
 ) -> None:
     """G: it began and ended while the operator was asked, so that no claim fences it."""
     if command == "resume":
-        halt(flow, cluster, range(TASKS), halt_body(Reason.PAUSED, "move-1"), Deadline(TIMEOUT_S))
+        halt(flow, cluster, range(TASKS), halt_body(HaltReason.PAUSED, "move-1"), Deadline(TIMEOUT_S))
 
     def confirm(question: str, yes: bool) -> None:
-        halt(flow, cluster, range(TASKS), halt_body(Reason.FAILOVER, "move-2"), Deadline(TIMEOUT_S))
+        halt(flow, cluster, range(TASKS), halt_body(HaltReason.FAILOVER, "move-2"), Deadline(TIMEOUT_S))
 
     with monkeypatch.context() as patch:
         patch.setattr("replicator.cli.flow.confirm", confirm)
@@ -167,7 +167,7 @@ def test_a_failover_that_was_not_shown_is_left_as_it_is(
 
 
 def test_a_target_that_gives_no_answer_is_exit_1(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, commands: Runs
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, commands: Runs
 ) -> None:
     settings = {"connect_timeout_s": 1}
     bench = make_flow(source, target, clusters={"target": {"bootstrap_servers": "127.0.0.1:1"}}, settings=settings)

@@ -11,26 +11,26 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from replicator import positions
-from replicator.checkpoint_reader import read_checkpoints
-from replicator.clients import Cluster as Clients
+from replicator.checkpoints import lag_group
+from replicator.checkpoints.lag_group import LagGroup
+from replicator.checkpoints.topic import read_checkpoints
 from replicator.config import ClusterSettings
-from replicator.deadline import REFUSED_RETRY_S, Deadline, Leash
-from replicator.embedded import Cluster
+from replicator.deadline import REFUSED_RETRY_S, Deadline, StopToken
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.positions import Positions
-from tests.integration.flows import REACT_S, FlowBench, FlowBenches
-from tests.integration.groups import Member, commit, offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets
+from replicator.kafka.cluster import Cluster as Clients
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBench, FlowBenches
+from tests.support.groups import Member, commit, offsets
+from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets
 
 SOON_S = 60.0
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions, "INTERVAL_S", 0.5)
+    monkeypatch.setattr(lag_group, "INTERVAL_S", 0.5)
 
 
 def lags(bench: FlowBench, *topics: str) -> dict[TP, int]:
@@ -42,7 +42,7 @@ def lags(bench: FlowBench, *topics: str) -> dict[TP, int]:
 
 
 def test_tools_show_the_lag_of_the_flow(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, unique: UniqueName
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName
 ) -> None:
     """It reaches 0, also for an empty partition; no checkpoint is made of it; a topic that is gone holds nothing up."""
     bench = make_flow(source, target)
@@ -77,31 +77,31 @@ class Known:
     positions: dict[TP, int]
 
 
-def test_what_is_refused_is_noted_and_what_did_not_change_is_left(source: Cluster, unique: UniqueName) -> None:
+def test_what_is_refused_is_noted_and_what_did_not_change_is_left(source: EmbeddedCluster, unique: UniqueName) -> None:
     """The group may have members; what somebody did to its offsets stays until the position moves, or for an hour."""
     servers, group = source.admin_servers, unique("replicator")
     tp = TP(create_topic(servers, unique("orders")), 0)
     east = Clients("east", "source", ClusterSettings(bootstrap_servers=servers), group)
     flow: Any = SimpleNamespace(group=group)
     known: Any = Known({tp: 5})
-    duty = Positions(flow, east, east.admin(), known, structlog.get_logger())
+    duty = LagGroup(flow, east, east.admin(), known, structlog.get_logger())
     with capture_logs() as events:
         with closing(Member(servers, group, tp.topic)):
             for _ in range(2):
-                duty.step(Leash(), REACT_S)
+                duty.step(StopToken(), REACT_S)
                 assert f"commit for the group {group}" in duty.note
                 assert duty.interval_s == REFUSED_RETRY_S
         assert [it["event"] for it in events] == ["positions_not_committed"]
-    duty.step(Leash(), REACT_S)
-    assert (duty.note, duty.interval_s, offsets(servers, group)) == ("", positions.INTERVAL_S, {tp: 5})
+    duty.step(StopToken(), REACT_S)
+    assert (duty.note, duty.interval_s, offsets(servers, group)) == ("", lag_group.INTERVAL_S, {tp: 5})
     commit(servers, group, {tp: 1})
-    duty.step(Leash(), REACT_S)
+    duty.step(StopToken(), REACT_S)
     assert offsets(servers, group) == {tp: 1}
     known.positions = {tp: 6}
-    duty.step(Leash(), REACT_S)
+    duty.step(StopToken(), REACT_S)
     assert offsets(servers, group) == {tp: 6}
     duty._rewrite_s = 0.0
     admin = admin_client(servers)
     admin.delete_consumer_groups([group])[group].result(REACT_S)
-    duty.step(Leash(), REACT_S)
+    duty.step(StopToken(), REACT_S)
     assert offsets(servers, group) == {tp: 6}

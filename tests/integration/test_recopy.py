@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from replicator.clients import Cluster as Clients
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP, FencedError, RetriableError
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.transactions import FencingWriter
 from replicator.names import task_of, transactional_id
-from replicator.transactions import FencingWriter
-from tests.e2e.compare import compare
-from tests.integration.desk import SOON_S
-from tests.integration.flows import FlowBench, FlowBenches, on_both_planes
-from tests.integration.groups import checkpoints, commit, committed
-from tests.integration.in_process import Run, Runs
-from tests.kafka.eventually import eventually
-from tests.kafka.records import NewRecord, create_topic, delete_topic, produce, read_topic
+from tests.support.compare import compare
+from tests.support.desk import SOON_S
+from tests.support.eventually import eventually
+from tests.support.flows import FlowBench, FlowBenches, on_both_planes
+from tests.support.groups import checkpoints, commit, committed
+from tests.support.in_process import Run, Runs
+from tests.support.records import NewRecord, create_topic, delete_topic, produce, read_topic
 
 TASKS = 2
 PARTITIONS = 4
@@ -31,7 +31,7 @@ def numbered(number: int, word: bytes = b"") -> list[NewRecord]:
 
 
 @pytest.fixture
-def flow(make_flow: FlowBenches, source: Cluster, target: Cluster) -> FlowBench:
+def flow(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> FlowBench:
     """A flow with two topics replicated by two tasks."""
     flow = make_flow(source, target, flow={"tasks": TASKS, "checkpoint_interval_s": 0.1})
     for topic in (flow.topic, flow.other):
@@ -109,7 +109,7 @@ def test_a_deleted_copy_is_made_anew_while_the_others_go_on(flow: FlowBench, run
 
 
 def test_a_copy_is_made_anew_before_a_worker_notices_that_it_is_gone(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, commands: Runs
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, commands: Runs
 ) -> None:
     """The idle task is told, and does not begin with what it knew of the topics."""
     flow = make_flow(source, target, flow={"refresh_topics_interval_s": 600})
@@ -146,7 +146,7 @@ def test_nothing_is_forgotten_without_a_yes(flow: FlowBench, run: Run) -> None:
 
 
 def test_what_was_never_replicated_is_refused(
-    flow: FlowBench, run: Run, make_flow: FlowBenches, source: Cluster, target: Cluster, commands: Runs
+    flow: FlowBench, run: Run, make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, commands: Runs
 ) -> None:
     done = run("recopy", flow.topic, "nothing", "--yes")
     assert done.code == 3
@@ -243,7 +243,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_again(
                 raise FencedError("fenced", op="commit transaction")
 
     with monkeypatch.context() as patch:
-        patch.setattr("replicator.task_writes.FencingWriter", Unanswered)
+        patch.setattr("replicator.syncs.control_records.FencingWriter", Unanswered)
         done = run("recopy", flow.topic, "--yes", "--timeout", "120")
     assert done.code == 0, done.stderr
     assert len(lost) == TASKS

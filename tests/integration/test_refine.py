@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 from confluent_kafka import Producer, TopicPartition
 
-from replicator.clients import Cluster as Clients
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.offsets import Placement, Run, RunBuilder, gaps_between
-from replicator.refine import Refiner, Unrefined
-from replicator.translation import Between, Exact, OffsetMap
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import admin_client, create_topic, delete_topic, end_offsets, produce, read_topic
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.moves.count import Refiner, Unrefined
+from replicator.offset_map.map import Between, Exact, OffsetMap
+from replicator.offset_map.runs import Placement, Run, RunBuilder, gaps_between
+from tests.support.brokers import UniqueName
+from tests.support.records import admin_client, create_topic, delete_topic, end_offsets, produce, read_topic
 
 TIMEOUT_S = 30.0
 TRANSACTIONS = 12
@@ -60,7 +60,9 @@ def transactions(servers: str, topic: str, transactional_id: str, sizes: list[in
             end(TIMEOUT_S)
 
 
-def copied(source: Cluster, target: Cluster, unique: UniqueName, *, gapped: bool, foreign: bool = False) -> Copy:
+def copied(
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, *, gapped: bool, foreign: bool = False
+) -> Copy:
     """A log of 12 times 5 records, and its copy in 12 transactions; `foreign`: with somebody else's record inside."""
     copy = Copy(TP(unique("orders"), 0), TP(unique("east.orders"), 0))
     sizes = [5] * TRANSACTIONS
@@ -86,12 +88,12 @@ def copied(source: Cluster, target: Cluster, unique: UniqueName, *, gapped: bool
 
 
 @pytest.fixture
-def near(source: Cluster) -> Clients:
+def near(source: EmbeddedCluster) -> Clients:
     return Clients("east", "source", ClusterSettings(bootstrap_servers=source.admin_servers), "replicator-east-west")
 
 
 @pytest.fixture
-def far(target: Cluster) -> Clients:
+def far(target: EmbeddedCluster) -> Clients:
     return Clients("west", "target", ClusterSettings(bootstrap_servers=target.admin_servers), "replicator-east-west")
 
 
@@ -111,7 +113,7 @@ def thinned(copy: Copy, end: int) -> dict[int, Between]:
 
 @pytest.mark.parametrize("gapped", [False, True], ids=["dense", "gapped"])
 def test_every_place_is_the_true_one(
-    source: Cluster, target: Cluster, unique: UniqueName, refiner: Refiner, gapped: bool
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, refiner: Refiner, gapped: bool
 ) -> None:
     """D: inside and between records, markers and aborted records, also where the log ends with the stretch."""
     copy = copied(source, target, unique, gapped=gapped)
@@ -124,7 +126,7 @@ def test_every_place_is_the_true_one(
 
 @pytest.mark.parametrize("gapped", [False, True], ids=["dense", "gapped"])
 def test_every_place_on_the_way_back_is_the_true_one(
-    source: Cluster, target: Cluster, unique: UniqueName, near: Clients, far: Clients, gapped: bool
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, near: Clients, far: Clients, gapped: bool
 ) -> None:
     """D, for failback: near is the target now."""
     copy = copied(source, target, unique, gapped=gapped)
@@ -141,7 +143,7 @@ def test_every_place_on_the_way_back_is_the_true_one(
 
 
 def test_a_dense_history_needs_no_near_cluster(
-    source: Cluster, target: Cluster, unique: UniqueName, far: Clients
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, far: Clients
 ) -> None:
     """A failover has none; where there are gaps, it is told that nobody can count."""
     copy = copied(source, target, unique, gapped=False)
@@ -157,7 +159,7 @@ def test_a_dense_history_needs_no_near_cluster(
 
 
 def test_somebody_elses_records_prove_nothing(
-    source: Cluster, target: Cluster, unique: UniqueName, refiner: Refiner
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, refiner: Refiner
 ) -> None:
     """Only in the stretch that has some; the others are exact."""
     copy = copied(source, target, unique, gapped=False, foreign=True)
@@ -168,7 +170,9 @@ def test_somebody_elses_records_prove_nothing(
     assert refused.reason.startswith("west holds other records among the 20 replicated ones at offsets")
 
 
-def test_deleted_records_prove_nothing(source: Cluster, target: Cluster, unique: UniqueName, refiner: Refiner) -> None:
+def test_deleted_records_prove_nothing(
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, refiner: Refiner
+) -> None:
     """Retention has been there: on either cluster, in a part of the stretch or before all of it."""
     copy = copied(source, target, unique, gapped=True)
     stretches = thinned(copy, copy.runs[-1].upstream_next)
@@ -193,7 +197,7 @@ def delete_records(servers: str, tp: TP, before: int) -> None:
 
 
 def test_what_is_counted_is_bounded_and_told(
-    source: Cluster, target: Cluster, unique: UniqueName, near: Clients, far: Clients
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, near: Clients, far: Clients
 ) -> None:
     """`refine_max_records` records and no more; 0 turns it off; progress reaches the end."""
     copy = copied(source, target, unique, gapped=True)
@@ -211,7 +215,7 @@ def test_what_is_counted_is_bounded_and_told(
 
 
 def test_a_topic_that_is_gone_or_was_cut_is_told(
-    source: Cluster, target: Cluster, unique: UniqueName, refiner: Refiner
+    source: EmbeddedCluster, target: EmbeddedCluster, unique: UniqueName, refiner: Refiner
 ) -> None:
     """The records can't be there any more."""
     copy = copied(source, target, unique, gapped=False)

@@ -21,27 +21,26 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from structlog.testing import capture_logs
 
-from replicator import target_ends
-from replicator.audit import Audit, read_audit
-from replicator.clients import Cluster as Clients
-from replicator.committed import tag
+from replicator.audit.audit import Audit, read_audit
 from replicator.config import Settings, build
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster, Clusters, ClusterSpec, SecuritySpec
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, SecuritySpec
 from replicator.errors import TP, KafkaOpError
+from replicator.kafka import offset_probe
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.group_offsets import tag
+from replicator.kafka.offset_probe import OffsetProbe
 from replicator.metrics import Metrics
-from replicator.pausing import Command as PauseCommand
-from replicator.pausing import Pausing
+from replicator.moves.count import Refiner
+from replicator.offset_map.map import Between
+from replicator.operations.pause import Pause, PauseCommand
 from replicator.planes import Batch, PlaneSettings
 from replicator.planes.records import RecordsPlane
-from replicator.refine import Refiner
-from replicator.target_ends import TargetEnds
-from replicator.translation import Between
-from replicator.worker import FlowWorker
-from tests.integration.groups import checkpoints, commit, committed
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
+from replicator.worker.worker import FlowWorker
+from tests.support.brokers import OwnClusters
+from tests.support.eventually import eventually
+from tests.support.groups import checkpoints, commit, committed
+from tests.support.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
 
 GUIDE = Path(__file__).parents[2] / "docs/deployment.md"
 TIMEOUT_S = 60.0
@@ -91,7 +90,7 @@ def documented_rights() -> Iterator[tuple[str, AclBinding]]:
             )  # fmt: skip
 
 
-def grant(cluster: Cluster, acls: list[AclBinding]) -> None:
+def grant(cluster: EmbeddedCluster, acls: list[AclBinding]) -> None:
     admin = admin_client(cluster.admin_servers)
     for answer in admin.create_acls(acls).values():
         answer.result(TIMEOUT_S)
@@ -112,7 +111,7 @@ def test_without_rights_for_groups_records_are_replicated_all_the_same(
     secured: Clusters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing is told with a hint, and stops nothing."""
-    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 1.0)  # on a busy machine the first look may be too short
+    monkeypatch.setattr(offset_probe, "LOOK_AGAIN_S", 1.0)  # on a busy machine the first look may be too short
     east, west = secured["east"].admin_servers, secured["west"].admin_servers
     create_topic(east, "payments.us")
     produce(east, "payments.us", [b"1"])
@@ -200,7 +199,7 @@ def test_documented_rights_are_enough(secured: Clusters) -> None:
         eventually(lambda: TP("orders", 0) in committed(east, "replicator-east-west"), within_s=TIMEOUT_S)
         assert worker.not_ready() == ""
         assert worker.notes() == []
-        pausing = Pausing(settings(secured, "replicator").flow("east->west"), TIMEOUT_S)
+        pausing = Pause(settings(secured, "replicator").flow("east->west"), TIMEOUT_S)
         for command in PauseCommand:
             outcome = pausing.carry_out(command, command.value, pausing.look(), TIMEOUT_S)
             assert (outcome.state, outcome.texts) == ("done", ())
@@ -232,18 +231,18 @@ def test_a_topic_that_may_not_be_read_is_said_until_it_may_be(
     secured: Clusters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while others are looked at that may be read."""
-    monkeypatch.setattr(target_ends, "PATIENCE_S", 5.0)
+    monkeypatch.setattr(offset_probe, "PATIENCE_S", 5.0)
     west = secured["west"]
     shut, free = (TP(create_topic(west.admin_servers, f"end-of-{name}"), 0) for name in ("shut", "free"))
     kind = ResourceType.TOPIC
     grant(west, [right(kind, free.topic, AclOperation.READ), right(kind, shut.topic, AclOperation.DESCRIBE)])
-    with closing(TargetEnds(on_target(secured, "nobody"))) as ends:
+    with closing(OffsetProbe(on_target(secured, "nobody"))) as ends:
         eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and ends.problem, within_s=TIMEOUT_S)
         assert "grant READ on end-of-shut" in ends.problem
         ends.find({shut: 0, free: 0}, Deadline(TIMEOUT_S))
         assert "grant READ on end-of-shut" in ends.problem
         grant(west, [right(kind, shut.topic, AclOperation.READ)])
-        monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0)
+        monkeypatch.setattr(offset_probe, "LOOK_AGAIN_S", 0)
         eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and not ends.problem, within_s=TIMEOUT_S)
 
 

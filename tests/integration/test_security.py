@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from replicator.embedded import Cluster, Clusters, ClusterSpec, SecuritySpec, open_clusters
-from tests.e2e.compare import compare
-from tests.e2e.worker_process import WorkerProcess
-from tests.integration.flows import REACT_S, FlowBenches
-from tests.kafka.certificates import Authority
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import NewRecord, create_topic, produce, read_topic
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, SecuritySpec, open_clusters
+from tests.support.brokers import UniqueName
+from tests.support.certificates import Authority
+from tests.support.compare import compare
+from tests.support.eventually import eventually
+from tests.support.flows import REACT_S, FlowBenches
+from tests.support.records import NewRecord, create_topic, produce, read_topic
+from tests.support.worker_process import WorkerProcess
 
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
@@ -58,7 +58,7 @@ def certified(authority: Authority, client: Path) -> dict[str, Any]:
     return {"protocol": "SSL", **files}
 
 
-def config(folder: Path, unique: UniqueName, source: tuple[Cluster, dict[str, Any]], target: Any) -> Path:
+def config(folder: Path, unique: UniqueName, source: tuple[EmbeddedCluster, dict[str, Any]], target: Any) -> Path:
     """A configuration file with a flow ``<unique east>-><unique west>``."""
     content = {
         "clusters": {

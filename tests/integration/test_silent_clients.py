@@ -6,16 +6,17 @@ from contextlib import closing
 
 import pytest
 
-from replicator import clients, standstill
 from replicator.config import Settings
-from replicator.embedded import Cluster
+from replicator.copy import stall_detector
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP, KafkaOpError
-from replicator.observe import Observer
+from replicator.kafka import cluster
 from replicator.planes import Fetched, Plane
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
-from tests.integration.flows import FlowBenches, on_both_planes
-from tests.kafka.eventually import eventually
+from replicator.status.lag_reader import Observer
+from tests.support.eventually import eventually
+from tests.support.flows import FlowBenches, on_both_planes
 
 RECORDS = [b"%d" % number for number in range(20)]
 
@@ -52,9 +53,9 @@ class Deafness:
 
 @on_both_planes
 def test_a_task_of_which_a_partition_stands_still_begins_again(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, monkeypatch: pytest.MonkeyPatch
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standstill, "PATIENCE_S", 6.0)
+    monkeypatch.setattr(stall_detector, "PATIENCE_S", 6.0)
     deafness = Deafness(monkeypatch)
     flow = make_flow(source, target)
     flow.create(flow.topic, partitions=2)
@@ -80,7 +81,7 @@ def test_a_task_of_which_a_partition_stands_still_begins_again(
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_worker_whose_clients_lost_their_brokers_connects_again(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, side: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, side: str
 ) -> None:
     flow = make_flow(source, target)
     worker = flow.start_filled().worker
@@ -98,7 +99,7 @@ def test_a_worker_whose_clients_lost_their_brokers_connects_again(
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_observer_looks_again_with_new_clients_after_one_gave_no_answer(
-    make_flow: FlowBenches, source: Cluster, target: Cluster, side: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, side: str
 ) -> None:
     flow = make_flow(source, target).start_filled()
     settings = flow.settings()
@@ -113,7 +114,7 @@ def test_an_observer_looks_again_with_new_clients_after_one_gave_no_answer(
         assert observer.lag().total_records == 0
 
 
-def without_brokers(settings: Settings, alias: str) -> clients.Cluster:
+def without_brokers(settings: Settings, alias: str) -> cluster.Cluster:
     """A cluster whose clients are as those that lost every broker."""
     empty = settings.clusters[alias].model_copy(update={"bootstrap_servers": ""})
-    return clients.Cluster(alias, "source", empty, "replicator")
+    return cluster.Cluster(alias, "source", empty, "replicator")

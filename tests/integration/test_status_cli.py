@@ -13,10 +13,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from replicator.embedded import Cluster
-from tests.integration.flows import FlowBench, FlowBenches
-from tests.kafka.eventually import eventually
-from tests.kafka.records import admin_client
+from replicator.embedded import EmbeddedCluster
+from tests.support.eventually import eventually
+from tests.support.flows import FlowBench, FlowBenches
+from tests.support.records import admin_client
 
 UNREACHABLE = "127.0.0.1:1"
 
@@ -50,7 +50,7 @@ def _status(flow: FlowBench, folder: Path, expected: int = 0, down: tuple[str, .
 
 
 def test_lag_follows_the_flow_with_a_worker_and_without(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     flow = make_flow(source, target)
     flow.create(flow.topic, partitions=2)
@@ -83,7 +83,7 @@ def test_lag_follows_the_flow_with_a_worker_and_without(
 
 
 def test_status_says_which_plane_carries_the_records_and_why(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     """In the JSON, in the table, in the worker's log and metric, and all say the same."""
     for client, expected in (({}, "batches"), ({"broker.address.family": "v4"}, "records")):
@@ -101,7 +101,7 @@ def test_status_says_which_plane_carries_the_records_and_why(
 
 
 def test_a_stopped_partition_comes_first_with_its_reason(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     flow = make_flow(source, target)
     for topic in (flow.topic, flow.other):
@@ -128,7 +128,7 @@ def test_a_stopped_partition_comes_first_with_its_reason(
 
 
 def test_offsets_without_records_are_no_lag(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     """What is left of an aborted transaction: offsets, and nothing that could be replicated."""
     flow = make_flow(source, target)
@@ -150,7 +150,7 @@ def test_offsets_without_records_are_no_lag(
 
 
 def test_a_cluster_that_does_not_answer_is_named_in_time(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     flow = make_flow(source, target)
     began_s = time.monotonic()
@@ -167,7 +167,7 @@ def test_a_cluster_that_does_not_answer_is_named_in_time(
 
 
 def test_watching_writes_one_document_per_line_until_interrupted(
-    source: Cluster, target: Cluster, make_flow: FlowBenches, tmp_path: Path
+    source: EmbeddedCluster, target: EmbeddedCluster, make_flow: FlowBenches, tmp_path: Path
 ) -> None:
     flow = make_flow(source, target)
     flow.create(flow.topic)

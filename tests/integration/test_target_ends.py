@@ -8,23 +8,23 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from replicator import target_ends
-from replicator.clients import Cluster as Clients
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import Cluster
+from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.target_ends import TargetEnds
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import UniqueName
-from tests.kafka.records import create_topic, delete_topic, end_offsets
+from replicator.kafka import offset_probe
+from replicator.kafka.cluster import Cluster as Clients
+from replicator.kafka.offset_probe import OffsetProbe
+from tests.support.brokers import UniqueName
+from tests.support.eventually import eventually
+from tests.support.records import create_topic, delete_topic, end_offsets
 
 
 @pytest.fixture
-def ends(target: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetEnds]:
-    monkeypatch.setattr(target_ends, "PATIENCE_S", 5.0)  # a busy machine may take more than a second
+def ends(target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[OffsetProbe]:
+    monkeypatch.setattr(offset_probe, "PATIENCE_S", 5.0)  # a busy machine may take more than a second
     settings = ClusterSettings(bootstrap_servers=target.admin_servers)
-    with closing(TargetEnds(Clients("west", "target", settings, "replicator-east-west"))) as it:
+    with closing(OffsetProbe(Clients("west", "target", settings, "replicator-east-west"))) as it:
         yield it
 
 
@@ -46,7 +46,7 @@ class Log:
 
 
 @pytest.fixture
-def log(target: Cluster, unique: UniqueName) -> Log:
+def log(target: EmbeddedCluster, unique: UniqueName) -> Log:
     """Three records and their marker: the end is 4."""
     log = Log(target.admin_servers, unique)
     log.write(3)
@@ -54,18 +54,18 @@ def log(target: Cluster, unique: UniqueName) -> Log:
     return log
 
 
-def find(ends: TargetEnds, log: Log, start: int) -> int:
+def find(ends: OffsetProbe, log: Log, start: int) -> int:
     return ends.find({log.tp: start}, Deadline(30))[log.tp]
 
 
-def test_a_marker_is_passed(ends: TargetEnds, log: Log) -> None:
+def test_a_marker_is_passed(ends: OffsetProbe, log: Log) -> None:
     """Also when the place before it was asked for first."""
     assert find(ends, log, 3) == 4
     assert find(ends, log, 2) == 2
     assert find(ends, log, 3) == 4
 
 
-def test_a_record_is_not_passed(ends: TargetEnds, log: Log) -> None:
+def test_a_record_is_not_passed(ends: OffsetProbe, log: Log) -> None:
     """A later transaction's: open, then committed, then looked for anew."""
     log.write(2)
     assert find(ends, log, 3) == 4
@@ -75,18 +75,20 @@ def test_a_record_is_not_passed(ends: TargetEnds, log: Log) -> None:
     assert find(ends, log, 6) == 7
 
 
-def test_aborted_records_are_passed_in_time(ends: TargetEnds, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aborted_records_are_passed_in_time(ends: OffsetProbe, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that was looked up is looked up again."""
     assert find(ends, log, 3) == 4
     log.write(2)
     log.producer.abort_transaction(30)
     assert end_offsets(log.servers, log.tp.topic)[0] == 7
     assert find(ends, log, 3) == 4
-    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0)
+    monkeypatch.setattr(offset_probe, "LOOK_AGAIN_S", 0)
     eventually(lambda: find(ends, log, 3) == 7, within_s=60)
 
 
-def test_a_place_without_an_answer_stays(ends: TargetEnds, log: Log, target: Cluster, unique: UniqueName) -> None:
+def test_a_place_without_an_answer_stays(
+    ends: OffsetProbe, log: Log, target: EmbeddedCluster, unique: UniqueName
+) -> None:
     """A topic that is gone holds up the others for as long as we are patient, once."""
     gone = TP(create_topic(target.admin_servers, unique("gone")), 0)
     delete_topic(target.admin_servers, gone.topic)
@@ -94,17 +96,17 @@ def test_a_place_without_an_answer_stays(ends: TargetEnds, log: Log, target: Clu
 
 
 def test_a_client_that_gives_nothing_is_replaced(
-    ends: TargetEnds, log: Log, target: Cluster, monkeypatch: pytest.MonkeyPatch
+    ends: OffsetProbe, log: Log, target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It knows no broker: librdkafka forgets them when a cluster that shuts down says that it has none."""
-    monkeypatch.setattr(target_ends, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(offset_probe, "LOOK_AGAIN_S", 0.0)
     ends._consumer.close()
     ends._consumer = Consumer({"group.id": "nobody"})
     assert find(ends, log, 3) == 3
     assert find(ends, log, 3) == 4
 
 
-def test_only_a_committed_record_is_one(ends: TargetEnds, log: Log) -> None:
+def test_only_a_committed_record_is_one(ends: OffsetProbe, log: Log) -> None:
     """Not a marker, not the end of the log, and not what is still open."""
     log.write(2)
     held = {place: ends.holds({log.tp: place}, Deadline(30))[log.tp] for place in range(5)}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 
-from replicator.clients import LATEST, Cluster
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import ClusterSpec
 from replicator.errors import TP
-from replicator.topics import list_offsets
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import create_topic
+from replicator.kafka.cluster import LATEST, Cluster
+from replicator.kafka.topics import list_offsets
+from tests.support.brokers import OwnClusters
+from tests.support.eventually import eventually
+from tests.support.records import create_topic
 
 
 def test_offsets_are_known_again_after_an_election(own_clusters: OwnClusters) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from replicator import checkpoints as checkpoints_duty
-from replicator.checkpoint_reader import KnownGroups, read_checkpoints
-from replicator.clients import Cluster as Clients
+from replicator.checkpoints import checkpoints as checkpoints_duty
+from replicator.checkpoints.topic import KnownGroups, read_checkpoints
 from replicator.deadline import Deadline
 from replicator.embedded import Clusters, ClusterSpec
-from tests.integration.desk import Desk
-from tests.integration.flows import flow_benches
-from tests.kafka.eventually import eventually
-from tests.kafka.fixtures import OwnClusters
-from tests.kafka.records import ADMIN_TIMEOUT_S, admin_client, leaders_of
+from replicator.kafka.cluster import Cluster as Clients
+from tests.support.brokers import OwnClusters
+from tests.support.desk import Desk
+from tests.support.eventually import eventually
+from tests.support.flows import flow_benches
+from tests.support.records import ADMIN_TIMEOUT_S, admin_client, leaders_of
 
 OFFSETS_TOPIC = "__consumer_offsets"
 GROUPS = 12

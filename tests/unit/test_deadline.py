@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from replicator.deadline import AFTER_FINISH_S, Deadline, Leash, backoff_s
+from replicator.deadline import AFTER_FINISH_S, Deadline, StopToken, backoff_s
 
 
 class Clock:
@@ -42,7 +42,7 @@ def test_one_call_takes_a_slice(clock: Clock) -> None:
 
 def test_a_leash_shortens_every_budget_that_it_gave(clock: Clock) -> None:
     """The thread may wait by an older budget than its newest; none outlasts what `finish` allows."""
-    leash = Leash()
+    leash = StopToken()
     budgets = [leash.budget(60), leash.budget(30), leash.budget(1)]
     assert [budget.left_s() for budget in budgets] == [60, 30, 1]
     leash.finish(2)
@@ -54,7 +54,7 @@ def test_a_leash_shortens_every_budget_that_it_gave(clock: Clock) -> None:
 
 def test_what_begins_after_the_end_was_asked_for_is_short(clock: Clock) -> None:
     """An abort has to be possible, and may not take a minute."""
-    leash = Leash()
+    leash = StopToken()
     leash.abandon()
     assert leash.lost.is_set()
     clock.now_s += 100

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from replicator import process
 from replicator.config import HttpSettings, Settings, WorkerSettings, build, load
 from replicator.metrics import Metrics
+from replicator.worker import process
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "k8s/base"

@@ -6,6 +6,7 @@ import ast
 import importlib
 import pkgutil
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -20,9 +21,9 @@ import replicator.cli
 from replicator.cli.app import app
 from replicator.config import ClusterSettings, FlowSettings, OAuthSettings, Settings
 from replicator.errors import StopReason
-from replicator.group_report import ADVICE
 from replicator.metrics import TASK_STATES, Metrics
-from replicator.move import Reason
+from replicator.moves.model import MoveReason
+from replicator.operations.group_report import ADVICE
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -177,61 +178,30 @@ def test_every_reason_of_a_move_is_explained() -> None:
     """In one table; `explain` has an advice for each."""
     cells = re.findall(r"^\| (`.*?) \|", text("docs/operations.md").partition("The reasons that rows")[2], re.MULTILINE)
     told = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
-    known = [reason.value for reason in Reason]
+    known = [reason.value for reason in MoveReason]
     assert sorted(it for it in told if it in known) == sorted(known)
-    assert ADVICE.keys() == set(Reason)
+    assert ADVICE.keys() == set(MoveReason)
 
 
-# --- the files of the package -----------------------------------------------------------------------------------------
+# --- the packages -----------------------------------------------------------------------------------------------------
 
 
-def listed_parts(heading: str = "# Architecture") -> list[str]:
-    """Files and folders, in the order of a table of docs/ARCHITECTURE.md; the first is the package's."""
-    section = re.split(r"^(?=##? )", text("docs/ARCHITECTURE.md"), flags=re.MULTILINE)
-    (table,) = (it for it in section if it.startswith(heading))
-    cells = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
-    return [name for cell in cells for name in re.findall(r"`(\w+(?:\.py|/))`", cell)]
+def packages() -> list[str]:
+    """From the top down, as the contract in pyproject.toml has them."""
+    project = tomllib.loads(text("pyproject.toml"))
+    contracts = {it["id"]: it for it in project["tool"]["importlinter"]["contracts"]}
+    layers = [name.strip() for layer in contracts["layers"]["layers"] for name in layer.split("|")]
+    return [name for name in layers if (ROOT / "replicator" / name / "__init__.py").exists()]
 
 
-def parts() -> dict[str, list[Path]]:
-    """`topics.py`, `cli/`, …: each file or folder of the package, and the files that it is made of."""
-    found: dict[str, list[Path]] = {}
-    package = ROOT / "replicator"
-    for file in sorted(package.rglob("*.py")):
-        if file.parent != package:
-            found.setdefault(f"{file.relative_to(package).parts[0]}/", []).append(file)
-        elif not file.stem.startswith("__"):
-            found[file.name] = [file]
-    return found
-
-
-def imported_parts(file: Path) -> set[str]:
-    """The parts of the package that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "replicator":
-            inner = node.module.split(".")[1:]
-            names |= {inner[0]} if inner else {it.name for it in node.names}
-    return {name for name in parts() if re.split(r"[./]", name)[0] in names}
-
-
-def test_every_file_of_the_package_is_listed_once() -> None:
-    assert sorted(listed_parts()) == sorted(parts())
-    assert len(parts()) > 40
-
-
-def test_every_file_of_the_batches_plane_is_listed_once() -> None:
-    files = [it.name for it in (ROOT / "replicator/planes/batches").glob("*.py") if it.stem != "__init__"]
-    assert sorted(listed_parts("## The `batches` plane")) == sorted(files)
-
-
-def test_files_import_only_what_is_listed_above_them() -> None:
-    """The table can be read from top to bottom."""
-    order = listed_parts()
-    for name, files in parts().items():
-        above = {*order[: order.index(name) + 1]}
-        for file in files:
-            assert imported_parts(file) <= above, file.name
+def test_every_package_says_what_it_is_about() -> None:
+    """In its docstring, and in one row of docs/ARCHITECTURE.md, from the bottom up."""
+    found = {it.parent.name for it in (ROOT / "replicator").glob("*/__init__.py")}
+    assert found == set(packages())
+    for name in found:
+        assert ast.get_docstring(ast.parse((ROOT / "replicator" / name / "__init__.py").read_text())), name
+    rows = re.findall(r"^\| `(\w+)/` \| ", text("docs/ARCHITECTURE.md"), re.MULTILINE)
+    assert rows == packages()[::-1]
 
 
 @pytest.mark.parametrize(

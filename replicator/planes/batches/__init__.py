@@ -1,6 +1,6 @@
 """The `batches` plane: record batches of the source pass through unopened.
 
-What is in which file: docs/ARCHITECTURE.md.
+Read first: `plane` (fetch, append, flush, commit), then `fetcher` and `producer`.
 
 Of a batch that passes, these header fields are written: base offset, leader epoch, attributes (codec and the
 transactional bit), producer id, epoch and sequence, and the checksum. Records, their codec and their order stay as they

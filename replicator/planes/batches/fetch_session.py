@@ -1,4 +1,4 @@
-"""What one broker knows of our fetching, and what it has to be told next (KIP-227). Pure.
+"""What one broker knows of our fetching, what the next request has to name (KIP-227), and what an answer brought. Pure.
 
 The first request of a session names all of its partitions; each later one only those that are new or have another
 position, and those that left. All of a session are named alike: by topic id where every one of them has one, else by
@@ -13,12 +13,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from replicator.deadline import backoff_s
-from replicator.errors import TP
-from replicator.planes.batches.fetch_wire import BY_ID, BY_NAME, FetchPosition, FetchResponse, Topic, encode_fetch
-from replicator.planes.batches.metadata import NO_ID
+from replicator.errors import TP, PartitionError
+from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, Topic, encode_fetch
+from replicator.protocol.metadata import NO_ID
+from replicator.protocol.record_format.header import RawBatch
 
 MAX_WAIT_MS = 100
 LAST_EPOCH = 0x7FFF_FFFF
+
+
+class FetchedBatches:
+    """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
+
+    __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "topic_id", "tp")
+
+    def __init__(self, tp: TP, topic_id: bytes, raw: list[RawBatch]) -> None:
+        last = raw[-1]
+        self.tp = tp
+        self.topic_id = topic_id
+        self.raw = raw
+        self.first_offset = raw[0].first_offset
+        self.next_offset = last.next_offset
+        self.max_timestamp_ms = last.max_timestamp_ms
+        self.records = sum([it.records for it in raw])
+        self.size_bytes = sum([it.size_bytes for it in raw])
+
+    def let_go(self) -> list[RawBatch]:
+        """Hand over the record batches; whoever still holds the pack holds no records any more."""
+        raw, self.raw = self.raw, []
+        return raw
+
+
+@dataclass(slots=True)
+class PartitionAnswer:
+    """What came of one partition.
+
+    Args:
+        next_offset: the position after it; further than `pack`'s end where no record for us follows.
+        is_behind: more is on the source already.
+    """
+
+    tp: TP
+    pack: FetchedBatches | None = None
+    next_offset: int = -1
+    failure: PartitionError | None = None
+    is_behind: bool = False
 
 
 class Assigned:

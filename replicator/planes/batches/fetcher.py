@@ -19,20 +19,19 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
-from replicator.planes.batches.brokers import Brokers
-from replicator.planes.batches.connection import Lost, Request
-from replicator.planes.batches.fetch_session import Assigned, Session
-from replicator.planes.batches.fetch_wire import API_KEY as FETCH
-from replicator.planes.batches.fetch_wire import PartitionData, Topic, decode_fetch
-from replicator.planes.batches.metadata import NO_ID
-from replicator.planes.batches.packs import Arrived, Pack
-from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.record_batch import walk
-from replicator.planes.batches.unreachable import ConnectError, unreachable
-from replicator.planes.batches.wire import WireError
+from replicator.kafka.cluster import Cluster, KafkaError
+from replicator.planes.batches.fetch_session import Assigned, FetchedBatches, PartitionAnswer, Session
+from replicator.protocol.brokers import Brokers
+from replicator.protocol.connect_errors import ConnectError, unreachable
+from replicator.protocol.connection import Lost, Request
+from replicator.protocol.event_loop import EventLoop
+from replicator.protocol.fetch import API_KEY as FETCH
+from replicator.protocol.fetch import PartitionData, Topic, decode_fetch
+from replicator.protocol.metadata import NO_ID
+from replicator.protocol.primitives import ProtocolError
+from replicator.protocol.record_format.walk import walk
 
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES = 1_048_576
@@ -63,7 +62,7 @@ class Fetcher:
     """
 
     def __init__(
-        self, reactor: Reactor, brokers: Brokers, source: Cluster, buffer_bytes: int, max_batch_bytes: int
+        self, reactor: EventLoop, brokers: Brokers, source: Cluster, buffer_bytes: int, max_batch_bytes: int
     ) -> None:
         self._reactor = reactor
         self._brokers = brokers
@@ -83,7 +82,7 @@ class Fetcher:
         """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
         self._names: dict[Topic, str] = {}
         """Of topics, by id."""
-        self._arrived: deque[Arrived] = deque()
+        self._arrived: deque[PartitionAnswer] = deque()
         self._failure: KafkaOpError | None = None
 
     # --- which partitions ---------------------------------------------------------------------------------------------
@@ -272,7 +271,7 @@ class Fetcher:
             return
         try:
             response = decode_fetch(answer, version)
-        except WireError as error:
+        except ProtocolError as error:
             self._distrust(node, f"its answer to Fetch can't be read: {error}")
             self._lose(session)
             return
@@ -339,10 +338,10 @@ class Fetcher:
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
             partition.last_epoch = walked.last_epoch
-            pack = Pack(tp, topic_id, walked.batches) if walked.batches else None
+            pack = FetchedBatches(tp, topic_id, walked.batches) if walked.batches else None
             self._arrived_bytes += pack.size_bytes if pack is not None else 0
             is_behind = walked.next_offset < data.last_stable_offset
-            self._arrived.append(Arrived(tp, pack, walked.next_offset, is_behind=is_behind))
+            self._arrived.append(PartitionAnswer(tp, pack, walked.next_offset, is_behind=is_behind))
             self._change(tp, partition)
         if walked.bad is not None:
             text = f"{walked.bad} at offset {partition.position}"
@@ -410,7 +409,7 @@ class Fetcher:
         self._leave(tp, partition)
         self._homeless.discard(tp)
         self._near.discard(tp)
-        self._arrived.append(Arrived(tp, failure=error))
+        self._arrived.append(PartitionAnswer(tp, failure=error))
 
     # --- what arrived -------------------------------------------------------------------------------------------------
 
@@ -440,7 +439,7 @@ class Fetcher:
     def _has_news(self) -> bool:
         return bool(self._arrived) or self._failure is not None
 
-    def take(self) -> list[Arrived]:
+    def take(self) -> list[PartitionAnswer]:
         """All that arrived; the next requests go out."""
         arrived = list(self._arrived)
         self._clear()

@@ -12,19 +12,19 @@ import time
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 
-from replicator.clients import Cluster, client_id
 from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, KafkaOpError, RetriableError
-from replicator.offsets import Placement
+from replicator.kafka.cluster import Cluster, client_id
+from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.planes.batches.brokers import Brokers
-from replicator.planes.batches.coordinator import Coordinator
+from replicator.planes.batches.fetch_session import FetchedBatches
 from replicator.planes.batches.fetcher import Fetcher
-from replicator.planes.batches.packs import Pack
-from replicator.planes.batches.plain_records import build_batch
 from replicator.planes.batches.producer import Producer
-from replicator.planes.batches.raw_batch import RawBatch
-from replicator.planes.batches.reactor import Reactor
+from replicator.protocol.brokers import Brokers
+from replicator.protocol.event_loop import EventLoop
+from replicator.protocol.record_format.header import RawBatch
+from replicator.protocol.record_format.records import build_batch
+from replicator.protocol.transaction_manager import TransactionManager
 
 PUSH_BYTES = 262_144
 """Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
@@ -58,13 +58,13 @@ class BatchesPlane:
     """
 
     def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
-        self._reactor = Reactor()
+        self._reactor = EventLoop()
         source_brokers = Brokers(self._reactor, source, client_id())
         self._target_brokers = target_brokers = Brokers(self._reactor, target, client_id(), target.note_trouble)
         self._fetcher = Fetcher(
             self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )
-        self._coordinator = Coordinator(self._reactor, target_brokers, target, settings)
+        self._coordinator = TransactionManager(self._reactor, target_brokers, target, settings)
         self._producer = Producer(self._reactor, target_brokers, target, self._coordinator, settings.transactional_id)
         self._unplaced_limit_bytes = settings.buffer_bytes // UNPLACED_SHARE
         self._placements: dict[TP, list[Placement]] = {}
@@ -117,7 +117,7 @@ class BatchesPlane:
             self._take_new_epoch(Deadline(WRITE_TIMEOUT_S))
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
-        assert isinstance(batch, Pack)
+        assert isinstance(batch, FetchedBatches)
         self._producer.check()
         target = TP(target_topic, batch.tp.partition)
         landing = _Landing(self._placements.setdefault(batch.tp, []))

@@ -21,24 +21,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from replicator.clients import Cluster, KafkaError
 from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpError, RetriableError
-from replicator.planes.batches.brokers import Brokers
-from replicator.planes.batches.connection import Connection, Lost, Request
-from replicator.planes.batches.coordinator import Coordinator, Refusals
-from replicator.planes.batches.lanes import Item, Lane, Placed
-from replicator.planes.batches.produce_wire import API_KEY as PRODUCE
-from replicator.planes.batches.produce_wire import (
-    VERSIONS,
-    PartitionResult,
-    answer_bytes,
-    decode_produce,
-    encode_produce,
-)
-from replicator.planes.batches.raw_batch import RawBatch, stamp
-from replicator.planes.batches.reactor import Reactor
-from replicator.planes.batches.wire import WireError
+from replicator.kafka.cluster import Cluster, KafkaError
+from replicator.planes.batches.partition_queue import PartitionQueue, Placed, QueuedBatch
+from replicator.protocol.brokers import Brokers
+from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.event_loop import EventLoop
+from replicator.protocol.primitives import ProtocolError
+from replicator.protocol.produce import API_KEY as PRODUCE
+from replicator.protocol.produce import VERSIONS, PartitionResult, answer_bytes, decode_produce, encode_produce
+from replicator.protocol.record_format.header import RawBatch, stamp
+from replicator.protocol.transaction_manager import Refusals, TransactionManager
 
 IN_FLIGHT = 5
 """Requests that a broker has unanswered."""
@@ -57,20 +51,25 @@ class Producer:
     """
 
     def __init__(
-        self, reactor: Reactor, brokers: Brokers, target: Cluster, coordinator: Coordinator, transactional_id: str
+        self,
+        reactor: EventLoop,
+        brokers: Brokers,
+        target: Cluster,
+        coordinator: TransactionManager,
+        transactional_id: str,
     ) -> None:
         self._reactor = reactor
         self._brokers = brokers
         self._target = target
         self._coordinator = coordinator
         self._id = transactional_id
-        self._lanes: dict[TP, Lane] = {}
-        self._busy: dict[TP, Lane] = {}
+        self._lanes: dict[TP, PartitionQueue] = {}
+        self._busy: dict[TP, PartitionQueue] = {}
         """Lanes with batches that are not placed."""
         self._in_flight: dict[int, int] = {}
         self._not_before_s: dict[int, float] = {}
-        self._adding: list[Lane] = []
-        self._added_lanes: list[Lane] = []
+        self._adding: list[PartitionQueue] = []
+        self._added_lanes: list[PartitionQueue] = []
         self._companions: tuple[TP, ...] = ()
         self._is_stopped = False
         self.is_untouched = True
@@ -134,14 +133,14 @@ class Producer:
         self.is_untouched = False
         coordinator = self._coordinator
         stamp(batch.data, coordinator.producer_id, coordinator.epoch, lane.take(batch.records))
-        lane.items.append(Item(batch, on_placed))
+        lane.items.append(QueuedBatch(batch, on_placed))
         self._busy[target] = lane
         self.unplaced_bytes += batch.size_bytes
 
-    def _lane(self, target: TP, source: TP | None) -> Lane:
+    def _lane(self, target: TP, source: TP | None) -> PartitionQueue:
         lane = self._lanes.get(target)
         if lane is None:
-            lane = self._lanes[target] = Lane(target, source)
+            lane = self._lanes[target] = PartitionQueue(target, source)
         return lane
 
     def check(self) -> None:
@@ -154,7 +153,7 @@ class Producer:
         if self._is_stopped or self.failure is not None or not self._busy:
             return
         self._add()
-        by_node: dict[int, list[Lane]] = {}
+        by_node: dict[int, list[PartitionQueue]] = {}
         now_s = time.monotonic()
         for lane in self._busy.values():
             if lane.is_sendable and lane.not_before_s <= now_s:
@@ -189,7 +188,7 @@ class Producer:
                 self._fail(code, lane, "", op=f"write to {lane.target.topic}")
         self.push()
 
-    def _has_no_leader(self, lane: Lane, now_s: float) -> None:
+    def _has_no_leader(self, lane: PartitionQueue, now_s: float) -> None:
         """Wait for it; give up when the cluster says that there is no such partition, for a while."""
         topic = lane.target.topic
         code = self._brokers.topic_error(topic)
@@ -207,12 +206,12 @@ class Producer:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _send(self, node: int, lanes: list[Lane], now_s: float) -> None:
+    def _send(self, node: int, lanes: list[PartitionQueue], now_s: float) -> None:
         connection = self._brokers.connection(node)
         if connection is None or self._not_before_s.get(node, 0.0) > now_s:
             return
         while lanes and self._in_flight.get(node, 0) < IN_FLIGHT:
-            sent: list[tuple[Lane, Item]] = []
+            sent: list[tuple[PartitionQueue, QueuedBatch]] = []
             size = 0
             for lane in lanes:
                 next_bytes = lane.items[lane.sent].batch.size_bytes
@@ -223,7 +222,7 @@ class Producer:
             self._request(node, connection, sent)
             lanes = [lane for lane in lanes if lane.is_sendable]
 
-    def _request(self, node: int, connection: Connection, sent: list[tuple[Lane, Item]]) -> None:
+    def _request(self, node: int, connection: Connection, sent: list[tuple[PartitionQueue, QueuedBatch]]) -> None:
         topics: dict[str, list[tuple[int, memoryview | bytearray]]] = {}
         for lane, item in sent:
             topics.setdefault(lane.target.topic, []).append((lane.target.partition, item.batch.data))
@@ -239,12 +238,12 @@ class Producer:
         timeout_s = REQUEST_TIMEOUT_S + 5.0
         connection.send(Request(PRODUCE, version, body, done, timeout_s, answer_bytes=answer_bytes(topics)))
 
-    def _answered(self, node: int, sent: list[tuple[Lane, Item]], answer: memoryview | Lost) -> None:
+    def _answered(self, node: int, sent: list[tuple[PartitionQueue, QueuedBatch]], answer: memoryview | Lost) -> None:
         results: dict[TP, PartitionResult] = {}
         if not isinstance(answer, Lost):
             try:
                 response = decode_produce(answer)
-            except WireError as error:
+            except ProtocolError as error:
                 self._brokers_answer_is_bad(node, error)
             else:
                 results = {TP(it.topic, it.partition): it for it in response.partitions}
@@ -259,13 +258,13 @@ class Producer:
                 self._settle(lane, item, results.get(lane.target))
         self.push()
 
-    def _brokers_answer_is_bad(self, node: int, error: WireError) -> None:
+    def _brokers_answer_is_bad(self, node: int, error: ProtocolError) -> None:
         """An answer that can't be understood is as good as none: asked again, over another connection."""
         connection = self._brokers.connection(node)
         if connection is not None:
             connection.distrust(f"its answer to Produce can't be read: {error}")
 
-    def _settle(self, lane: Lane, item: Item, result: PartitionResult | None) -> None:
+    def _settle(self, lane: PartitionQueue, item: QueuedBatch, result: PartitionResult | None) -> None:
         if result is not None and result.error == 0:
             self._place(lane, item, result)
         elif result is None or self._may_pass(lane, result):
@@ -275,7 +274,7 @@ class Producer:
             self._fail(code, lane, text, op=f"produce to {lane.target.topic}")
         lane.mend()
 
-    def _place(self, lane: Lane, item: Item, result: PartitionResult) -> None:
+    def _place(self, lane: PartitionQueue, item: QueuedBatch, result: PartitionResult) -> None:
         lane.placed(item)
         if not lane.items:
             self._busy.pop(lane.target, None)
@@ -283,7 +282,7 @@ class Producer:
         if item.on_placed is not None:
             item.on_placed(item.batch, result.base_offset)
 
-    def _may_pass(self, lane: Lane, result: PartitionResult) -> bool:
+    def _may_pass(self, lane: PartitionQueue, result: PartitionResult) -> bool:
         """Whether to send again: the leader moved, replicas are missing, or an earlier batch of the lane failed so."""
         if result.leader is not None:
             self._brokers.hint_leader(*lane.target, *result.leader)
@@ -300,7 +299,7 @@ class Producer:
         self._brokers.refresh()
         return True
 
-    def _fail(self, code: int, lane: Lane, text: str, *, op: str) -> None:
+    def _fail(self, code: int, lane: PartitionQueue, text: str, *, op: str) -> None:
         """Note the transaction's first error; one of a fenced producer counts for more than any other."""
         topic = lane.target.topic
         cause = KafkaError(code, text) if text else KafkaError(code)

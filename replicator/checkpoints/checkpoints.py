@@ -1,0 +1,396 @@
+"""Checkpoints: what every group committed on the source, translated, in MM2's format on the target.
+
+One pass: follow the syncs topic → list the groups → read what they committed → translate → write what changed → write
+the pulse, which tells how fresh all of it is.
+
+    Exact            the place itself; at the replicated end, past the transaction markers (`target_ends`): lag 0
+    Between          the first place of the stretch: some records are read again, none is missed
+    Ahead            the replicated end: all that is there was read
+    Expired          the place before the first record that was replicated: the group reads all that is there
+    Unknown          no checkpoint
+
+While a task of the flow is halted, nothing is written: the target belongs to those who moved there.
+
+Two owners of task 0 may overlap for some seconds while it moves. That is harmless: both write what follows from the
+same offsets and syncs under the same keys; the older answer is a place that the group had passed already, and the new
+owner writes all once more when the overlap is over.
+
+Invariants:
+    D: no checkpoint lies past a record that the group has not read; each names the topic that its group has read.
+    E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target;
+    nor past the end of a log that lost some of that, as soon as that is told.
+
+Source: connect/mirror `MirrorCheckpointTask`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from replicator.checkpoints.freshness import encode_pulse, pulse_key
+from replicator.checkpoints.topic import CheckpointWriter, read_checkpoints
+from replicator.config import Flow
+from replicator.deadline import Deadline, StopToken
+from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
+from replicator.kafka.cluster import LATEST, AdminClient, Cluster
+from replicator.kafka.group_offsets import GroupOffsets
+from replicator.kafka.groups import GroupList, OffsetsReader
+from replicator.kafka.offset_probe import OffsetProbe
+from replicator.kafka.topics import Catalog, Snapshot, SourceTopic, list_offsets
+from replicator.log import Logger
+from replicator.metrics import JobMetrics
+from replicator.offset_map.map import Ahead, Between, Exact, Expired, OffsetMap, Translation
+from replicator.offset_map.mm2_format import Checkpoint
+from replicator.syncs.halts import halted_text
+from replicator.syncs.reader import SyncsReader, syncs_ends
+from replicator.syncs.state import OTHER_OFFSETS, MapsState
+
+FIRST_READ_S = 300.0
+"""For the whole history of a large flow; a small one takes milliseconds."""
+GROUPS_EVERY_S = 5.0
+PULSE_EVERY_S = 0.9
+"""At most one a second; a little less, so that each of the passes that are a second apart has one."""
+FRESH_S = 1.0
+"""How old the answer that the flow is not halted may be when something is written."""
+CUT_PATIENCE_S = 1.0
+"""What a partition whose log lost records, and which may have no leader now, may hold up the groups of others."""
+LOOKS = 5
+"""On a machine where each look takes longer than that, something is written all the same."""
+OVERLAP_S = 60.0
+"""After this no former owner can be writing any more."""
+
+
+@dataclass(slots=True)
+class Translated:
+    """The groups' offsets in terms of the target.
+
+    Args:
+        checkpoints: by group and partition of the target.
+        at_end: partitions whose group has read all that is replicated; the checkpoint is the last run's end.
+        counts: partitions by kind of translation.
+    """
+
+    checkpoints: dict[tuple[str, TP], Checkpoint] = field(default_factory=dict)
+    at_end: dict[TP, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def place_of(translation: Translation, offset_map: OffsetMap) -> tuple[int, bool] | None:
+    """(where a group goes on, whether that is the replicated end); None when nobody can tell."""
+    match translation:
+        case Exact(next_offset, is_end):
+            return next_offset, is_end
+        case Between(low) | Expired(low=int(low)):
+            return low, False
+        case Ahead() if offset_map.newest is not None:
+            return offset_map.newest.downstream_next, True
+    return None
+
+
+def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topics: Snapshot) -> Translated:
+    """Translate what groups committed for the flow's topics; other topics are not counted. Pure."""
+    result = Translated()
+    for group, committed in offsets.items():
+        for tp, it in committed.items():
+            topic = topics.topics.get(tp.topic)
+            if topic is None:
+                continue
+            offset_map = _map_of(tp, syncs, topic)
+            if offset_map is None:
+                result.counts["unknown"] += 1
+                continue
+            translation = offset_map.translate(it.next_offset)
+            result.counts[type(translation).__name__.lower()] += 1
+            place = place_of(translation, offset_map)
+            if place is None:
+                continue
+            target = TP(topic.target_topic, tp.partition)
+            next_offset, is_end = place
+            result.checkpoints[group, target] = Checkpoint(
+                group, target, it.next_offset, next_offset, it.metadata, topic.topic_id
+            )
+            if is_end:
+                result.at_end[target] = next_offset
+    return result
+
+
+def _map_of(tp: TP, syncs: MapsState, topic: SourceTopic) -> OffsetMap | None:
+    """The map, if it speaks of the topics that the source and the target have now."""
+    offset_map = syncs.maps.get(tp)
+    stopped = syncs.stopped.get(tp)
+    has_other_offsets = stopped is not None and stopped.get("reason") in OTHER_OFFSETS
+    newest = offset_map.newest if offset_map is not None else None
+    is_same_topic = newest is not None and newest.topic_id == topic.topic_id
+    told = syncs.targets.get(tp)
+    is_same_copy = told is None or not told.differs(topic.target)
+    return offset_map if is_same_topic and is_same_copy and not has_other_offsets else None
+
+
+def positions_of(syncs: MapsState, topics: Snapshot) -> dict[TP, int]:
+    """How far each partition that the source has is replicated. Pure."""
+    positions = {}
+    for tp in topics.partitions():
+        offset_map = _map_of(tp, syncs, topics.topics[tp.topic])
+        if offset_map is not None and offset_map.newest is not None:
+            positions[tp] = offset_map.newest.upstream_next
+    return positions
+
+
+def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[str, TP], Checkpoint]:
+    """The checkpoints, those at the replicated end moved to where the target was read to without a record."""
+    moved = {}
+    for key, it in translated.checkpoints.items():
+        start = translated.at_end.get(it.tp)
+        end = ends.get(it.tp, it.downstream_next)
+        is_at_end = start is not None and it.downstream_next == start
+        moved[key] = replace(it, downstream_next=end) if is_at_end and end != start else it
+    return moved
+
+
+def within_logs(
+    checkpoints: Mapping[tuple[str, TP], Checkpoint], ends: Mapping[TP, int | None]
+) -> Mapping[tuple[str, TP], Checkpoint]:
+    """The checkpoints, those behind the end of a log that lost records moved to it: all that is left was read. Pure.
+
+    Args:
+        ends: of such logs; None where nobody tells it: there is no checkpoint then.
+    """
+    if not ends:  # in nearly every pass
+        return checkpoints
+    found = {}
+    for key, it in checkpoints.items():
+        end = ends.get(it.tp, it.downstream_next)
+        if end is not None:
+            found[key] = it if it.downstream_next <= end else replace(it, downstream_next=end)
+    return found
+
+
+class Checkpoints:
+    """The duty: keeps `<source>.checkpoints.internal` up to date. Threading: `step` and `close` by one thread.
+
+    Args:
+        admins: of source and target.
+    """
+
+    name = "checkpoints"
+
+    def __init__(
+        self, flow: Flow, clusters: tuple[Cluster, Cluster], admins: tuple[AdminClient, AdminClient], catalog: Catalog,
+        metrics: JobMetrics, log: Logger,
+    ) -> None:  # fmt: skip
+        self.interval_s = flow.settings.checkpoint_interval_s
+        self.note = ""
+        self.current: Mapping[tuple[str, TP], Checkpoint] = {}
+        """What the last pass found; replaced as a whole, so that other threads may read it."""
+        self.positions: Mapping[TP, int] = {}
+        """How far each source partition is replicated; replaced as a whole, too."""
+        self.passes = 0
+        self.halted = ""
+        """Why the flow is halted, in words: then nothing is written. Empty when it is not."""
+        self._flow = flow
+        source, self._target = clusters
+        self._target_admin = admins[1]
+        self._catalog = catalog
+        self._metrics = metrics
+        self._log = log
+        self._groups = GroupList(source, admins[0], flow.group_filter.matches, GROUPS_EVERY_S, log)
+        self._remembers = False
+        self._offsets = OffsetsReader(source, admins[0], log)
+        self._topic = flow.naming.checkpoints_topic
+        self._reader: SyncsReader[MapsState] | None = None
+        self._followed_s = 0.0
+        self._forgotten = 0
+        """How many copies were given up (`recopy`) when `_ends` and `_written` began."""
+        self._ends: OffsetProbe | None = None
+        self._ends_problem = ""
+        self._writer: CheckpointWriter | None = None
+        self._written: dict[tuple[str, TP], Checkpoint] = {}
+        self._rewrite_s = time.monotonic() + OVERLAP_S
+        self._pulse_key = pulse_key(flow.group, flow.syncs_topic)
+        self._pulse_s = time.monotonic() - PULSE_EVERY_S
+        self._known_ms: dict[str, int] = {}
+        """When the last pass began that has a group's offsets."""
+
+    def step(self, leash: StopToken, timeout_s: float) -> None:
+        """One pass.
+
+        Raises:
+            KafkaOpError: it failed; what was known before stays.
+        """
+        syncs = self._follow(leash, timeout_s)
+        if self._is_halted(syncs):
+            return
+        self._begin_anew_after_recopy(syncs.forgotten)
+        budget = leash.budget(timeout_s)
+        topics = self._catalog.wait_for(1, budget)
+        if topics is None:
+            raise RetriableError("the topics of the clusters are not known yet", op="list topics")
+        self.positions = positions_of(syncs, topics)
+        self._remember(leash)
+        groups = self._groups.get(budget)
+        began_ms = int(time.time() * 1000)
+        offsets = self._offsets.read(sorted(groups), budget)
+        self._groups.take(offsets, self._offsets)
+        translated = translate_groups(offsets, syncs, topics)
+        placed = past_markers(translated, self._find_ends(translated, leash, timeout_s))
+        found = within_logs(placed, self._ends_of_cut(syncs, topics, budget))
+        unread = groups - offsets.keys()  # what is known of them stays
+        self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
+        self._metrics.translated(translated.counts)
+        if not self._may_write(leash, timeout_s):
+            return
+        self._write(found, leash, timeout_s)
+        untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
+        if not untold:
+            self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
+            late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
+            if not self._may_write(leash, timeout_s):
+                return
+            untold = self._beat(began_ms, late, leash.budget(timeout_s))
+        unreadable = next((str(it) for it in self._offsets.failures.values()), "")
+        self.note = unreadable or self._ends_problem or untold
+        self.passes += 1
+
+    def _may_write(self, leash: StopToken, timeout_s: float) -> bool:
+        """Whether the flow is not halted now: the process may have been stopped since it looked, or while it looked."""
+        looks = 0
+        while not self.halted and looks < LOOKS and time.monotonic() - self._followed_s > FRESH_S:
+            self._is_halted(self._follow(leash, timeout_s))
+            looks += 1
+        return not self.halted
+
+    def _is_halted(self, syncs: MapsState) -> bool:
+        self.halted = halted_text(self._flow.name, syncs.halted)
+        if self.halted:
+            self.note = f"nothing is written: {self.halted}"
+        return bool(self.halted)
+
+    def _follow(self, leash: StopToken, timeout_s: float) -> MapsState:
+        """The syncs topic, up to what is committed now.
+
+        The end is asked for each time: a client that was stopped for a while has nothing new to give when it wakes up.
+        """
+        self._followed_s = time.monotonic()
+        topic, tasks = self._flow.syncs_topic, self._flow.settings.tasks
+        if self._reader is None:
+            self._reader = SyncsReader(self._target, topic, range(tasks), MapsState())
+        try:
+            self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
+            ends = syncs_ends(self._target, self._target_admin, topic, tasks, leash.budget(timeout_s))
+            return self._reader.read_on(ends, leash.budget(FIRST_READ_S), leash.finishing.is_set)
+        except KafkaOpError:
+            self._reader.close()
+            self._reader = None
+            raise
+
+    def _remember(self, leash: StopToken) -> None:
+        """Begin with the groups that have a checkpoint: of one that a list lacks, the pulse must not vouch.
+
+        What can't be read by right is done without: only while coordinators move do lists lack anything.
+        """
+        if self._remembers:
+            return
+        try:
+            found = read_checkpoints(self._target, self._flow, leash.budget(FIRST_READ_S))
+            known, problem = found.groups, found.unreadable
+        except KafkaOpError as error:
+            if "AUTHORIZATION" not in error.code:
+                raise
+            known, problem = set(), str(error)
+        if problem:
+            self._log.warning("checkpoints_not_readable", error=problem, then="only groups that are listed are known")
+        self._groups.add(filter(self._flow.group_filter.matches, known))
+        self._remembers = True
+
+    def _begin_anew_after_recopy(self, forgotten: int) -> None:
+        """What was seen of topics before is not what they hold now, and the checkpoints may be others."""
+        if forgotten == self._forgotten:
+            return
+        self._forgotten = forgotten
+        self._written.clear()
+        if self._ends is not None:
+            self._ends.close()
+            self._ends = None
+
+    def _find_ends(self, translated: Translated, leash: StopToken, timeout_s: float) -> Mapping[TP, int]:
+        if self._ends is None:
+            self._ends = OffsetProbe(self._target)
+        ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
+        if self._ends.problem and self._ends.problem != self._ends_problem:
+            self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
+        self._ends_problem = self._ends.problem
+        return ends
+
+    def _ends_of_cut(self, syncs: MapsState, topics: Snapshot, budget: Deadline) -> Mapping[TP, int | None]:
+        """Where the logs end that are told to have lost records."""
+        specs = {
+            TP(topics.topics[tp.topic].target_topic, tp.partition): LATEST
+            for tp, stop in syncs.stopped.items()
+            if stop.get("reason") == StopReason.TARGET_LOG_SHORTER and tp.topic in topics.topics
+        }
+        patience = Deadline(budget.slice_s(CUT_PATIENCE_S))
+        ends = list_offsets(self._target, self._target_admin, specs, patience, committed=False)
+        return {tp: None if isinstance(end, KafkaOpError) else end for tp, end in ends.items()}
+
+    def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: StopToken, timeout_s: float) -> None:
+        if time.monotonic() > self._rewrite_s:
+            self._rewrite_s = float("inf")
+            self._written.clear()
+        changed = changes(found, self._written)
+        if not changed:
+            return
+        self._send(changed.values(), leash.budget(timeout_s))
+        self._metrics.checkpoints(len(changed))
+
+    def _beat(self, began_ms: int, late: Mapping[str, int | None], budget: Deadline) -> str:
+        """Write the pulse, after all that it vouches for; why that is not possible, or an empty string."""
+        if time.monotonic() - self._pulse_s < PULSE_EVERY_S:
+            return ""
+        pulse = encode_pulse(self._pulse_key, began_ms, late)
+        if pulse is None:
+            return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
+        self._pulse_s = time.monotonic()
+        self._send([pulse], budget)
+        return ""
+
+    def _send(self, changed: Iterable[Checkpoint], budget: Deadline) -> None:
+        try:
+            if self._writer is None:
+                self._writer = CheckpointWriter(self._target, self._target_admin, self._topic, budget)
+            self._writer.write(changed, budget, self._note_written)
+        except KafkaOpError:  # the topic may be gone: begin again with all of it
+            self._writer = None
+            self._written.clear()
+            raise
+
+    def _note_written(self, checkpoint: Checkpoint) -> None:
+        self._written[checkpoint.group, checkpoint.tp] = checkpoint
+
+    def close(self) -> None:
+        """Let go of the clients."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._ends is not None:
+            self._ends.close()
+        self._writer = None
+
+
+def changes(
+    found: Mapping[tuple[str, TP], Checkpoint], written: Mapping[tuple[str, TP], Checkpoint]
+) -> dict[tuple[str, TP], Checkpoint]:
+    """What differs from what was written last."""
+    return {key: it for key, it in found.items() if written.get(key) != it}
+
+
+def known_times(
+    before: Mapping[str, int], groups: Collection[str], unsure: Collection[str], began_ms: int
+) -> dict[str, int]:
+    """Up to when the offsets of each group are known, after a pass that has those of all but `unsure`. Pure."""
+    return {
+        group: before[group] if group in unsure else began_ms
+        for group in groups
+        if group not in unsure or group in before
+    }

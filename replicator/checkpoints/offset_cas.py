@@ -1,0 +1,128 @@
+"""Commits offsets of groups so that whoever commits at the same time wins: a compare-and-set, which Kafka has not.
+
+    begin → place (the offsets lie in the broker's log, nobody sees them) → look → commit, or abort
+
+Offsets of a transaction take effect with its end, but only over what is older: their place in the log of
+`__consumer_offsets` counts, not the time of the end. So of what somebody else commits
+
+    before ours are placed    the look sees it: abort
+    after they are placed     it is newer: the end of our transaction changes nothing
+
+wherever this process is stopped in between, and for however long. What a look decides must be read after it began, and
+past the open transaction (`require_stable` would wait for ourselves).
+
+Source: `GroupMetadata#completePendingTxnOffsetCommit` (Kafka 0.11 to 3.x) and `OffsetMetadataManager` (4.x), which both
+compare positions in the log; measured on real brokers by `test_group_commits`.
+
+Invariants:
+    F: nothing of anybody else's is written over, whatever happens between the look and the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+
+from replicator.deadline import Deadline
+from replicator.errors import AbortTransactionError, KafkaOpError
+from replicator.kafka.cluster import Cluster
+from replicator.kafka.group_offsets import GroupOffsets
+from replicator.kafka.groups import is_passing
+from replicator.kafka.transactions import FencingWriter
+
+AT_ONCE = 250
+"""Groups of a transaction: half a second, in which their consumers have to wait if they begin on the target."""
+ABORT_TIMEOUT_S = 5.0
+
+Look = Callable[[Collection[str]], Collection[str]]
+"""Of these groups, those whose offsets may be written over now."""
+Tell = Callable[[str, KafkaOpError | None], None]
+"""What became of a group: None, or why its offsets are refused."""
+
+
+class OffsetCas:
+    """Commits for groups. Threading: one thread.
+
+    Args:
+        transactional_id: two that commit under the same one fence each other.
+    """
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._cluster = cluster
+        self._transactional_id = transactional_id
+        self._writer: FencingWriter | None = None
+
+    def open(self, deadline: Deadline) -> None:
+        """End what another holder of the id left open, if that was not done.
+
+        Raises:
+            KafkaOpError: no answer within `deadline`, or a right is missing.
+        """
+        if self._writer is not None:
+            return
+        self._writer = FencingWriter(self._cluster, self._transactional_id)
+        try:
+            self._writer.open(deadline)
+        except KafkaOpError:
+            self.close()
+            raise
+
+    def commit(self, wanted: Mapping[str, GroupOffsets], look: Look, tell: Tell, deadline: Deadline) -> None:
+        """Commit what `look` confirms.
+
+        Args:
+            wanted: at most `AT_ONCE` groups.
+            look: called while the offsets are placed; with fewer groups again, when it did not confirm all.
+            tell: called for each group that `look` did not take out; of one that is refused at once, so that it is
+                known even when the deadline passes before the others are written.
+
+        Raises:
+            FencedError: somebody else opened the id.
+            KafkaOpError: not committed, or not known to be.
+        """
+        left = dict(wanted)
+        try:
+            while left:
+                self.open(deadline)
+                assert self._writer is not None
+                self._writer.begin()
+                refused = self._place(left, tell, deadline)
+                if refused is not None:
+                    del left[refused]
+                elif len(confirmed := set(look(left.keys()))) < len(left):
+                    left = {group: it for group, it in left.items() if group in confirmed}
+                else:
+                    self._writer.commit(deadline)
+                    break
+                self._writer.abort(deadline)
+        except KafkaOpError:
+            self._give_up()
+            raise
+        for group in left:
+            tell(group, None)
+
+    def _place(self, wanted: Mapping[str, GroupOffsets], tell: Tell, deadline: Deadline) -> str | None:
+        """Place all; the one that is refused ends that."""
+        assert self._writer is not None
+        for group, offsets in wanted.items():
+            try:
+                self._writer.place(group, offsets, deadline)
+            except AbortTransactionError as error:
+                if is_passing(error):
+                    raise
+                tell(group, error)
+                return group
+        return None
+
+    def _give_up(self) -> None:
+        """Leave nothing open that consumers would have to wait for, if the cluster answers."""
+        if self._writer is not None:
+            with suppress(KafkaOpError):
+                self._writer.abort(Deadline(ABORT_TIMEOUT_S))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the producer, at once."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

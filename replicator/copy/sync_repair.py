@@ -1,0 +1,197 @@
+"""Mends runs whose records have another fate than their syncs, before a partition starts.
+
+A transaction that the target left without an end in some partition (`planes.batches.loose_ends`) shares there the fate
+of the next one of the same producer. When that is committed, all is well. When it is aborted (the task died in it, and
+its next owner fenced it), the abort takes along what lay there before:
+
+    a sync is visible, its records are aborted  the run is emptied: back to where it began, they are copied again
+    records are visible, their sync is not      the sync is written again: they are not copied again
+
+In doubt are the partitions of the last transaction with records: before another one is begun after trouble, a task
+looks back (`TransactionLoop`), and who begins again ends what has no end (`transaction_recovery`). A partition that
+gives no answer does not start, and that is told with the next transaction: what is told to stand still stays in doubt.
+
+Invariants:
+    A, B: syncs and records of one transaction share one fate, also when the target loses a marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from replicator.config import Flow
+from replicator.copy.positions import Positions, Runs
+from replicator.deadline import Deadline
+from replicator.errors import TP
+from replicator.kafka.cluster import Cluster
+from replicator.kafka.offset_probe import OffsetProbe
+from replicator.offset_map.runs import Run
+from replicator.syncs.reader import runs_on
+from replicator.syncs.state import TaskState
+
+PATIENCE_S = 5.0
+
+
+class SyncRepair:
+    """What is in doubt of one task's partitions. Threading: one thread.
+
+    Args:
+        task: its number.
+    """
+
+    def __init__(self, flow: Flow, target: Cluster, task: int) -> None:
+        self._flow = flow
+        self._target = target
+        self._task = task
+        self._told: dict[TP, list[Run]] = {}
+        self._hidden: dict[TP, list[Run]] = {}
+
+    def doubt(self, state: TaskState, end: int, deadline: Deadline) -> None:
+        """Begin with what the task's partition of the syncs topic says.
+
+        Args:
+            end: its stable end; more than a marker after the last run, something else lies there, maybe hidden runs.
+
+        Raises:
+            RetriableError: that could not be read before `deadline`.
+        """
+        doubted = state.last | state.stopped.keys()
+        self._told = {tp: list(state.tails[tp]) for tp in doubted & state.tails.keys()}
+        begin = min([state.end, *(state.ends[tp] for tp in state.stopped.keys() & state.ends.keys())])
+        self._hidden = {}
+        if end <= begin + 1:
+            return
+        for offset, record in runs_on(self._target, self._flow.syncs_topic, self._task, begin, deadline):
+            if offset >= state.ends.get(record.tp, 0):
+                self._hidden.setdefault(record.tp, []).append(record.run)
+
+    def is_open(self, tp: TP) -> bool:
+        """Whether it is not known yet what became of a partition's last records."""
+        return tp in self._told or tp in self._hidden
+
+    def look(self, tps: Iterable[TP], ledger: Positions, deadline: Deadline) -> tuple[Runs, set[TP]]:
+        """Find out what became of the last records of these partitions.
+
+        Returns:
+            Runs that have to be written to make syncs and records one again; the partitions that gave no answer.
+
+        Raises:
+            KafkaOpError: the client can't go on.
+        """
+        wanted = set(tps)
+        runs: Runs = []
+        with closing(OffsetProbe(self._target)) as ends:
+            told = {tp: self._told[tp] for tp in wanted & self._told.keys()}
+            lost, silent = self._lost(told, ends, deadline)
+            for tp in told.keys() - silent:
+                del self._told[tp]
+                if tp in lost:
+                    self._hidden.pop(tp, None)
+                    runs += [(tp, emptied(it, lost[tp])) for it in told[tp] if it.seq >= lost[tp].seq]
+            hidden = {tp: self._hidden[tp] for tp in (wanted - silent) & self._hidden.keys()}
+            shown, unheard = self._shown(hidden, ends, deadline)
+        for tp in hidden.keys() - unheard:
+            del self._hidden[tp]
+            newest = ledger.newest(tp)
+            runs += [(tp, it) for it in continued(newest, hidden[tp], shown[tp])] if newest is not None else []
+        return runs, silent | unheard
+
+    def _lost(
+        self, told: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
+    ) -> tuple[dict[TP, Run], set[TP]]:
+        """The first run of each partition whose records were aborted, where there is one.
+
+        Besides: the partitions that gave no answer.
+        """
+        lost: dict[TP, Run] = {}
+        with_records = {tp: [run for run in runs if run.count] for tp, runs in told.items()}
+        met, silent = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
+        aborted, unheard = self._aborted({tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline)
+        silent |= unheard
+        left = {tp: with_records[tp] for tp in aborted}
+        while left:
+            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            silent |= unheard
+            lost.update({tp: left[tp][0] for tp, is_there in met.items() if not is_there})
+            left = {tp: left[tp][1:] for tp, is_there in met.items() if is_there and left[tp][1:]}
+        return lost, silent
+
+    def _aborted(self, runs: Mapping[TP, Run], deadline: Deadline) -> tuple[set[TP], set[TP]]:
+        """Which of the runs whose last record readers don't see were aborted: the others' records were deleted since.
+
+        Besides: the partitions that gave no answer.
+        """
+        if not runs:
+            return set(), set()
+        with closing(OffsetProbe(self._target, committed=False)) as ends:
+            there, silent = self._met(ends, runs, deadline)
+        return {tp for tp, it in there.items() if it}, silent
+
+    def _shown(
+        self, hidden: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
+    ) -> tuple[dict[TP, list[Run]], set[TP]]:
+        """Those of each partition's runs whose records readers see; and the partitions that gave no answer."""
+        shown: dict[TP, list[Run]] = {tp: [] for tp in hidden}
+        silent: set[TP] = set()
+        left = {tp: [run for run in runs if run.count] for tp, runs in hidden.items()}
+        while left := {tp: runs for tp, runs in left.items() if runs}:
+            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            silent |= unheard
+            for tp, is_there in met.items():
+                shown[tp] += left[tp][:1] if is_there else []
+            left = {tp: left[tp][1:] for tp in met}
+        return shown, silent
+
+    def _met(
+        self, ends: OffsetProbe, runs: Mapping[TP, Run], deadline: Deadline
+    ) -> tuple[dict[TP, bool | None], set[TP]]:
+        """Whether the last record of each run is there for `ends`; None where the right is missing to look.
+
+        Besides: the partitions that gave no answer.
+        """
+        if not runs:
+            return {}, set()
+        sources = {TP(self._flow.naming.remote_topic(tp.topic), tp.partition): tp for tp in runs}
+        places = {remote: runs[tp].downstream_next - 1 for remote, tp in sources.items()}
+        found = ends.holds(places, Deadline(deadline.slice_s(PATIENCE_S)))
+        met = {sources[remote]: is_there for remote, is_there in found.items()}
+        return met, runs.keys() - met.keys()
+
+
+def emptied(run: Run, first: Run) -> Run:
+    """A run under the same number that takes the position back to where `first` began, without records. Pure."""
+    return replace(
+        run,
+        upstream_base=first.upstream_base,
+        downstream_base=first.downstream_base,
+        count=0,
+        ordinal_base=first.ordinal_base,
+        upstream_next=first.upstream_base,
+        gaps=(),
+    )
+
+
+def continued(newest: Run, hidden: Iterable[Run], shown: Collection[Run]) -> list[Run]:
+    """What continues a partition's newest run of what lies hidden behind it, in log order. Pure.
+
+    Transactions that were aborted in the ordinary way may lie between: their runs have numbers that come again.
+
+    Args:
+        hidden: runs; those without records count when one of `shown` follows them.
+        shown: those whose records readers see.
+    """
+    found: list[Run] = []
+    moves: list[Run] = []
+    for run in hidden:
+        moves = [it for it in moves if it.seq < run.seq]
+        if not run.count:
+            moves.append(run)
+            continue
+        chain = [*moves, run]
+        if run in shown and [it.seq for it in chain] == list(range(newest.seq + 1, newest.seq + 1 + len(chain))):
+            found += chain
+            newest = run
+        moves = []
+    return found

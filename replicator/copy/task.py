@@ -1,0 +1,205 @@
+"""One task, in a thread of its own: from getting it to letting it go.
+
+The order of steps when a task is got, and again after every fatal error:
+
+    1. confirm with the group that the task is still ours      a zombie must not fence its successor
+    2. `plane.open`: fence the last owner, end its transaction
+    3. read the task's partition of the syncs topic, read_committed, to its stable end
+       if a transaction of the task has no end in some partition: give it one, and begin again      (`loose_ends`)
+       if it says that the task is halted (`halts`): let go of the plane, wait until it says no more, and begin again
+    4. take every position from there; write a floor for partitions that have none      (`share`)
+    5. assign, and run      (`copier`)
+
+Reading before fencing would be the bug: the last owner could commit between the two, and its records would be
+replicated twice.
+
+Invariants:
+    C: nothing is appended before step 2 returned, and nothing after a newer owner's step 2.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from replicator.copy.assignment import TaskAssignment, TaskContext, TaskTools
+from replicator.copy.partition_states import PartitionStates
+from replicator.copy.positions import Positions
+from replicator.copy.stall_detector import StallDetector
+from replicator.copy.sync_repair import SyncRepair
+from replicator.copy.transaction_loop import BatchTooLargeError, TransactionLoop
+from replicator.copy.transaction_recovery import SETTLE_TIMEOUT_S, TransactionRecovery
+from replicator.deadline import Deadline, StopToken, backoff_s
+from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
+from replicator.kafka.topics import Snapshot
+from replicator.metrics import TaskMetrics
+from replicator.planes import BATCH_BYTES, Plane
+from replicator.syncs.halts import halted_text
+from replicator.syncs.reader import SyncsReader
+from replicator.syncs.state import SyncsState, TaskState
+
+CONFIRM_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 10.0
+"""Fencing takes milliseconds; a client that has not done it by then is replaced by a new one."""
+CATALOG_TIMEOUT_S = 60.0
+RESTORE_TIMEOUT_S = 120.0
+LIFTED_WITHIN_S = 0.2
+"""How often a halted task looks whether it is to finish."""
+STEADY_AFTER_S = 30.0
+"""A life that lasted so long was a good one: the next failure waits as briefly as a first one."""
+FENCED_HINT = "a newer owner has the task, or the transaction timed out on the broker; nothing of it was written"
+
+
+class Task(threading.Thread):
+    """Runs until `finish` or `abandon`. Errors restart it from step 1 with backoff; it never ends by an error.
+
+    Args:
+        number: the task, and its partition of the syncs topic.
+    """
+
+    def __init__(self, number: int, context: TaskContext, metrics: TaskMetrics) -> None:
+        super().__init__(name=f"task-{number}", daemon=True)
+        self.number = number
+        self.state = "starting"
+        self.problem = ""
+        """Why the task does not run; empty when it does."""
+        self.leash = StopToken()
+        self._context = context
+        self._flow = context.flow
+        self._log = context.log.bind(task=number)
+        self._metrics = metrics
+        watch = StallDetector(context.starter.ask_ends, context.catalog.ask_refresh)
+        fates = SyncRepair(self._flow, context.target, number)
+        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch, fates)
+        self._stops = PartitionStates(self._flow.settings.refresh_topics_interval_s)
+        self._batch_bytes = BATCH_BYTES
+
+    def run(self) -> None:
+        finishing = self.leash.finishing
+        waits = backoff_s(0.25, 10.0)
+        while not finishing.is_set():
+            began_s = time.monotonic()
+            try:
+                self._live()
+            except LostError:
+                self._log.info("task_lost")
+            except ReplicatorError as error:
+                self._report(error)
+                self.problem = str(error)
+                if time.monotonic() - began_s > STEADY_AFTER_S:
+                    waits = backoff_s(0.25, 10.0)
+                self._set_state("fenced" if isinstance(error, FencedError) else "backoff")
+                finishing.wait(next(waits))
+            except Exception:
+                self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._metrics.restarted("unexpected")
+                self._set_state("backoff")
+                finishing.wait(next(waits))
+        self._set_state("stopped")
+        self._metrics.let_go()
+
+    def _report(self, error: ReplicatorError) -> None:
+        if isinstance(error, BatchTooLargeError):
+            self._batch_bytes = error.limit_bytes
+        if self.leash.finishing.is_set():
+            self._log.info("task_let_go", error=str(error))
+        elif isinstance(error, FencedError):
+            self._log.warning("task_fenced", error=str(error), hint=FENCED_HINT)
+        else:
+            self._log.warning("task_restarts", error=str(error), kind=type(error).__name__)
+        self._metrics.restarted(type(error).__name__)
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self._metrics.state(state)
+
+    def _live(self) -> None:
+        """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""
+        self._set_state("fencing")
+        self._tools.outdated.clear()  # before the restore: what is written after it is told by `tell_outdated` again
+        budget = self.leash.budget
+        if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
+            raise RetriableError("the group does not confirm that the task is ours", op="own the task")
+        settings = self._context.plane_settings(self.number, self._batch_bytes)
+        plane = self._context.make_plane(settings, self._metrics)
+        try:
+            plane.open(budget(OPEN_TIMEOUT_S))
+            self._set_state("restoring")
+            state = self._restore()
+            settlement = TransactionRecovery(self._flow, self._context.target, self.number, settings, self._log)
+            if settlement.settle(state.newest, budget(SETTLE_TIMEOUT_S)):
+                raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
+            halt = state.halted.get(self.number)
+            if halt is None:
+                self._copy(plane, state, settlement)
+        finally:
+            plane.close()
+        if halt is not None:
+            self._stand_by(halt)
+
+    def tell_outdated(self) -> None:
+        """A command wrote as this task. It would notice by itself, but not before it has something to write."""
+        self._tools.outdated.set()
+
+    def _stand_by(self, halt: Mapping[str, Any]) -> None:
+        """Wait, without a producer, until the halt is lifted or the task has to finish."""
+        self.problem = halted_text(self._flow.name, {self.number: halt})
+        self._set_state("halted")
+        self._log.warning("task_halted", **{name: halt.get(name) for name in ("reason", "id", "by", "at")})
+        finishing = self.leash.finishing
+        with closing(self._reader()) as reader:
+            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), finishing.is_set)
+            while self.number in state.halted and not finishing.is_set():
+                reader.follow(LIFTED_WITHIN_S)
+        if not finishing.is_set():
+            self._log.info("task_resumes")
+
+    def _copy(self, plane: Plane, state: SyncsState, settlement: TransactionRecovery) -> None:
+        plane.assign({})
+        ledger = Positions(state.newest, state.targets)
+        self._tools.watch.begin()
+        share = TaskAssignment(self._tools, plane, ledger, self._stops, settlement)
+        share.follow(self._await_catalog(state), appeared=False)
+        self._set_state("running")
+        self.problem = ""
+        self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
+        TransactionLoop(self._tools, plane, share, settlement, self._batch_bytes).run()
+
+    def _reader(self) -> SyncsReader[TaskState]:
+        return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], TaskState())
+
+    def _restore(self) -> SyncsState:
+        began_s = time.monotonic()
+        with closing(self._reader()) as reader:
+            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
+            end = reader.read_to(self.number)
+        self._tools.fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
+        self._stops.begin(state.stopped, state.newest)
+        seconds = round(time.monotonic() - began_s, 3)
+        self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
+        return state
+
+    def _await_catalog(self, state: SyncsState) -> Snapshot:
+        deadline = self.leash.budget(CATALOG_TIMEOUT_S)
+        catalog = self._context.catalog
+        while not self.leash.finishing.is_set():
+            snapshot = catalog.wait_for(1, Deadline(0.2))
+            if snapshot is not None:
+                return catalog.refresh(deadline) if self._is_behind(snapshot, state) else snapshot
+            if deadline.expired:
+                raise RetriableError("the topics of the clusters are not known yet", op="list topics")
+        raise LostError
+
+    def _is_behind(self, snapshot: Snapshot, state: SyncsState) -> bool:
+        """Whether the last owner knew partitions that `snapshot` lacks: found or made since, or gone, or recopied."""
+        if state.forgotten:
+            return True
+        for tp in state.newest:
+            topic = snapshot.topics.get(tp.topic)
+            is_there = topic is not None and tp.partition < min(topic.partitions, topic.target_partitions)
+            if not is_there and self._flow.topic_filter.matches(tp.topic):
+                return True
+        return False

@@ -1,0 +1,169 @@
+"""Settles transactions of a task that its target never ended, before the task decides where it goes on.
+
+A transaction ends with a marker in each of its partitions. Where the target lost some of them (`planes.batches.
+loose_ends` says when), the syncs of a transaction may be hidden while its records are visible, or the other way round,
+and the next transaction would show records twice, or hide them for ever. So what has no end gets the one that the rest
+of its transaction has:
+
+    records without an end, a visible sync covers them               commit
+    records without an end, no visible sync covers them              abort
+    syncs without an end, records of theirs are visible              commit
+    syncs without an end, and no record of theirs is visible         abort: they are copied again
+    syncs without an end that have no records                        commit
+
+Invariants:
+    A, B: syncs and records of one transaction share one fate, also when the target loses a marker.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+
+from replicator.config import Flow
+from replicator.deadline import Deadline
+from replicator.errors import TP, PartitionError, RetriableError, StopReason
+from replicator.kafka.cluster import Cluster
+from replicator.kafka.log_reader import LogReader
+from replicator.log import Logger
+from replicator.offset_map.runs import Run
+from replicator.planes import PlaneSettings
+from replicator.protocol.hanging_transactions import Found, HangingTransactions
+from replicator.syncs.reader import runs_on
+
+SETTLE_TIMEOUT_S = 30.0
+OP = "settle transactions without an end"
+HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
+REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
+
+
+class TransactionRecovery:
+    """Settles what transactions of one task left behind. Threading: one thread.
+
+    Args:
+        target: of the flow.
+        task: its number.
+        settings: of its plane.
+    """
+
+    def __init__(self, flow: Flow, target: Cluster, task: int, settings: PlaneSettings, log: Logger) -> None:
+        self._flow = flow
+        self._target = target
+        self._syncs = TP(flow.syncs_topic, task)
+        self._settings = settings
+        self._log = log
+        self._unasked: set[TP] = set()
+        self._looked_s = -math.inf
+
+    def settle(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
+        """Give an end to what has none; whether there was anything. Partitions that give no answer are `unasked`.
+
+        To be called when the transactional id is taken and the syncs are read, before anything is written. When it was
+        needed, the id is taken away from its holder, and the syncs have to be read anew.
+
+        Args:
+            newest: the newest visible run of each source partition.
+
+        Raises:
+            RetriableError: not everything could be asked or done before `deadline`.
+            KafkaOpError: refused.
+        """
+        sources = {self._remote(tp): tp for tp in newest}
+        visible = {remote: newest[tp] for remote, tp in sources.items()}
+        with closing(HangingTransactions(self._target, self._settings)) as ends:
+            found = self._find(ends, sources, deadline)
+            if not found.begins:
+                return False
+            commits = self._to_commit(found, visible, deadline)
+            for tps, commit in ((commits, True), (found.begins.keys() - commits, False)):
+                if tps:
+                    partitions = {str(tp): found.begins[tp] for tp in sorted(tps)}
+                    ends.end(tps, deadline, commit=commit)
+                    result = "committed" if commit else "aborted"
+                    self._log.warning("transaction_settled", partitions=partitions, result=result, hint=HINT)
+        return True
+
+    def is_due(self) -> bool:
+        """Whether the target was in trouble since it was looked at last: a transaction may have lost ends."""
+        return self._target.troubled_s > self._looked_s
+
+    def is_needed(self, tps: Iterable[TP], deadline: Deadline) -> bool:
+        """Whether the last transaction of the task has no end in one of these source partitions, or in the syncs.
+
+        To be asked between two transactions. Partitions that give no answer are `unasked` then.
+
+        Raises:
+            RetriableError: not everything could be asked before `deadline`.
+            KafkaOpError: refused.
+        """
+        with closing(HangingTransactions(self._target, self._settings)) as ends:
+            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).begins)
+
+    def postpone(self, tps: Iterable[TP]) -> None:
+        """Note that source partitions have to be asked before they start again."""
+        self._unasked.update(tps)
+
+    def unasked(self, tps: Iterable[TP]) -> list[TP]:
+        """Those of the source partitions that have to be asked yet.
+
+        Nothing may be written to them: the end of that would be the end of what may lie before, too.
+        """
+        return [tp for tp in tps if tp in self._unasked]
+
+    def _find(self, ends: HangingTransactions, sources: Mapping[TP, TP], deadline: Deadline) -> Found:
+        """Ask for the syncs and for partitions, which are source partitions by their names on the target."""
+        found = ends.find([self._syncs, *sources], deadline)
+        for told in (found.silent, found.refused):
+            if self._syncs in told:
+                raise RetriableError(f"{self._syncs} can't be asked: {told[self._syncs]}", op=OP)
+        if found.refused:
+            some = {str(tp): found.refused[tp] for tp in sorted(found.refused)[:5]}
+            number = len(found.refused)
+            self._log.info("transactions_not_looked_for", partitions=some, number=number, hint=REFUSED_HINT)
+        self._unasked.difference_update(sources.values())
+        self._unasked.update(sources[tp] for tp in found.silent)
+        self._looked_s = time.monotonic()
+        return found
+
+    def _remote(self, tp: TP) -> TP:
+        return TP(self._flow.naming.remote_topic(tp.topic), tp.partition)
+
+    def _to_commit(self, found: Found, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
+        """Which of the partitions without an end get a commit."""
+        syncs, begins = self._syncs, found.begins
+        hidden = self._hidden_runs(begins[syncs], deadline) if syncs in begins else []
+        theirs = {tp for tp, _ in hidden}
+        commits = {
+            tp
+            for tp, begin in begins.items()
+            if tp != syncs and tp not in theirs and tp in visible and begin < visible[tp].downstream_next
+        }
+        with_records = [(tp, run) for tp, run in hidden if run.count]
+        ended = [
+            (tp, run.downstream_next - 1) for tp, run in with_records if tp not in begins and tp not in found.refused
+        ]
+        if not with_records or any(self._is_visible(tp, offset, deadline) for tp, offset in ended):
+            commits |= (theirs | {syncs}) & begins.keys()
+        return commits
+
+    def _hidden_runs(self, begin: int, deadline: Deadline) -> list[tuple[TP, Run]]:
+        """The runs in the syncs from here on, whatever becomes of them, by the partition's name on the target."""
+        found = runs_on(self._target, self._syncs.topic, self._syncs.partition, begin, deadline)
+        return [(self._remote(record.tp), record.run) for _, record in found]
+
+    def _is_visible(self, tp: TP, offset: int, deadline: Deadline) -> bool:
+        """Whether readers of committed records see the one at `offset`."""
+        met: list[int] = []
+        with closing(
+            LogReader(self._target, tp.topic, {tp.partition: offset}, lambda it: met.append(it.offset() or 0))
+        ) as reader:
+            reader.read_on({tp.partition: offset + 1}, deadline, lambda: False)
+        return offset in met
+
+
+def silent(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
+    """Why a source partition may not run: its copy does not tell what has to be known before."""
+    text = f"{topic} does not say {about}"
+    return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

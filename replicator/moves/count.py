@@ -1,0 +1,272 @@
+"""Exact places where the map's history is thinned: the records of the stretch are counted on the clusters.
+
+    translate says   Between(low, high, skip)               the place is somewhere in [low, high)
+    skip unknown     read the stretch on the near cluster   how many of its records lie before the position
+    then             read [low, high) on the far cluster    its record number `skip`, from 0, is the first one not read
+
+Near is the cluster that is translated from. Both reads are read_committed, and reach to the end of the stretch: only
+when each finds as many records as the map says were replicated does counting prove anything.
+
+Invariants:
+    D: where it says exact, it is; but for a stretch that lost exactly as many records of ours, from its middle, as
+       somebody else wrote into it: it takes compaction and a foreign producer, and can't be told by counting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from replicator.deadline import Deadline
+from replicator.errors import TP, KafkaOpError, RetriableError
+from replicator.kafka.cluster import Cluster, Consumer, KafkaError, KafkaException, Message, topic_partitions
+from replicator.kafka.log_reader import READ_AHEAD, READ_CHUNK, is_final, topic_exists
+from replicator.offset_map.map import Between, Exact, refine_on_far, skip_on_near
+
+T = TypeVar("T")
+
+OP = "count records"
+POLL_S = 0.2
+"""How long a read may wait, and how often progress is told."""
+ANSWER_S = 5.0
+"""How long a cluster may take to say whether it has a topic."""
+END_PATIENCE_S = 2.0
+"""A transaction's marker reaches its partitions one by one: an end before the stretch's may move in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unrefined:
+    """Counting was not possible, or proved nothing.
+
+    Args:
+        reason: in words.
+    """
+
+    reason: str
+
+
+class Refiner:
+    """Counts the records of stretches, one after the other. Threading: one thread, which must call `close`.
+
+    Args:
+        near: the cluster translated from; None when it can't be reached.
+        far: the cluster translated to.
+        max_records: the longest stretch that is counted, in records of ours; 0: none is.
+        progress: called with (records counted, records to count), at least twice a second.
+        near_s: of a near cluster that can be done without: how long all counting on it may take together, and what it
+            refuses is not counted; None where it is needed.
+    """
+
+    def __init__(
+        self, near: Cluster | None, far: Cluster, max_records: int,
+        progress: Callable[[int, int], None] = lambda done, total: None, near_s: float | None = None,
+    ) -> None:  # fmt: skip
+        self._near = None if near is None else _Reader(near)
+        self._far = _Reader(far)
+        self._max_records = max_records
+        self._progress = progress
+        self._near_left_s = near_s
+
+    def refine(self, near_tp: TP, far_tp: TP, position: int, between: Between, deadline: Deadline) -> Exact | Unrefined:
+        """Where a group that has read everything before `position` on the near cluster goes on, on the far one.
+
+        Args:
+            near_tp, far_tp: the partition, as each cluster calls it.
+            between: what the map says of `position`.
+
+        Raises:
+            KafkaOpError: a cluster refuses the read; one that gives no answer is waited for until `deadline`.
+        """
+        if between.records > self._max_records:
+            return Unrefined(f"{between.records} records to count, refine_max_records allows {self._max_records}")
+        report = _Report(self._progress, between.records * (2 if between.skip is None else 1))
+        skip = between.skip
+        if skip is None:
+            counted = self._skip(near_tp, position, between, report, deadline)
+            if isinstance(counted, Unrefined):
+                return counted
+            skip = counted
+        if not self._far.exists(far_tp.topic, deadline):
+            return Unrefined(f"{self._far.cluster.alias} has no topic {far_tp.topic} any more")
+        span = _Span(far_tp, between.low, between.high, between.records)
+        stretch = _Stretch(self._far, span, report, deadline)
+        place = refine_on_far(between, skip, stretch)
+        return Unrefined(stretch.problem()) if place is None else place
+
+    def _skip(self, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline) -> int | Unrefined:
+        """How many records of the stretch the group has read, by what the near cluster holds."""
+        if self._near is None:
+            return Unrefined("the cluster on which the records have to be counted is not reached")
+        if self._near_left_s is None:
+            return _skip_on(self._near, tp, position, between, report, deadline)
+        if self._near_left_s <= 0:
+            return Unrefined(f"{self._near.cluster.alias} took too long over counting others")
+        deadline = Deadline(deadline.slice_s(self._near_left_s))
+        try:
+            return _skip_on(self._near, tp, position, between, report, deadline)
+        except KafkaOpError as error:
+            return Unrefined(str(error))
+        finally:
+            self._near_left_s = deadline.left_s()
+
+    def close(self) -> None:
+        """Let go of the consumers."""
+        for reader in (self._near, self._far):
+            if reader is not None:
+                reader.close()
+
+
+def _skip_on(
+    near: _Reader, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline
+) -> int | Unrefined:
+    if not near.exists(tp.topic, deadline):
+        return Unrefined(f"{near.cluster.alias} has no topic {tp.topic} any more")
+    span = _Span(tp, between.near_low, between.near_high, between.records)
+    stretch = _Stretch(near, span, report, deadline)
+    skip = skip_on_near(between, position, stretch)
+    return Unrefined(stretch.problem()) if skip is None else skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Offsets ``[low, high)`` of a partition, where the map knows of so many `records`."""
+
+    tp: TP
+    low: int
+    high: int
+    records: int
+
+    def __str__(self) -> str:
+        return f"offsets {self.low} to {self.high - 1} of {self.tp}"
+
+
+class _Report:
+    """Tells progress, not too often."""
+
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._told_s = -POLL_S
+
+    def counted(self, records: int) -> None:
+        self._done = min(self._done + records, self._total)
+        if time.monotonic() - self._told_s >= POLL_S or self._done == self._total:
+            self._told_s = time.monotonic()
+            self._progress(self._done, self._total)
+
+
+class _Reader:
+    """A consumer of one cluster, made when it is needed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._consumer: Consumer | None = None
+
+    def exists(self, topic: str, deadline: Deadline) -> bool:
+        """Whether the cluster has the topic, or gives no answer: a topic that is gone is not worth the whole deadline.
+
+        Raises:
+            KafkaOpError: not allowed to know.
+        """
+        if self._consumer is None:
+            self._consumer = self.cluster.consumer(READ_AHEAD)
+        try:
+            return topic_exists(self.cluster, self._consumer, topic, Deadline(deadline.slice_s(ANSWER_S)))
+        except RetriableError:
+            return True
+
+    def begin(self, span: _Span) -> None:
+        """Read from the span's beginning on. `exists` comes first."""
+        self._call(lambda consumer: consumer.assign(topic_partitions([(span.tp, span.low)])))
+
+    def consume(self, wait_s: float) -> list[Message]:
+        """What has arrived; waits up to `wait_s` for the first of it."""
+        first = self._call(lambda consumer: consumer.consume(1, wait_s))
+        return first + self._call(lambda consumer: consumer.consume(READ_CHUNK, 0)) if first else first
+
+    def end(self) -> None:
+        """Read no further."""
+        self._call(lambda consumer: consumer.unassign())
+
+    def _call(self, call: Callable[[Consumer], T]) -> T:
+        assert self._consumer is not None, "exists comes first"
+        try:
+            return call(self._consumer)
+        except (KafkaException, SystemError) as cause:
+            raise self.cluster.error(cause, op=OP, right="READ") from cause
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+
+
+class _Stretch:
+    """The record offsets of a span, in order; iterated once.
+
+    It ends early when it found one record too many: further ones would not change the answer.
+    """
+
+    def __init__(self, reader: _Reader, span: _Span, report: _Report, deadline: Deadline) -> None:
+        self._reader = reader
+        self._span = span
+        self._report = report
+        self._deadline = deadline
+        self._found = 0
+        self._is_read = False
+        self._log_end: int | None = None
+        self._patience = deadline
+
+    def __iter__(self) -> Iterator[int]:
+        self._reader.begin(self._span)
+        try:
+            while not (self._is_read or self._found > self._span.records or self._patience.expired):
+                offsets = list(self._offsets(self._reader.consume(self._patience.slice_s(POLL_S))))
+                self._found += len(offsets)
+                self._report.counted(len(offsets))
+                yield from offsets
+        finally:
+            self._reader.end()
+
+    def _offsets(self, messages: Iterable[Message]) -> Iterator[int]:
+        low, high = self._span.low, self._span.high
+        for message in messages:
+            error, offset = message.error(), message.offset() or 0
+            if error is None and low <= offset < high:
+                yield offset
+            elif error is None and offset >= high:
+                self._is_read = True
+            elif error is None:
+                self._end_of_log(offset, 0)  # it ends before the span, so that the client went back to its beginning
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._end_of_log(offset, END_PATIENCE_S)
+            else:
+                self._fail(error)
+
+    def _end_of_log(self, offset: int, patience_s: float) -> None:
+        self._is_read = offset >= self._span.high
+        if self._log_end is None:
+            self._log_end = offset
+            self._patience = Deadline(self._deadline.slice_s(patience_s))
+
+    def _fail(self, error: KafkaError) -> None:
+        """Raise what is not over in a moment."""
+        tp = self._span.tp
+        failure = self._reader.cluster.error(error, op=OP, tp=tp, right="READ", topic=tp.topic)
+        if is_final(failure):
+            raise failure
+
+    def problem(self) -> str:
+        """Why it does not prove anything."""
+        span, alias = self._span, self._reader.cluster.alias
+        held = f"{alias} holds {self._found} records at {span}, where {span.records} were replicated"
+        if self._found > span.records:
+            return f"{alias} holds other records among the {span.records} replicated ones at {span}"
+        if self._is_read:
+            return f"{held}: retention or compaction deleted the others"
+        if self._log_end is not None:
+            return f"{held}: what can be read of the log ends at {self._log_end}"
+        heard = self._reader.cluster.recent_error()
+        return f"{held}, not counted within {self._deadline.seconds:g} s" + (f" ({heard})" if heard else "")

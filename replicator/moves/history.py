@@ -1,0 +1,223 @@
+"""What was done before a move: by earlier moves, by group sync, by the group itself. Pure; `failover` plans with it.
+
+A committed offset tells who wrote it (`committed.owner_of`), the audit whether the last move came to its end and where
+it put the group. Together they tell a move that was interrupted, and goes on, from a group that works where it went.
+
+    on `far` is              the last move, the same way, was interrupted    it came to its end, or there was none
+    nothing, group sync's    commit                                          commit
+    a move's, at its place   committed before                                committed before
+    a move's, elsewhere      commit: the group has gone on on `near`         as the group's
+    the group's              leave it: the group has gone on on `far`        refused; on the way home: commit
+
+Invariants:
+    F: see `failover`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from replicator.errors import TP
+from replicator.kafka.group_offsets import Committed, OffsetOwner, owner_of
+from replicator.moves.model import MoveCommand, MoveReason, Order, Row, RowState
+
+
+@dataclass(frozen=True, slots=True)
+class LastMove:
+    """What the audit says of a group's last move.
+
+    Args:
+        positions: what the group was to have on the flow's source by the plan, as far as the audit has it.
+        places: the same on the flow's target.
+    """
+
+    move_id: str
+    command: str
+    is_done: bool
+    positions: Mapping[TP, int] = field(default_factory=dict)
+    places: Mapping[TP, int] = field(default_factory=dict)
+
+    @property
+    def is_homeward(self) -> bool:
+        return self.command == MoveCommand.FAILBACK
+
+    def __str__(self) -> str:
+        return f"{self.command} {self.move_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupVerdict:
+    """What is true of a group as a whole; empty texts: nothing keeps it.
+
+    Args:
+        is_disputed: it is skipped, and somebody has to decide about it first.
+    """
+
+    refusal: str = ""
+    wait: str = ""
+    skip: str = ""
+    is_disputed: bool = False
+
+
+def refuse_or_skip(order: Order, reason: MoveReason, text: str, *, is_disputed: bool = True) -> GroupVerdict:
+    """A group that was named is refused; one of all is left out."""
+    return (
+        GroupVerdict(skip=f"{reason}: {text}", is_disputed=is_disputed) if order.is_all else GroupVerdict(refusal=text)
+    )
+
+
+def skipped(row: Row, reason: str) -> Row:
+    """The row, left out: it keeps nothing from being done, and nothing is at stake."""
+    return replace(
+        row, state=RowState.SKIPPED, reason=reason, reread_records=0, at_risk_records=0, must_wait=False,
+        is_obstacle=False,
+    )  # fmt: skip
+
+
+def _kept(row: Row, found: Committed, reason: str) -> Row:
+    """The row, done: what is there is where the group goes on."""
+    return replace(skipped(row, reason), state=RowState.COMMITTED, far_next=found.next_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class MoveHistory:
+    """What is known of one group's past.
+
+    Args:
+        near, far: aliases.
+        last: None when the group never moved.
+    """
+
+    order: Order
+    near: str
+    far: str
+    group: str
+    last: LastMove | None
+
+    # --- one partition ------------------------------------------------------------------------------------------------
+
+    def settle(self, row: Row) -> Row:
+        """What is done already is not done again, and what the group did since is left as it is."""
+        is_open = row.state is RowState.PLANNED and row.far is not None
+        if self.order.command is MoveCommand.RESYNC or row.found is None or not is_open:
+            return row
+        kept = self._by_others(row, row.found) or self._by_the_group(row, row.found)
+        if kept is not None:
+            return kept
+        is_sure = not (row.must_wait or row.is_obstacle)
+        if is_sure and self._owner(row) is OffsetOwner.MOVE and row.found.next_offset == row.far_next:
+            return replace(row, state=RowState.COMMITTED, reason="committed before")
+        return row
+
+    @property
+    def _is_interrupted(self) -> bool:
+        """Whether this move goes on where the last one stopped."""
+        return self.last is not None and not self.last.is_done and self.last.is_homeward is self.order.is_homeward
+
+    def _place(self, row: Row) -> int | None:
+        """Where the interrupted move was to put the group."""
+        if self.last is None or row.far is None or not self._is_interrupted:
+            return None
+        return (self.last.positions if self.last.is_homeward else self.last.places).get(row.far)
+
+    def _owner(self, row: Row) -> OffsetOwner:
+        """Who wrote what is on `far`; a group's metadata, which moves carry along, does not tell."""
+        owner = owner_of(row.found)
+        if owner is not OffsetOwner.GROUP or row.found is None:
+            return owner
+        is_same = row.found.next_offset == row.far_next and row.found.metadata == row.metadata
+        is_what_we_write = is_same and row.metadata != ""
+        return OffsetOwner.MOVE if is_what_we_write or row.found.next_offset == self._place(row) else owner
+
+    def _by_others(self, row: Row, found: Committed) -> Row | None:
+        """A partition for which the group committed nothing on `near`: what it has on `far` is its own, and newer."""
+        is_homeward = self.order.is_homeward
+        if row.near_owner is OffsetOwner.SYNC:
+            if self._is_interrupted and is_homeward:  # handed back
+                return _kept(row, found, "committed before")
+            text = f"the group never committed it on {self.near}: what it has on {self.far} stays"
+            return skipped(row, f"{MoveReason.SYNCED}: {text}")
+        if row.near_owner is not OffsetOwner.MOVE or not is_homeward or self.last is None or row.far is None:
+            return None
+        if self._is_interrupted:
+            return _kept(row, found, "committed before") if found.next_offset == self._place(row) else None
+        is_where_it_left = found.next_offset == self.last.positions.get(row.far)
+        if self.last.is_homeward or is_where_it_left or owner_of(found) is not OffsetOwner.GROUP:
+            return None
+        return _kept(row, found, f"the group has not gone on on {self.near}: what it has on {self.far} stays")
+
+    def _by_the_group(self, row: Row, found: Committed) -> Row | None:
+        """A partition where the group has gone on on `far`, since an interrupted move."""
+        if not self._is_interrupted or self._owner(row) is not OffsetOwner.GROUP:
+            return None
+        place = self._place(row)
+        if place is not None and found.next_offset > place:
+            return _kept(row, found, "the group has gone on from there already")
+        may_be_older = row.is_inverse or self.order.is_homeward  # from when it was there before
+        if may_be_older:
+            return None
+        return skipped(row, f"{MoveReason.MOVED_ALREADY}: the group has committed there since")
+
+    # --- the whole group ----------------------------------------------------------------------------------------------
+
+    def whole(self, rows: list[Row]) -> GroupVerdict | None:
+        """What follows for the group from where it is; None when nothing keeps it.
+
+        Args:
+            rows: of the partitions that the flows carry; at least one.
+        """
+        if self.order.command is MoveCommand.RESYNC:
+            return None
+        return self._home(rows) if self.order.is_homeward else self._away(rows)
+
+    def _home(self, rows: list[Row]) -> GroupVerdict | None:
+        """A group that is on its way home must have been away."""
+        if self._is_interrupted:
+            return None
+        copies = [row for row in rows if row.is_inverse]
+        is_away = self.last is not None and not self.last.is_homeward
+        is_used = any(row.near_owner is not OffsetOwner.SYNC for row in copies)
+        if is_used or (is_away and not copies):
+            return None
+        if self.last is not None and self.last.is_homeward:
+            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: {self.last} brought it home")
+        return self._is_elsewhere()
+
+    def _is_elsewhere(self) -> GroupVerdict:
+        text = f"the group {self.group} has not moved to {self.near}: what it has there was written by group sync"
+        return refuse_or_skip(self.order, MoveReason.MOVED_ALREADY, text, is_disputed=False)
+
+    def _away(self, rows: list[Row]) -> GroupVerdict | None:
+        """A group that goes away must be at home, and not have worked on `far` but by a move that it came home from."""
+        if all(row.near_owner is OffsetOwner.SYNC for row in rows):
+            return self._is_elsewhere()
+        owners = {self._owner(row) for row in rows if not row.is_inverse}
+        if self.last is not None and not self.last.is_homeward:
+            return self._moved(self.last, owners, rows)
+        if OffsetOwner.GROUP not in owners:
+            return None
+        text = f"the group {self.group} has offsets of its own on {self.far}"
+        if self.last is None:
+            why = "it was used there without a move"
+        elif self.last.is_done:
+            why = f"it was used there since {self.last} brought it home"
+        else:
+            why = f"{self.last} was interrupted: `replicator failback` goes on with it"
+        return refuse_or_skip(
+            self.order, MoveReason.MOVED_ALREADY, f"{text}: {why}; `replicator resync` gives them back to group sync"
+        )
+
+    def _moved(self, last: LastMove, owners: set[OffsetOwner], rows: list[Row]) -> GroupVerdict | None:
+        """A group that went away before; `owners`: of what it has on `far` for copies, where anything can be told."""
+        is_given_back = owners and not owners & {OffsetOwner.GROUP, OffsetOwner.MOVE}
+        if not last.is_done or is_given_back:
+            return None
+        if all(row.near_next == last.positions.get(row.near, row.near_next) for row in rows):
+            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: {last} did it")
+        if not owners:  # it reads topics of `far` alone, and came home by the flow back
+            return None
+        text = f"the group {self.group} moved to {self.far} ({last}), and has worked on {self.near} since"
+        return refuse_or_skip(
+            self.order, MoveReason.MOVED_ALREADY, f"{text}: `replicator failback` or `replicator resync` first"
+        )

@@ -1,0 +1,313 @@
+"""Moving groups: what is to be done, from what the clusters say. Pure: `mover` does it.
+
+A group leaves one cluster, `near`, for the other, `far`:
+
+    switchover   source → target   near and far answer; every position exact, or refused
+    failover     source → target   near is gone: what it had committed is known from the checkpoints
+    failback     target → source   as a switchover, the way home
+    resync       nothing moves     group sync is to own the offsets on the target again
+
+A plan is made anew from the facts whenever they may have changed, so it never needs to remember how far it came: what
+is done already shows as `committed`, and a command that was interrupted is run again.
+
+Invariants:
+    D: a planned offset never passes a record that the group has not read.
+    F: what the group itself committed on `far` is planned over only by `failback` and `resync`, and where it came home.
+    G: a plan with refusals commits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from replicator.config import Flow
+from replicator.errors import TP
+from replicator.kafka.group_offsets import Committed, GroupOffsets, GroupState, is_a_tag, is_ours, owner_of
+from replicator.moves.history import GroupVerdict, LastMove, MoveHistory, refuse_or_skip, skipped
+from replicator.moves.model import NOTHING, MoveCommand, MovePlan, MoveReason, Order, Row, RowState
+from replicator.moves.routes import Route, Router
+from replicator.offset_map.map import Ahead, Between, Exact, Expired, Unknown
+
+NO_MEMBERS = GroupState()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """A group on both clusters.
+
+    Args:
+        near_offsets: committed on `near`; for a failover what the checkpoints know of that.
+        problem: why they can't be read; empty when they can.
+        last_move: None when it never moved.
+    """
+
+    near: GroupState = NO_MEMBERS
+    near_offsets: GroupOffsets = field(default_factory=dict)
+    far: GroupState = NO_MEMBERS
+    far_offsets: GroupOffsets = field(default_factory=dict)
+    problem: str = ""
+    last_move: LastMove | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFacts:
+    """What the clusters say.
+
+    Args:
+        near, far: aliases.
+        far_ends: for places on `far`, (the place, how far the log was read from there without meeting a record).
+        log_ends: ends of the logs on `far`, of those that answered; none lies before a place that holds records.
+        source_ends: ends of the source's committed logs; None when it could not be asked.
+        halted: why the flow is halted; empty when it is not.
+        not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
+        back: the flow far→near, for a failover: its maps went with `near`.
+    """
+
+    near: str
+    far: str
+    groups: Mapping[str, GroupFacts]
+    router: Router
+    far_ends: Mapping[TP, tuple[int, int]] = field(default_factory=dict)
+    log_ends: Mapping[TP, int] = field(default_factory=dict)
+    source_ends: Mapping[TP, int] | None = None
+    halted: str = ""
+    not_flowing: str = ""
+    back: Flow | None = None
+
+
+def plan_move(order: Order, facts: MoveFacts) -> MovePlan:
+    """The plan, as things stand."""
+    rows: list[Row] = []
+    refusals: list[str] = []
+    waits: list[str] = []
+    for group in order.groups:
+        it = facts.groups.get(group, GroupFacts())
+        past = MoveHistory(order, facts.near, facts.far, group, it.last_move)
+        found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
+        found = [past.settle(row) for row in found]
+        if order.command is MoveCommand.RESYNC:
+            found += _own_places(order, facts, group, it.far_offsets, found)
+        whole = _whole_group(facts, it, past, found)
+        rows += [_left_out(row, whole, facts) if whole.skip and row.far is not None else row for row in found]
+        rows += [] if whole.skip or whole.refusal else _kept_places(facts, group)
+        refusals += [whole.refusal] if whole.refusal else []
+        waits += [whole.wait] if whole.wait else []
+    is_behind = not order.is_homeward and any(row.must_wait for row in rows)  # the way home waits for the flow back
+    if facts.halted and is_behind:
+        refusals.append(f"not all is replicated, and {facts.halted}: `replicator resume` first")
+    return MovePlan(order, tuple(rows), tuple(refusals), tuple(waits))
+
+
+# --- a whole group ----------------------------------------------------------------------------------------------------
+
+
+def _whole_group(facts: MoveFacts, it: GroupFacts, past: MoveHistory, found: list[Row]) -> GroupVerdict:
+    order, group = past.order, past.group
+    if it.problem:
+        return GroupVerdict(refusal=it.problem)
+    if not it.near_offsets:
+        return GroupVerdict() if order.is_all else GroupVerdict(refusal=_unknown_group(order, facts, group))
+    rows = [row for row in found if row.far is not None]
+    if not rows:
+        return refuse_or_skip(order, MoveReason.FILTERED, f"the flow replicates no topic of the group {group}")
+    return past.whole(rows) or _at_rest(facts, it, past, rows)
+
+
+def _left_out(row: Row, whole: GroupVerdict, facts: MoveFacts) -> Row:
+    """A row of a group that does not move; where it is on `far`, if that is elsewhere than a move would put it."""
+    is_elsewhere = row.found is not None and row.found.next_offset != row.far_next
+    where = f"; it is at {row.found.next_offset:,} on {facts.far}" if is_elsewhere and row.found is not None else ""
+    return replace(skipped(row, whole.skip + where), is_disputed=whole.is_disputed)
+
+
+def _at_rest(facts: MoveFacts, it: GroupFacts, past: MoveHistory, rows: list[Row]) -> GroupVerdict:
+    """What follows from the members that the group has."""
+    order, group = past.order, past.group
+    has_work = any(row.is_planned or row.must_wait or row.is_obstacle for row in rows)
+    if has_work and it.far.is_active:
+        return refuse_or_skip(
+            order, MoveReason.TARGET_GROUP_ACTIVE, f"the group {group} has members on {_members(facts.far, it.far)}"
+        )
+    is_to_end = has_work or any(row.state is RowState.COMMITTED for row in rows)
+    needs_rest = order.command in (MoveCommand.SWITCHOVER, MoveCommand.FAILBACK)
+    if needs_rest and is_to_end and it.near.is_active:
+        return GroupVerdict(wait=f"the group {group} has members on {_members(facts.near, it.near)}")
+    return GroupVerdict()
+
+
+def _members(alias: str, state: GroupState) -> str:
+    return f"{alias}: {', '.join(state.members) or 'state ' + state.state}; stop them"
+
+
+def _unknown_group(order: Order, facts: MoveFacts, group: str) -> str:
+    if order.command is MoveCommand.FAILOVER:
+        return f"no checkpoint of the group {group} on {facts.far}: unknown, or never committed for the flow's topics"
+    return f"the group {group} has no committed offsets on {facts.near}"
+
+
+# --- one partition ----------------------------------------------------------------------------------------------------
+
+
+def _row(order: Order, facts: MoveFacts, group: str, near: TP, committed: Committed) -> Row:
+    route = facts.router.route(near)
+    is_wanted = route is not None and not (route.is_inverse and order.command is MoveCommand.RESYNC)
+    if route is None or not is_wanted:
+        reason = f"{MoveReason.FILTERED}: the flow does not replicate {near.topic}"
+        return Row(group, near, None, committed.next_offset, None, "unknown", RowState.SKIPPED, reason)
+    it = facts.groups[group]
+    row = Row(
+        group, near, route.far, committed.next_offset, None, "unknown",
+        is_inverse=route.is_inverse,
+        near_owner=owner_of(committed),
+        found=it.far_offsets.get(route.far),
+        metadata="" if is_a_tag(committed.metadata) else committed.metadata,
+    )  # fmt: skip
+    row = _translated(row, route, facts)
+    if order.command is MoveCommand.FAILOVER:
+        return _at_risk(row, route, facts)
+    row = _within_log(row, route, facts)
+    if order.command is MoveCommand.RESYNC:
+        return _kept_near(row)
+    return row
+
+
+def _translated(row: Row, route: Route, facts: MoveFacts) -> Row:
+    newest = route.offset_map.newest
+    match route.translate(row.near_next):
+        case Exact(next_offset, is_end):
+            is_far_end = is_end and not route.is_inverse
+            place = _past_markers(facts, route.far, next_offset) if is_far_end else next_offset
+            return replace(row, far_next=place, translation="exact")
+        case Between() as between:
+            text = f"{MoveReason.THINNED}: the map is thinned out here; {between.records:,} records to count"
+            return replace(
+                row, far_next=between.low, translation="between", reason=text, is_obstacle=True, between=between,
+                reread_records=between.records if between.skip is None else between.skip,
+            )  # fmt: skip
+        case Ahead() if route.is_inverse:
+            text = f"{MoveReason.NOT_REPLICATED_YET}: {route.unfinished}: it may hold what the group has read last"
+            return replace(row, translation="ahead", reason=text, must_wait=True, reread_records=None)
+        case Ahead(replicated_next):
+            behind = row.near_next - replicated_next
+            why = f" ({route.stopped})" if route.stopped else f" ({facts.not_flowing})" if facts.not_flowing else ""
+            text = f"{MoveReason.NOT_REPLICATED_YET}: {behind:,} offsets before what the group has read{why}"
+            end = _past_markers(facts, route.far, newest.downstream_next) if newest is not None else None
+            is_stuck = bool(route.stopped)
+            return replace(
+                row, far_next=end, translation="ahead", reason=text, must_wait=not is_stuck, is_obstacle=is_stuck,
+                reread_records=behind,
+            )  # fmt: skip
+        case Expired(known_from, low):
+            text = f"{MoveReason.EXPIRED}: {row.near_next:,} lies before what was ever replicated, {known_from:,}"
+            return replace(row, far_next=low, translation="expired", reason=text, is_obstacle=True)
+        case Unknown(reason):
+            is_new = newest is None and not route.problem and not route.is_inverse
+            kind = MoveReason.NOT_REPLICATED_YET if is_new else MoveReason.UNTRANSLATABLE
+            return replace(
+                row, reason=f"{kind}: {reason}", must_wait=is_new, is_obstacle=not is_new, reread_records=None
+            )
+
+
+def _within_log(row: Row, route: Route, facts: MoveFacts) -> Row:
+    """The row, if the place lies in the log; at its end, if `far` lost that part of it: all that there is was read."""
+    end = facts.log_ends.get(route.far)
+    if row.far_next is None or end is None or row.far_next <= end:
+        return row
+    lost = f"{route.far} on {facts.far} ends at {end:,}, before the place of the group, {row.far_next:,}"
+    return replace(
+        row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}: it lost records",
+        is_obstacle=True, must_wait=False, between=None,
+    )  # fmt: skip
+
+
+def _past_markers(facts: MoveFacts, far: TP, next_offset: int) -> int:
+    start, end = facts.far_ends.get(far, (next_offset, next_offset))
+    return end if start == next_offset else next_offset
+
+
+def _kept_places(facts: MoveFacts, group: str) -> Iterator[Row]:
+    """What a failover leaves as it is: topics of `far` of which the group read copies on `near`.
+
+    Where it was in those copies, only `near` knew.
+    """
+    if facts.back is None:
+        return
+    for far, found in sorted(facts.groups[group].far_offsets.items()):
+        if facts.back.topic_filter.matches(far.topic):
+            near = TP(facts.back.naming.remote_topic(far.topic), far.partition)
+            where = f"the group goes on where it last was on {facts.far}, at {found.next_offset:,}"
+            reason = f"{MoveReason.KEPT_PLACE}: {where}; what it read on {facts.near} since, nobody here knows"
+            yield Row(
+                group, near, far, NOTHING, None, "unknown", RowState.SKIPPED, reason,
+                reread_records=None, is_inverse=True, found=found,
+            )  # fmt: skip
+
+
+def _own_places(
+    order: Order, facts: MoveFacts, group: str, far_offsets: GroupOffsets, rows: Iterable[Row]
+) -> list[Row]:
+    """What a resync takes over as it is: copies for which the group has a position on `far` alone.
+
+    Group sync leaves the whole group alone as long as one of its offsets is the group's own (invariant F).
+    """
+    translated = {row.far for row in rows}
+    reason = f"{MoveReason.KEPT_PLACE}: the group has no position on {facts.near}: it stays where it is on {facts.far}"
+    return [
+        Row(group, near, far, NOTHING, found.next_offset, "unknown", reason=reason, found=found)
+        for far, found in sorted(far_offsets.items())
+        if far not in translated and not is_ours(found, order.flow)
+        if (near := facts.router.original_of(far)) is not None
+    ]
+
+
+def _at_risk(row: Row, route: Route, facts: MoveFacts) -> Row:
+    """A failover takes what it can get, and says what that costs."""
+    newest = route.offset_map.newest
+    at_risk: int | None = None
+    end = (facts.source_ends or {}).get(route.upstream)
+    if end is not None and newest is not None:
+        never_copied = max(0, route.offset_map.first_upstream - row.near_next)
+        at_risk = max(0, end - newest.upstream_next) + never_copied
+    gone = _gone(row, route, facts)
+    at_risk = None if at_risk is None else at_risk + gone
+    if row.far_next is None:  # where nothing can be said the consumer's own reset decides
+        return replace(
+            row,
+            state=RowState.SKIPPED,
+            at_risk_records=at_risk,
+            reread_records=None,
+            is_obstacle=False,
+            must_wait=False,
+        )
+    reread = route.offset_map.records_from(row.far_next) - gone
+    reread += row.reread_records or 0 if row.translation == "ahead" else 0
+    row = _within_log(row, route, facts)
+    return replace(row, at_risk_records=at_risk, reread_records=reread, is_obstacle=False, must_wait=False)
+
+
+def _gone(row: Row, route: Route, facts: MoveFacts) -> int:
+    """Records that were replicated, that the group has not read, and that `far` has lost."""
+    newest, end = route.offset_map.newest, facts.log_ends.get(route.far)
+    if newest is None or end is None or route.problem or newest.downstream_next <= end:
+        return 0
+    return route.offset_map.records_from(max(end, row.far_next or 0))
+
+
+def _kept_near(row: Row) -> Row:
+    """A resync writes what group sync would write: as near as it is known."""
+    if row.far_next is None:
+        return replace(row, state=RowState.SKIPPED, is_obstacle=False, must_wait=False)
+    was = f"was {row.found.next_offset:,}" if row.found is not None else "was not committed"
+    return replace(row, is_obstacle=False, must_wait=False, reason="; ".join(it for it in (row.reason, was) if it))
+
+
+def missing_rows(facts: MoveFacts, group: str, near_partitions: Iterable[TP]) -> Iterator[Row]:
+    """Rows of replicated partitions for which the group committed nothing, in topics where it did for others."""
+    offsets = facts.groups[group].near_offsets
+    topics = {tp.topic for tp in offsets}
+    for tp in sorted(near_partitions):
+        route = facts.router.route(tp)
+        if tp.topic in topics and tp not in offsets and route is not None:
+            reason = f"{MoveReason.NEVER_COMMITTED}: no position here; auto.offset.reset of its consumers decides"
+            yield Row(group, tp, route.far, NOTHING, None, "unknown", RowState.SKIPPED, reason)

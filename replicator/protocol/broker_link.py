@@ -1,0 +1,213 @@
+"""The way to one broker on one channel: its connection, the one that replaces it in time, and pauses between attempts.
+
+Renewal (KIP-368): a broker closes a connection whose authentication is too old. Long before, a fresh one is made beside
+it, and takes over at a moment when nothing is in flight on the old one, so that requests keep their order. Such a
+moment may not come by itself: near the end the old one is not handed out any more, until it has its last answer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from replicator.protocol.buffer_pool import BufferPool
+from replicator.protocol.connect_errors import ConnectError
+from replicator.protocol.connection import Connection
+from replicator.protocol.event_loop import EventLoop, Timer
+from replicator.protocol.handshake import Attempt, Endpoint, Established
+from replicator.protocol.security import Security
+
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 2.0
+RENEW_FROM = 0.6
+"""Part of the authentication's lifetime after which a fresh connection is made: at 0.6 to 0.7, not all at once."""
+DRAIN_FROM = 0.8
+UNUSABLE_FROM = 0.95
+
+
+class LinkOwner(Protocol):
+    """Whom a link tells. Threading: the reactor's thread, within `EventLoop.pump`."""
+
+    def link_is_up(self, link: BrokerLink) -> None: ...
+    def link_is_down(self, link: BrokerLink, why: str, *, was_idle: bool) -> None:
+        """Its connection ended; the requests in flight were told before."""
+
+    def link_failed(self, link: BrokerLink, error: ConnectError) -> None:
+        """An attempt did; the next one is made when somebody asks, after the backoff."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialler:
+    """What connections are made with."""
+
+    reactor: EventLoop
+    security: Security
+    client_id: str
+    slabs: BufferPool
+
+
+@dataclass(slots=True)
+class _Lifetime:
+    """When to renew, on the monotonic clock."""
+
+    renew_from_s: float
+    drain_from_s: float
+    unusable_from_s: float
+
+    @classmethod
+    def of(cls, began_s: float, lifetime_s: float) -> _Lifetime:
+        renew_from = RENEW_FROM + random.random() * 0.1
+        return cls(*(began_s + lifetime_s * part for part in (renew_from, DRAIN_FROM, UNUSABLE_FROM)))
+
+
+class BrokerLink:
+    """See the module.
+
+    Args:
+        max_response_bytes: of an answer on this channel.
+
+    Attributes:
+        versions: what the broker speaks, as it said last; empty before it was reached.
+    """
+
+    def __init__(
+        self, dialler: Dialler, owner: LinkOwner, node: int, endpoint: Endpoint, max_response_bytes: int
+    ) -> None:
+        self.node = node
+        self.endpoint = endpoint
+        self.versions: dict[int, tuple[int, int]] = {}
+        self._dialler = dialler
+        self._owner = owner
+        self._max_response_bytes = max_response_bytes
+        self._connection: Connection | None = None
+        self._fresh: Connection | None = None
+        self._lifetime: _Lifetime | None = None
+        self._fresh_lifetime: _Lifetime | None = None
+        self._attempt: Attempt | None = None
+        self._retry: Timer | None = None
+        self._failures = 0
+        self.next_try_s = 0.0
+        """Not before this moment, on the monotonic clock."""
+        self.dialled_s = 0.0
+        """When the last attempt began."""
+
+    @property
+    def is_dialling(self) -> bool:
+        return self._attempt is not None
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection is not None and self._connection.is_ready
+
+    def ready(self) -> Connection | None:
+        """A connection to send on now; without one, one is made in the background."""
+        if self._connection is None:
+            self.dial()
+            return None
+        if self._connection.is_closed:  # `_ended` is about to be called
+            return None
+        return self._connection if self._lifetime is None else self._renewed(self._connection, self._lifetime)
+
+    def _renewed(self, current: Connection, lifetime: _Lifetime) -> Connection | None:
+        now_s = time.monotonic()
+        if now_s < lifetime.renew_from_s:
+            return current
+        self.dial()
+        is_idle = current.in_flight == 0
+        if self._fresh is not None and is_idle:
+            self._swap()
+            return self._connection
+        if now_s >= lifetime.unusable_from_s or (self._fresh is not None and now_s >= lifetime.drain_from_s):
+            return None
+        return current
+
+    def _swap(self) -> None:
+        """The fresh connection takes over."""
+        old = self._connection
+        self._connection, self._lifetime = self._fresh, self._fresh_lifetime
+        self._fresh = self._fresh_lifetime = None
+        if self._connection is not None and old is not None:
+            old.close("replaced by a fresh one")
+
+    def dial(self) -> None:
+        """Begin an attempt, now or when the backoff is over; at most one is under way, or waits to take over."""
+        is_under_way = self._attempt is not None or (self._retry is not None and self._retry.is_pending)
+        if is_under_way or self._fresh is not None:
+            return
+        wait_s = self.next_try_s - time.monotonic()
+        if wait_s > 0:
+            self._retry = self._dialler.reactor.later(wait_s, self._dial_now)
+        else:
+            self._dial_now()
+
+    def _dial_now(self) -> None:
+        self.dialled_s = time.monotonic()
+        dialler = self._dialler
+        self._attempt = Attempt(dialler.reactor, self.endpoint, dialler.security, dialler.client_id, self._dialled)
+
+    def _dialled(self, result: Established | ConnectError) -> None:
+        self._attempt = None
+        if isinstance(result, ConnectError):
+            self._back_off()
+            self._owner.link_failed(self, result)
+            return
+        self.versions = result.versions
+        connection = Connection(
+            self._dialler.reactor, result.sock, self._dialler.slabs, address=str(self.endpoint), node=self.node,
+            client_id=self._dialler.client_id, on_closed=self._ended, max_response_bytes=self._max_response_bytes,
+        )  # fmt: skip
+        lifetime = _Lifetime.of(time.monotonic(), result.lifetime_s) if result.lifetime_s else None
+        if self._connection is None:
+            self._connection, self._lifetime = connection, lifetime
+        else:
+            self._fresh, self._fresh_lifetime = connection, lifetime
+        self._owner.link_is_up(self)
+
+    def _ended(self, connection: Connection, why: str) -> None:
+        if connection is self._fresh:
+            self._fresh = self._fresh_lifetime = None
+            self._back_off()
+            return
+        if connection is not self._connection:
+            return
+        if connection.answers:
+            self._failures = 0
+            self.next_try_s = 0.0
+        else:  # it is taken, and thrown away again: no reason to hurry
+            self._back_off()
+        self._swap()
+        self._owner.link_is_down(self, why, was_idle=connection.ended_idle)
+
+    def _back_off(self) -> None:
+        wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 16))
+        self._failures += 1
+        self.next_try_s = time.monotonic() + wait_s * (0.8 + random.random() * 0.4)
+
+    def adopt(self, node: int) -> None:
+        """The broker behind this address has a number now."""
+        self.node = node
+        for connection in (self._connection, self._fresh):
+            if connection is not None:
+                connection.node = node
+
+    def move(self, endpoint: Endpoint) -> None:
+        """The broker is somewhere else: what goes to the old address is given up."""
+        self.close(f"the broker moved to {endpoint}")
+        self.endpoint = endpoint
+        self._failures = 0
+        self.next_try_s = 0.0
+
+    def close(self, why: str) -> None:
+        """Give up the connections, and any attempt. Requests in flight get `Lost`; `link_is_down` is not called."""
+        if self._attempt is not None:
+            self._attempt.abandon()
+            self._attempt = None
+        if self._retry is not None:
+            self._retry.cancel()
+        old, self._connection = (self._connection, self._fresh), None
+        self._fresh = self._lifetime = self._fresh_lifetime = None
+        for connection in old:
+            if connection is not None:
+                connection.close(why)

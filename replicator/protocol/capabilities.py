@@ -1,0 +1,90 @@
+"""Which clusters this plane can serve, and why not; what it can't is served by the `records` plane.
+
+Source: librdkafka CONFIGURATION.md; clients `ApiKeys`, the schemas' `validVersions` by release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from replicator.config import ClusterSettings
+from replicator.deadline import Deadline
+from replicator.errors import RetriableError
+from replicator.kafka.cluster import Cluster, client_id
+from replicator.protocol.connect_errors import ConnectError, unreachable
+from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, dial
+from replicator.protocol.security import Security
+
+NEEDED: Mapping[int, tuple[str, int]] = {
+    0: ("Produce", 9),
+    1: ("Fetch", 12),
+    3: ("Metadata", 9),
+    10: ("FindCoordinator", 3),
+    22: ("InitProducerId", 3),
+    24: ("AddPartitionsToTxn", 3),
+    26: ("EndTxn", 3),
+}
+"""API key → name and the version that has to be among those that the brokers speak."""
+OLDEST_KAFKA = "2.8"
+
+_PREFIXES = ("ssl.", "sasl.", "security.", "oauthbearer", "https.", "enable.sasl.", "enable.ssl.", "metadata.recovery.")
+_NAMES = frozenset(
+    {
+        "broker.address.family",
+        "client.dns.lookup",
+        "metadata.broker.list",
+        "plugin.library.paths",
+        "topic.blacklist",
+    }
+)
+"""Properties that decide whom we reach, how, and as whom. Every other one tunes librdkafka's queues and pauses."""
+
+
+def reason_against(settings: ClusterSettings) -> str | None:
+    """Why this plane can't serve a cluster with these settings; None: it can.
+
+    Whatever a `client` block says about security and connectivity, librdkafka heeds and this plane does not.
+    """
+    unheeded = sorted(key for key in settings.client if key in _NAMES or key.startswith(_PREFIXES))
+    if unheeded:
+        return f"client: {', '.join(unheeded)} is for librdkafka, which this plane does without"
+    return None
+
+
+def missing_apis(versions: Mapping[int, tuple[int, int]]) -> str | None:
+    """What the brokers don't speak; None: they speak all that is needed.
+
+    Args:
+        versions: API key → lowest and highest version.
+    """
+    missing: list[str] = []
+    for key, (name, wanted) in NEEDED.items():
+        found = versions.get(key)
+        if found is None:
+            missing.append(f"no {name}, and version {wanted} of it is needed")
+        elif not found[0] <= wanted <= found[1]:
+            missing.append(f"{name} {found[0]} to {found[1]}, and {wanted} is needed")
+    return f"the brokers speak {'; '.join(missing)} (Kafka {OLDEST_KAFKA} or newer does)" if missing else None
+
+
+def probe(cluster: Cluster, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[int, tuple[int, int]]:
+    """What the brokers speak: API key → lowest and highest version. Blocks; asks the first one that answers.
+
+    Raises:
+        RetriableError: none did within `timeout_s`.
+    """
+    security = Security(cluster.settings.security)
+    servers = [Endpoint.of(server) for server in cluster.settings.bootstrap_servers.split(",")]
+    deadline = Deadline(timeout_s)
+    last: RetriableError | None = None
+    for index, endpoint in enumerate(servers):
+        share = Deadline(deadline.left_s() / (len(servers) - index))
+        try:
+            established = dial(endpoint, security, client_id(), share)
+        except ConnectError as error:
+            last = unreachable(cluster, "ask for the brokers' versions", str(error), error.code)
+        else:
+            established.sock.close()
+            return established.versions
+    assert last is not None
+    raise last

@@ -1,0 +1,373 @@
+"""One established connection to a broker: requests go out in order, answers come back in order, nothing blocks.
+
+An answer is received straight into memory of its own, which stays as it is as long as somebody holds a view of it. A
+peer is not trusted: a size, a correlation id or a header that makes no sense ends the connection, and every request in
+flight gets `Lost`, in order.
+
+Source: KIP-482 for the flexible headers; clients `NetworkClient`, `NetworkReceive`.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from replicator.deadline import seconds_text
+from replicator.protocol.buffer_pool import BufferPool
+from replicator.protocol.event_loop import EventLoop
+from replicator.protocol.primitives import Part
+from replicator.protocol.response_reader import NonsenseError, ResponseReader, header_end
+
+MAX_RESPONSE_BYTES = 1 << 30
+MAX_IOV = 1024
+"""Linux: UIO_MAXIOV."""
+JOINED_BYTES = 16 << 10
+"""TLS: smaller parts are joined; one record holds as much."""
+READ_PER_ROUND_BYTES = 8 << 20
+"""Then the other connections get their turn."""
+WAKE_AT_BYTES = 512 << 10
+"""Of a large answer so much is let arrive before it is read: each wake costs as much as copying 100 KB."""
+BUSY_WITH = 2
+"""Requests that keep a broker busy: while it has more, their answers are read several at a time."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: what is not sent yet is thrown away."""
+API_VERSIONS = 18
+"""Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
+_REQUEST = struct.Struct(">ihhih")
+
+
+class Lost(Exception):
+    """The connection ended, or the answer could not be understood; whether the broker did it, nobody knows.
+
+    Args:
+        code: why, as librdkafka names it.
+    """
+
+    def __init__(self, message: str, code: str = "_TRANSPORT") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Request:
+    """A request without its header.
+
+    Args:
+        body: its bytes, which stay unchanged until the answer came.
+        on_done: gets the answer's body, a writable view that nobody else has, or `Lost`; called from `EventLoop.pump`.
+        timeout_s: seconds after which the connection is given up, with all that is in flight on it.
+        is_flexible: the version has flexible headers: request header v2, response header v1.
+        answer_bytes: the answer has at least so many, its size and header included; 0: not known.
+    """
+
+    api_key: int
+    version: int
+    body: Sequence[Part]
+    on_done: Callable[[memoryview | Lost], None]
+    timeout_s: float = 30.0
+    is_flexible: bool = True
+    answer_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _InFlight:
+    request: Request
+    correlation_id: int
+    give_up_s: float
+
+
+class Connection:
+    """See the module.
+
+    Args:
+        sock: connected and, where needed, through its TLS handshake and authenticated; taken over.
+        address: ``host:port``, for error texts.
+        on_closed: told once, after the requests in flight were.
+        max_response_bytes: an answer that is said to be larger ends the connection.
+        slabs: memory for large answers.
+
+    Threading: the reactor's thread.
+    """
+
+    def __init__(
+        self, reactor: EventLoop, sock: socket.socket, slabs: BufferPool, *, address: str, node: int, client_id: str,
+        on_closed: Callable[[Connection, str], None] | None = None, max_response_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:  # fmt: skip
+        self.address = address
+        self.node = node
+        self.answers = 0
+        """How many came so far."""
+        self.ended_idle = False
+        """It ended while nothing was in flight, as brokers do after `connections.max.idle.ms`: no reason to worry."""
+        self._reactor = reactor
+        self._socket = sock
+        self._client_id = client_id.encode()
+        self._on_closed = on_closed
+        self._waiting: deque[_InFlight] = deque()
+        self._correlation_id = 0
+        self._outgoing: deque[Part] = deque()
+        self._slabs = slabs
+        self._incoming = ResponseReader(max_response_bytes, slabs)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._read_wants_write = self._write_wants_read = False
+        self._wakes_at_bytes = 1
+        self._mask = selectors.EVENT_READ
+        self._is_closed = False
+        sock.setblocking(False)
+        reactor.watch(self, self._mask)
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer, those included that are not sent yet."""
+        return len(self._waiting)
+
+    def __repr__(self) -> str:
+        return f"Connection({self.address}, node {self.node}, {self.in_flight} in flight)"
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, request: Request) -> None:
+        """Send, at the end of the reactor's round, what the socket takes then; the rest follows.
+
+        On a closed connection `on_done` gets `Lost`.
+        """
+        if self._is_closed:
+            self._finish(request, Lost(f"the connection to {self.address} is closed"))
+            return
+        self._correlation_id = (self._correlation_id + 1) & 0x7FFFFFFF
+        give_up_s = time.monotonic() + request.timeout_s
+        self._waiting.append(_InFlight(request, self._correlation_id, give_up_s))
+        parts = [self._header(request), *request.body]
+        self._outgoing.extend(_joined(parts) if self._is_tls else filter(len, parts))
+        self._reactor.at_end(self._settle)
+
+    def distrust(self, why: str) -> None:
+        """End it, because of an answer that makes no sense: none of its answers is a reason to hurry back."""
+        self.answers = 0
+        self.close(why)
+
+    def close(self, why: str, code: str = "_TRANSPORT") -> None:
+        """End it; what is in flight gets `Lost`, in order."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._reactor.unwatch(self)
+        if self._waiting:  # a request that is asked again elsewhere must not follow (KIP-890)
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._socket.close()
+        self._outgoing.clear()
+        self._incoming.drop()
+        self.ended_idle = not self._waiting and self.answers > 0
+        while self._waiting:
+            request = self._waiting.popleft().request
+            self._finish(request, Lost(f"the connection to {self.address} ended: {why}", code))
+        if self._on_closed is not None:
+            self._reactor.soon(_Told(self._on_closed, self, why))
+
+    # --- called by the reactor ----------------------------------------------------------------------------------------
+
+    def on_ready(self, mask: int) -> None:
+        can_read = bool(mask & selectors.EVENT_READ) or self._read_wants_write
+        can_write = bool(mask & selectors.EVENT_WRITE) or self._write_wants_read
+        if can_read:
+            self._guarded(self._read)
+        if can_write and not self._is_closed:
+            self._guarded(self._write)
+
+    def on_sweep(self, now_s: float) -> None:
+        self._slabs.sweep(now_s)
+        if self._wakes_at_bytes > 1 and not self._incoming.missing_bytes:
+            self._guarded(self._read)  # answers that are shorter than they may be must not wait for others
+        for waiting in self._waiting:
+            if waiting.give_up_s <= now_s:
+                self.close(f"no answer within {seconds_text(waiting.request.timeout_s)}", "_TIMED_OUT")
+                return
+
+    def _settle(self) -> None:
+        """The end of a round: send what was asked for, and say how much of what comes is worth waking up for."""
+        if not self._is_closed:
+            self._guarded(self._send_and_wait)
+
+    def _send_and_wait(self) -> None:
+        if self._outgoing and not self._mask & selectors.EVENT_WRITE and not self._write_wants_read:
+            self._write()
+        self._wake_late()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do a step; whatever goes wrong with the socket or the peer ends the connection."""
+        try:
+            step()
+            if not self._is_closed:
+                self._watch_what_is_needed()
+        except NonsenseError as error:
+            self.distrust(f"the peer does not speak Kafka's protocol: {error}")
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            self.close("closed by the peer")
+        except ssl.SSLError as error:
+            self.close(f"TLS: {error.reason or error}", "_SSL")
+        except OSError as error:
+            self.close(error.strerror or str(error))
+        except MemoryError:
+            self.close("there is no memory for its answer")
+
+    def _watch_what_is_needed(self) -> None:
+        wants_write = self._read_wants_write or (bool(self._outgoing) and not self._write_wants_read)
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wants_write else 0)
+        if mask != self._mask:
+            self._mask = mask
+            self._reactor.change(self, mask)
+
+    def _wake_late(self) -> None:
+        """Be woken when a good part of what is awaited is there, or the end; at most what the kernel has room for."""
+        if self._is_tls or sys.platform != "linux":
+            return
+        wanted = min(self._incoming.missing_bytes, WAKE_AT_BYTES) or self._worth_reading_bytes()
+        if wanted != self._wakes_at_bytes:
+            self._wakes_at_bytes = wanted
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+
+    def _worth_reading_bytes(self) -> int:
+        """Of small answers: all but the last few, which the broker works at meanwhile."""
+        wanted = -self._incoming.gathered_bytes
+        for waiting in islice(self._waiting, max(0, len(self._waiting) - BUSY_WITH)):
+            if not waiting.request.answer_bytes:
+                break
+            wanted += waiting.request.answer_bytes
+        return max(1, wanted)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def _header(self, request: Request) -> bytes:
+        """Size and request header v1 or v2: both have a client id with a 2-byte length."""
+        tail = b"\0" if request.is_flexible else b""
+        size = 10 + len(self._client_id) + len(tail) + sum(map(len, request.body))
+        fixed = (size, request.api_key, request.version, self._correlation_id, len(self._client_id))
+        return _REQUEST.pack(*fixed) + self._client_id + tail
+
+    def _write(self) -> None:
+        self._write_wants_read = False
+        try:
+            while self._outgoing:
+                offered, taken = self._write_some()
+                self._drop_written(offered, taken)
+                if taken < offered and not self._is_tls:
+                    return  # the kernel's buffer is full: it says so when there is room
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            return
+        except ssl.SSLWantReadError:
+            self._write_wants_read = True
+
+    def _write_some(self) -> tuple[int, int]:
+        """Bytes offered, bytes taken. TLS: after a refusal, OpenSSL wants the same bytes again, and gets them."""
+        if self._is_tls:
+            return len(self._outgoing[0]), self._socket.send(self._outgoing[0])
+        parts = list(islice(self._outgoing, MAX_IOV))
+        return sum(map(len, parts)), self._socket.sendmsg(parts)
+
+    def _drop_written(self, offered: int, taken: int) -> None:
+        outgoing = self._outgoing
+        if taken == offered and len(outgoing) <= MAX_IOV and not self._is_tls:  # nearly always
+            outgoing.clear()
+            return
+        while taken:
+            first = outgoing[0]
+            if taken < len(first):
+                outgoing[0] = memoryview(first)[taken:]
+                return
+            taken -= len(first)
+            outgoing.popleft()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        self._read_wants_write = False
+        try:
+            budget = READ_PER_ROUND_BYTES
+            while budget > 0:
+                room = self._incoming.room()
+                count = self._socket.recv_into(room)
+                if not count:
+                    raise ConnectionResetError(0, "closed by the peer")
+                budget -= count
+                self._incoming.add(count, self._take)
+                if count < len(room) and not self._is_tls:  # it is empty
+                    self._reactor.at_end(self._settle)
+                    return
+        except BlockingIOError:
+            self._reactor.at_end(self._settle)
+            return
+        except (InterruptedError, ssl.SSLWantReadError):
+            return
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            return
+        if self._is_tls and self._socket.pending():  # type: ignore[attr-defined]
+            self._reactor.soon(lambda: self.on_ready(selectors.EVENT_READ) if not self._is_closed else None)
+
+    def _take(self, correlation_id: int, body: memoryview | None) -> None:
+        """Refuse an answer to anything but the oldest request, before it gets memory; hand over one that is whole."""
+        if not self._waiting:
+            raise NonsenseError("an answer that nobody asked for")
+        oldest = self._waiting[0]
+        if correlation_id != oldest.correlation_id:
+            raise NonsenseError(f"an answer to request {correlation_id} instead of {oldest.correlation_id}")
+        if body is not None:
+            result = body if _has_plain_header(oldest.request) else body[header_end(body) :]
+            self._waiting.popleft()
+            self.answers += 1
+            self._finish(oldest.request, result)
+
+    def _finish(self, request: Request, result: memoryview | Lost) -> None:
+        self._reactor.soon(partial(request.on_done, result))
+
+
+@dataclass(slots=True)
+class _Told:
+    call: Callable[[Connection, str], None]
+    connection: Connection
+    why: str
+
+    def __call__(self) -> None:
+        self.call(self.connection, self.why)
+
+
+def _joined(parts: Sequence[Part]) -> list[memoryview]:
+    """The same bytes with runs of small parts joined; large parts as they are."""
+    joined: list[memoryview] = []
+    small = bytearray()
+    for part in parts:
+        if len(part) < JOINED_BYTES:
+            small += part
+        else:
+            if small:
+                joined.append(memoryview(small))
+                small = bytearray()
+            joined.append(memoryview(part))
+    if small:
+        joined.append(memoryview(small))
+    return joined
+
+
+def _has_plain_header(request: Request) -> bool:
+    """Whether the answer's header is v0, without tagged fields."""
+    return not request.is_flexible or request.api_key == API_VERSIONS

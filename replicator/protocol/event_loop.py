@@ -1,0 +1,234 @@
+"""One thread's event loop: sockets, timers, and completions, driven by whoever waits.
+
+A round of `pump` is: wait for sockets, let each one read and write, expire requests, then run timers and completions,
+and last send what these have asked for: every system call is a chance for another task to take the interpreter's lock.
+Sockets never call back into the plane from inside the round: they queue a completion, so that an exception of one
+leaves nothing half done, and the next round goes on with the rest.
+
+Threading: everything by one thread, but `post`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from replicator.deadline import Deadline
+
+LONGEST_SELECT_S = 0.1
+"""Another thread may shorten a deadline at any moment: it is heeded within this time."""
+SWEEP_S = 0.1
+"""How often requests are looked through for those whose time is over."""
+
+
+class Watched(Protocol):
+    """What a reactor waits for. None of these may raise."""
+
+    def fileno(self) -> int: ...
+    def on_ready(self, mask: int) -> None:
+        """The socket can be read or written (`selectors.EVENT_READ`, `EVENT_WRITE`)."""
+
+    def on_sweep(self, now_s: float) -> None:
+        """Called every `SWEEP_S`; `now_s` is on the monotonic clock."""
+
+
+class Timer:
+    """A call in the future."""
+
+    __slots__ = ("_call", "at_s")
+
+    def __init__(self, at_s: float, call: Callable[[], None]) -> None:
+        self.at_s = at_s
+        self._call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Don't call, if it was not called yet."""
+        self._call = None
+
+    @property
+    def is_pending(self) -> bool:
+        return self._call is not None
+
+    def fire(self) -> None:
+        """Call, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class EventLoop:
+    """The loop. A completion may call `pump` again, to wait for another answer."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._watched: dict[int, Watched] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._next_sweep_s = 0.0
+        self._closers: list[Callable[[], None]] = []
+        self._is_closed = False
+        self._depth = 0
+        """Of rounds: a completion may pump."""
+        self._at_end: dict[Callable[[], None], None] = {}
+        self._wake, self._woken = socket.socketpair()
+        for end in (self._wake, self._woken):
+            end.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    # --- driving ------------------------------------------------------------------------------------------------------
+
+    def pump(self, wait_s: float) -> None:
+        """One round; returns early when something happened.
+
+        Args:
+            wait_s: seconds to wait for a socket at most.
+
+        Raises:
+            Exception: what a completion or a timer raised. What is left is done by the next round.
+        """
+        self._end_round()  # that one which pumps
+        ready = self._selector.select(self._select_s(wait_s))
+        self._depth += 1
+        try:
+            self._round(ready)
+        finally:
+            self._depth -= 1
+            self._end_round()
+
+    def _round(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, mask in ready:
+            if key.fileobj is self._woken:
+                self._drain_wakes()
+                continue
+            watched = self._watched.get(key.fd)
+            if watched is not None:
+                watched.on_ready(mask)
+        now_s = time.monotonic()
+        if now_s >= self._next_sweep_s:
+            self._sweep(now_s)
+        if self._timers and self._timers[0][0] <= now_s:
+            self._run_due(now_s)
+        self._run_queued()
+
+    def run_until(self, is_done: Callable[[], bool], deadline: Deadline) -> bool:
+        """Pump until `is_done`, one round at least unless it is already.
+
+        Returns:
+            Whether it was done before the deadline ended.
+        """
+        while not is_done():
+            self.pump(deadline.slice_s(LONGEST_SELECT_S))
+            if deadline.expired:
+                return is_done()
+        return True
+
+    def pause(self, seconds: float, deadline: Deadline) -> None:
+        """Pump for so long, or until `deadline`: what arrives meanwhile is taken."""
+        self.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call from within `pump`, once `seconds` are over."""
+        timer = Timer(time.monotonic() + max(0.0, seconds), call)
+        heapq.heappush(self._timers, (timer.at_s, next(self._order), timer))
+        return timer
+
+    def close(self) -> None:
+        """Close every connection; nothing is called any more."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for closer in self._closers:
+            closer()
+        self._queue.clear()
+        self._at_end.clear()
+        self._timers.clear()
+        self._selector.close()
+        self._watched.clear()
+        self._wake.close()
+        self._woken.close()
+
+    # --- for connections ----------------------------------------------------------------------------------------------
+
+    def watch(self, watched: Watched, mask: int) -> None:
+        """Begin to wait for a socket."""
+        self._selector.register(watched.fileno(), mask)
+        self._watched[watched.fileno()] = watched
+
+    def change(self, watched: Watched, mask: int) -> None:
+        """Wait for something else."""
+        self._selector.modify(watched.fileno(), mask)
+
+    def unwatch(self, watched: Watched) -> None:
+        """Stop waiting; before the socket is closed."""
+        if not self._is_closed:
+            self._watched.pop(watched.fileno(), None)
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(watched.fileno())
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call at the end of this round, or in the next one; in order."""
+        self._queue.append(call)
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call once at the end of this round, however often it is said; outside of one at once. It may not raise."""
+        if self._depth:
+            self._at_end[call] = None
+        else:
+            call()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """As `soon`, from any thread: a `pump` that waits is woken. Nothing after `close`."""
+        self._queue.append(call)
+        with contextlib.suppress(OSError):  # full: it wakes anyway; closed: nobody waits
+            self._wake.send(b"\0")
+
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """Call when the reactor closes."""
+        self._closers.append(closer)
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+
+    def _end_round(self) -> None:
+        calls, self._at_end = self._at_end, {}
+        for call in calls:
+            call()
+
+    def _select_s(self, wait_s: float) -> float:
+        if self._queue:
+            return 0.0
+        wait_s = min(wait_s, LONGEST_SELECT_S)
+        while self._timers and not self._timers[0][2].is_pending:
+            heapq.heappop(self._timers)
+        if self._timers:
+            wait_s = min(wait_s, self._timers[0][0] - time.monotonic())
+        return max(0.0, wait_s)
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _sweep(self, now_s: float) -> None:
+        self._next_sweep_s = now_s + SWEEP_S
+        for watched in list(self._watched.values()):
+            watched.on_sweep(now_s)
+
+    def _run_due(self, now_s: float) -> None:
+        """The timers that are due now; one that is set meanwhile waits for the next round."""
+        while self._timers and self._timers[0][0] <= now_s:
+            heapq.heappop(self._timers)[2].fire()
+
+    def _run_queued(self) -> None:
+        """What is queued now; what it queues waits for the next round, so that a round always ends."""
+        for _ in range(len(self._queue)):
+            if not self._queue:  # a nested round took them
+                return
+            self._queue.popleft()()

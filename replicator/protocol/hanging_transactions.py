@@ -1,0 +1,184 @@
+"""Transactions whose end is missing in a partition: found, and given one.
+
+A transaction ends with a marker in every partition that it wrote to. Its coordinator may forget one: brokers whose
+metadata cache is the one rewritten in Java (4.3.1 is one) take a partition without a leader for deleted, and leave it
+out. That happens when brokers crash and come back in a commit or an abort. What was written there then shares the fate
+of the next transaction of the same producer, whatever its own was.
+
+Source: core `TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue`, `KRaftMetadataCache.
+getPartitionLeaderEndpoint` (KAFKA-20734); KIP-664 for the two questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kafka.protocol.admin.transactions import DescribeProducersRequest
+
+from replicator.deadline import Deadline, backoff_s
+from replicator.errors import TP, FatalError, RetriableError
+from replicator.kafka.cluster import Cluster, KafkaError, client_id
+from replicator.protocol.brokers import Brokers
+from replicator.protocol.capabilities import reason_against
+from replicator.protocol.event_loop import EventLoop
+from replicator.protocol.schemas import by_topic
+from replicator.protocol.transaction_manager import REQUEST_TIMEOUT_S, Refusals, TransactionManager, TransactionSettings
+
+DESCRIBE_VERSION = 0
+_OVER = frozenset({"Empty", "CompleteCommit", "CompleteAbort"})
+_ENDING = frozenset({"PrepareCommit", "PrepareAbort", "PrepareEpochFence"})
+"""States of a transactional id."""
+LEADER_PATIENCE_S = 5.0
+_LATER = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found.
+
+    Args:
+        begins: target partitions with records of a transaction without an end → the first one's offset.
+        refused: partitions that may not be asked → the error's name.
+        silent: partitions that gave no answer → why.
+    """
+
+    begins: dict[TP, int] = field(default_factory=dict)
+    refused: dict[TP, str] = field(default_factory=dict)
+    silent: dict[TP, str] = field(default_factory=dict)
+
+
+class HangingTransactions:
+    """Asks the brokers about one transactional id. Threading: one thread. `close` it.
+
+    Args:
+        target: the cluster of the transactions.
+        settings: the task's.
+    """
+
+    def __init__(self, target: Cluster, settings: TransactionSettings) -> None:
+        self._target = target
+        self._reactor = EventLoop()
+        self._brokers = Brokers(self._reactor, target, client_id())
+        self._coordinator = TransactionManager(self._reactor, self._brokers, target, settings)
+
+    def find(self, tps: Iterable[TP], deadline: Deadline) -> Found:
+        """Which of these partitions hold records of the id whose transaction is over and has no end there.
+
+        Waits while one is being ended. Finds nothing while one is open, which is somebody else's who fenced us, and
+        where nobody can be asked: brokers are too old (before Kafka 3.0), or our connections can't be made.
+
+        Raises:
+            RetriableError: no answer before `deadline`.
+            KafkaOpError: refused.
+        """
+        found = Found()
+        if reason_against(self._target.settings) is not None:
+            return found
+        producer_id = self._producer_id(deadline)
+        if producer_id is None:
+            return found
+        left = set(tps)
+        self._brokers.want({tp.topic for tp in left})
+        waits = backoff_s(0.02, 0.5)
+        patience = Deadline(deadline.slice_s(LEADER_PATIENCE_S))
+        while left:
+            left -= self._out_of_reach(left, found)
+            for node, led in self._by_leader(left).items():
+                left -= self._ask(node, led, producer_id, found, deadline)
+            if left and patience.expired:
+                found.silent.update(dict.fromkeys(left, "it has no leader"))
+                break
+            if left:
+                for topic in {tp.topic for tp in left}:
+                    self._brokers.refresh(topic)
+                self._reactor.pause(next(waits), deadline)
+        return found
+
+    def _producer_id(self, deadline: Deadline) -> int | None:
+        """The id's, once nothing of it is being ended; None: something is open, or nobody can tell."""
+        waits = backoff_s(0.02, 0.5)
+        while True:
+            described = self._coordinator.describe(deadline)
+            if described is None:
+                return None
+            state, producer_id = described
+            if state not in _ENDING:
+                return producer_id if state in _OVER else None
+            if deadline.expired:
+                raise RetriableError(f"{state} for {deadline.seconds:g} s", op="await the end of a transaction")
+            self._reactor.pause(next(waits), deadline)
+
+    def _out_of_reach(self, tps: Iterable[TP], found: Found) -> set[TP]:
+        """Those that are not there, or that may not be seen."""
+        gone = {tp for tp in tps if self._brokers.lacks(tp.topic, tp.partition)}
+        hidden = {tp for tp in tps if self._brokers.topic_error(tp.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED}
+        found.refused.update(dict.fromkeys(hidden, "TOPIC_AUTHORIZATION_FAILED"))
+        return gone | hidden
+
+    def _by_leader(self, tps: Iterable[TP]) -> dict[int, list[TP]]:
+        led: dict[int, list[TP]] = {}
+        for tp in tps:
+            leader = self._brokers.leader(tp.topic, tp.partition)
+            if leader is not None:
+                led.setdefault(leader.node, []).append(tp)
+        return led
+
+    def _ask(self, node: int, tps: list[TP], producer_id: int, found: Found, deadline: Deadline) -> set[TP]:
+        """Ask one leader; the partitions that are settled."""
+        kind = DescribeProducersRequest.TopicRequest
+        question = DescribeProducersRequest(
+            topics=[kind(name=name, partition_indexes=numbers) for name, numbers in by_topic(tps).items()]
+        )
+        budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
+        answer = self._brokers.call(node, question, DESCRIBE_VERSION, budget, "look for transactions without an end")
+        settled: set[TP] = set()
+        for topic in answer.topics:
+            for partition in topic.partitions:
+                tp = TP(topic.name, partition.partition_index)
+                if partition.error_code in _LATER:
+                    continue
+                settled.add(tp)
+                if partition.error_code:
+                    is_refused = partition.error_code == KafkaError.TOPIC_AUTHORIZATION_FAILED
+                    failed = found.refused if is_refused else found.silent
+                    failed[tp] = KafkaError(partition.error_code).name()
+                begins = [
+                    it.current_txn_start_offset for it in partition.active_producers if it.producer_id == producer_id
+                ]
+                if begins and begins[0] >= 0:
+                    found.begins[tp] = begins[0]
+        return settled
+
+    def end(self, tps: Iterable[TP], deadline: Deadline, *, commit: bool) -> None:
+        """Put an end into these partitions; fences whoever has the id.
+
+        Raises:
+            RetriableError: not done before `deadline`; it may be tried again.
+            KafkaOpError: refused.
+        """
+        self._coordinator.initialise(deadline)
+        answers: list[Refusals] = []
+        self._coordinator.add(tps, answers.append)
+        op = "end a transaction"
+        if not self._reactor.run_until(lambda: bool(answers), deadline):
+            raise RetriableError(f"no answer within {deadline.seconds:g} s", op=op)
+        for tp, code in answers[0].items():
+            raise self._target.error(KafkaError(code), op=op, tp=tp, topic=tp.topic)
+        try:
+            self._coordinator.end(deadline, commit=commit)
+        except FatalError as error:  # not known to be done: looked at again
+            raise RetriableError(error.message, op=error.op, hint=error.hint, code=error.code) from error
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._reactor.close()

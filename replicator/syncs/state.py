@@ -1,0 +1,164 @@
+"""What the records of the syncs topic add up to: positions, partitions that stopped, halts (invariant B)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from replicator.errors import TP, StopReason
+from replicator.offset_map.map import OffsetMap
+from replicator.offset_map.runs import Run
+from replicator.offset_map.sync_format import (
+    HALTED,
+    PARTITION_STATE,
+    RECOPIED,
+    TARGET_TOPIC,
+    ControlRecord,
+    Forgotten,
+    TargetTopic,
+    decode,
+    target_of,
+)
+
+OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER, StopReason.TARGET_RECREATED})
+"""A partition that stopped for one of these has other records at its offsets, on one of the sides, than were copied."""
+Subject = TypeVar("Subject", TP, int)
+Fact = TypeVar("Fact", dict[str, Any], TargetTopic)
+
+
+@dataclass(slots=True)
+class SyncsState:
+    """What the read partitions of the syncs topic say.
+
+    Args:
+        newest: the newest run of every source partition: its position (invariant B).
+        stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
+        halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
+        recopied: by which command runs of a task were deleted last, with ``id``, ``by`` and ``at`` (`recopy`).
+        targets: the topic that every partition's downstream offsets belong to.
+        records: how many records were read.
+        forgotten: how many of them deleted runs.
+    """
+
+    newest: dict[TP, Run] = field(default_factory=dict)
+    stopped: dict[TP, dict[str, Any]] = field(default_factory=dict)
+    halted: dict[int, dict[str, Any]] = field(default_factory=dict)
+    recopied: dict[int, dict[str, Any]] = field(default_factory=dict)
+    targets: dict[TP, TargetTopic] = field(default_factory=dict)
+    records: int = 0
+    forgotten: int = 0
+
+    def take(self, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order.
+
+        Raises:
+            WireError: it is not ours, or newer than this release.
+        """
+        self.records += 1
+        record = decode(key, value)
+        if isinstance(record, ControlRecord):
+            self._take_control(record)
+        elif isinstance(record, Forgotten):
+            self.forgotten += 1
+            self.forget(record.tp)
+        else:
+            self.take_run(record.tp, record.run)
+
+    def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order, which lies at `offset`."""
+        self.take(key, value)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        known = self.newest.get(tp)
+        if known is None or run.seq >= known.seq:
+            self.newest[tp] = run
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        self.newest.pop(tp, None)
+
+    def _take_control(self, record: ControlRecord) -> None:
+        if record.kind == PARTITION_STATE:
+            _note(self.stopped, record.tp, record.body)
+        elif record.kind == HALTED:
+            _note(self.halted, record.tp.partition, record.body)
+        elif record.kind == RECOPIED:
+            _note(self.recopied, record.tp.partition, record.body)
+        elif record.kind == TARGET_TOPIC:
+            _note(self.targets, record.tp, target_of(record))
+
+
+def _note(facts: dict[Subject, Fact], subject: Subject, fact: Fact | None) -> None:
+    if fact is None:
+        facts.pop(subject, None)
+    else:
+        facts[subject] = fact
+
+
+@dataclass(slots=True)
+class TaskState(SyncsState):
+    """What one task's partition of the syncs topic says, and where.
+
+    Args:
+        last: the partitions that the last transaction with records wrote to. Between two transactions lies a marker.
+        tails: of each partition, the runs of the last transaction that wrote records to it, and those without records
+            that follow. Without those that were emptied (`fates`).
+        ends: of each partition, after the last record about its runs.
+        end: after the last record about runs.
+    """
+
+    last: set[TP] = field(default_factory=set)
+    tails: dict[TP, list[Run]] = field(default_factory=dict)
+    ends: dict[TP, int] = field(default_factory=dict)
+    end: int = 0
+    _next: int = 0
+    _open: set[TP] = field(default_factory=set)
+
+    def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
+        """Add one record of the log, in log order."""
+        if offset != self._next:
+            self._open = set()
+        self._next = offset + 1
+        self.take(key, value)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        SyncsState.take_run(self, tp, run)
+        self.end = self.ends[tp] = self._next
+        tail = [it for it in self.tails.pop(tp, ()) if it.seq < run.seq]
+        if run.count:
+            tail = [*tail, run] if tp in self._open else [run]
+            self._open.add(tp)
+            self.last = self._open
+        elif tail:
+            tail.append(run)
+        if tail:
+            self.tails[tp] = tail
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        SyncsState.forget(self, tp)
+        self.end = self.ends[tp] = self._next
+        self.tails.pop(tp, None)
+
+
+@dataclass(slots=True)
+class MapsState(SyncsState):
+    """What the syncs topic says, with the whole history that it keeps.
+
+    Args:
+        maps: the offset map of every source partition.
+    """
+
+    maps: dict[TP, OffsetMap] = field(default_factory=dict)
+
+    def take_run(self, tp: TP, run: Run) -> None:
+        """Add one run."""
+        SyncsState.take_run(self, tp, run)
+        self.maps.setdefault(tp, OffsetMap()).add(run)
+
+    def forget(self, tp: TP) -> None:
+        """Drop the runs of a partition."""
+        SyncsState.forget(self, tp)
+        self.maps.pop(tp, None)

@@ -1,0 +1,14 @@
+"""What the tiers of the tests share; no tier imports another.
+
+brokers.py         pytest options and fixtures: shared clusters, clusters of one's own, unique names
+eventually.py      the only way to wait
+records.py         read a topic to its stable end; produce; create topics
+groups.py          what groups committed, checkpoints, members
+planes.py          drives a data plane as a task does
+flows.py           a flow in this process: a worker, its topics, and the comparison at the end
+desk.py            the operator's commands against such a flow; in_process.py runs them without a process
+worker_process.py  the real process, with kill points (launcher.py); commands.py runs the real commands
+compare.py         every record of both clusters, compared
+pump.py            a producer that goes on through failures; members.py: consumers that do
+certificates.py    CAs and PEM files for secured clusters
+"""
