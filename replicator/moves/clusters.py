@@ -171,7 +171,7 @@ class FlowClusters:
         if far.alias not in self._ends:
             self._ends[far.alias] = OffsetProbe(far)
         reader = self._ends[far.alias]
-        ends = reader.find(starts, self.budget())
+        ends = reader.first_at_or_after(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
     def log_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, int]:
