@@ -67,6 +67,7 @@ class TaskTools:
         number: the task, and its partition of the syncs topic.
         watch: notices when nothing comes from the source.
         fates: what is in doubt of the last transaction.
+        on_aborts: called with what keeps the task from committing, and with an empty text when it commits again.
         outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
     """
 
@@ -77,6 +78,7 @@ class TaskTools:
     log: Logger
     watch: StallDetector
     fates: SyncRepair
+    on_aborts: Callable[[str], None]
     outdated: threading.Event = field(default_factory=threading.Event)
 
 
@@ -209,7 +211,7 @@ class TaskAssignment:
         """
         if not runs and not targets:
             return
-        deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
+        deadline = self._tools.leash.budget(self._flow.settings.transaction_budget_s)
         news = self.stops.news()
         self._plane.begin()
         for tp, run in runs:

@@ -73,7 +73,7 @@ class Task(threading.Thread):
         self._metrics = metrics
         watch = StallDetector(context.starter.ask_ends, context.catalog.ask_refresh)
         fates = SyncRepair(self._flow, context.target, number)
-        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch, fates)
+        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch, fates, self._on_aborts)
         self._stops = PartitionStates(self._flow.settings.refresh_topics_interval_s)
         self._batch_bytes = BATCH_BYTES
 
@@ -93,7 +93,8 @@ class Task(threading.Thread):
                     waits = backoff_s(0.25, 10.0)
                 self._set_state("fenced" if isinstance(error, FencedError) else "backoff")
                 finishing.wait(next(waits))
-            except Exception:
+            except Exception as error:
+                self.problem = f"{type(error).__name__}: {error}"
                 self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
                 self._metrics.restarted("unexpected")
                 self._set_state("backoff")
@@ -115,6 +116,13 @@ class Task(threading.Thread):
     def _set_state(self, state: str) -> None:
         self.state = state
         self._metrics.state(state)
+
+    def _on_aborts(self, problem: str) -> None:
+        """The loop goes on trying, but a task that only aborts does not run."""
+        self.problem = problem
+        state = "backoff" if problem else "running"
+        if state != self.state:
+            self._set_state(state)
 
     def _live(self) -> None:
         """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""

@@ -41,6 +41,8 @@ OVER_AFTER_S = 5.0
 """Trouble on the target is over when there was none for so long."""
 MAX_ABORT_WAIT_S = 10.0
 SMALLEST_BATCH_BYTES = 1024
+ABORTS_TO_BACKOFF = 3
+"""So many in a row, and the task does not count as running any more."""
 
 
 class BatchTooLargeError(FatalError):
@@ -97,6 +99,7 @@ class TransactionLoop:
         self._metrics = tools.metrics
         self._leash = tools.leash
         self._outdated = tools.outdated
+        self._on_aborts = tools.on_aborts
         self._log = tools.log
         self._plane = plane
         self._share = share
@@ -173,7 +176,8 @@ class TransactionLoop:
             self._roll_back(error)
             if error.reason is StopReason.RECORD_TOO_LARGE:
                 self._make_batches_smaller(error.tp)
-            self._share.failed(error)
+            for failure in (error, *error.others):
+                self._share.failed(failure)
         except AbortTransactionError as error:
             topics = {tp: self._ledger.target(tp).name for tp in self._ledger.running()}
             self._roll_back(error)
@@ -207,7 +211,7 @@ class TransactionLoop:
             self._share.stop(silent(tp, self._ledger.target(tp).name))
 
     def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
+        deadline = self._leash.budget(self._settings.transaction_budget_s)
         self._plane.begin()
         self._fill(fetched, filled)
         # are these still the topics that were replicated so far? The plane knows, or the source is asked, meanwhile
@@ -226,7 +230,9 @@ class TransactionLoop:
         if self._leash.lost.is_set():
             raise LostError
         self._plane.commit(deadline)
-        self._aborts = 0
+        if self._aborts:
+            self._aborts = 0
+            self._on_aborts("")
         self._ledger.commit(runs)
         self._stops.told(news)
         for tp, written in filled.written.items():
@@ -235,7 +241,7 @@ class TransactionLoop:
 
     def _fill(self, fetched: Fetched, filled: _Filled) -> None:
         """Append what was fetched, and go on while more waits and the transaction has room."""
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
+        deadline = self._leash.budget(self._settings.transaction_budget_s)
         end_s = time.monotonic() + self._settings.transaction_max_ms / 1000
         size_bytes = 0
         while True:
@@ -266,10 +272,17 @@ class TransactionLoop:
             # what the transaction before left without an end was aborted with this one: the next life looks (`fates`)
             raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
         self._ledger.roll_back()
-        self._aborts += 1
-        if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time
-            self._leash.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
+        if not isinstance(error, PartitionError):  # the next transaction does without what failed
+            self._count_abort(error)
         self._plane.assign(self._ledger.positions())
+
+    def _count_abort(self, error: KafkaOpError) -> None:
+        """Wait before the next transaction: the first abort is repeated at once, what fails again may need time."""
+        self._aborts += 1
+        if self._aborts >= ABORTS_TO_BACKOFF:
+            self._on_aborts(f"{self._aborts} transactions in a row were aborted: {error}")
+        if self._aborts > 1:
+            self._leash.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
 
     def _make_batches_smaller(self, tp: TP) -> None:
         """Begin again with smaller batches, if a batch was too large for the target topic and not a record alone.

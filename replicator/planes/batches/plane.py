@@ -65,7 +65,7 @@ class BatchesPlane:
             self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )
         self._coordinator = TransactionManager(self._reactor, target_brokers, target, settings)
-        self._producer = Producer(self._reactor, target_brokers, target, self._coordinator, settings.transactional_id)
+        self._producer = Producer(self._reactor, target_brokers, target, self._coordinator, settings)
         self._unplaced_limit_bytes = settings.buffer_bytes // UNPLACED_SHARE
         self._placements: dict[TP, list[Placement]] = {}
         self._own: dict[TP, list[tuple[bytes, bytes | None]]] = {}
