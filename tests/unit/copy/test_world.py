@@ -2,57 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from replicator.errors import TP
 from replicator.kafka.cluster import KafkaError
-from tests.unit.copy.world.flow import Worker, World
-from tests.unit.copy.world.invariants import Ledger
-
-ORDERS, OTHERS, PAYMENTS = TP("orders", 0), TP("orders", 1), TP("payments", 0)
-HEALED_WITHIN_S = 120.0
-
-
-class Story:
-    """A world in which a test tells what happens."""
-
-    def __init__(self) -> None:
-        self.world = World({"orders": 2, "payments": 1})
-        self.ledger = Ledger(self.world)
-        self.worker = self.world.start()
-
-    def run_until(self, is_done: Callable[[], object], within_s: float = 60.0) -> None:
-        """Effect by effect, so that it stops at the first moment."""
-        end_s = self.world.simulation.now_s + within_s
-        while not is_done():
-            assert self.world.simulation.now_s < end_s, self.why()
-            self.world.simulation.run(effects=1, for_s=1.0)
-
-    def why(self) -> str:
-        return "\n".join([*self.world.events[-30:], *self.world.network.log[-30:]])
-
-    def catch_up(self, *tps: TP, within_s: float = HEALED_WITHIN_S) -> None:
-        wanted = tps or tuple(self.world.source.tps())
-
-        def is_settled() -> bool:
-            state = self.ledger.state()
-            return all(self.ledger.is_settled(tp, state) for tp in wanted)
-
-        self.world.simulation.run_until(is_settled, within_s, self.why)
-
-    def is_appended(self, tp: TP) -> bool:
-        """Whether something lies open in a partition of the target."""
-        log = self.world.target.log(tp)
-        return log.stable < log.end
-
-    def die(self, *, arrives: bool = False) -> None:
-        self.world.kill(self.worker, arrives=arrives)
-
-    def restart(self) -> Worker:
-        self.worker = self.world.start()
-        return self.worker
+from tests.unit.copy.world.story import ORDERS, OTHERS, PAYMENTS, Story
 
 
 @pytest.fixture

@@ -71,7 +71,9 @@ class ModelCluster:
         self.up = set(self.brokers)
         self.verifies = False
         self.lost: list[Lost] = []
-        self.coordinator = Coordinator(simulation, Partitions(self._topic_id, self.has_leader, self._mark))
+        self.coordinator = Coordinator(
+            simulation, Partitions(self._topic_id, self.has_leader, self._is_down, self._mark)
+        )
         self.on_change: list[Callable[[], None]] = []
         """Called when something was appended, or a leader changed: who waits looks again."""
         self.on_broker_down: list[Callable[[int], None]] = []
@@ -109,6 +111,10 @@ class ModelCluster:
 
     def has_leader(self, tp: TP) -> bool:
         return self.leader(tp) is not None
+
+    def _is_down(self, tp: TP) -> bool:
+        partition = self.partition(tp)
+        return partition is not None and partition.home not in self.up
 
     def _topic_id(self, tp: TP) -> bytes | None:
         return self.topics[tp.topic].id if self.partition(tp) is not None else None

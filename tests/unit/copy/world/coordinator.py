@@ -61,11 +61,13 @@ class Partitions:
     Args:
         topic_id: of a partition's topic; None: there is no such partition.
         has_leader: whether one leads it.
+        is_down: whether the broker that should lead it is down.
         mark: appends a marker: partition, transaction, epoch.
     """
 
     topic_id: Callable[[TP], bytes | None]
     has_leader: Callable[[TP], bool]
+    is_down: Callable[[TP], bool]
     mark: Callable[[TP, Transaction, int], None]
 
 
@@ -73,7 +75,7 @@ class Coordinator:
     """See the module.
 
     Attributes:
-        forgets: whether a partition without a leader counts as deleted.
+        forgets: whether a partition whose broker is down counts as deleted.
         delays: how long a partition's next marker takes, where that is not usual.
         lost: markers that will never come: what was lost so far.
     """
@@ -185,7 +187,7 @@ class Coordinator:
         def arrive() -> None:
             is_same = self._partitions.topic_id(tp) == transaction.partitions[tp]
             has_leader = self._partitions.has_leader(tp)
-            is_lost = tp in self.lose_next or (self.forgets and is_same and not has_leader)
+            is_lost = tp in self.lose_next or (self.forgets and is_same and self._partitions.is_down(tp))
             if is_lost:
                 self.lose_next.discard(tp)
                 self.lost.append(tp)

@@ -154,10 +154,10 @@ class World:
         self.owner = Worker(self)
         return self.owner
 
-    def kill(self, worker: Worker, *, arrives: bool = False) -> None:
-        """It dies where it is; what it sent arrives later, or not."""
+    def kill(self, worker: Worker, *, late_s: float | None = None) -> None:
+        """It dies where it is; what it sent and no broker has read yet arrives so much later; None: never."""
         if worker.process in self.simulation.processes:
-            self.network.died(worker.process, arrives=arrives)
+            self.network.died(worker.process, late_s=late_s)
             self.simulation.kill(worker.process)
 
 

@@ -66,12 +66,12 @@ class Network:
 
     def _broker_down(self, cluster: ModelCluster, node: int) -> None:
         for it in [it for it in self.connections if it.cluster is cluster and it.broker == node]:
-            it.lose("closed by the peer", arrives=False)
+            it.lose("closed by the peer")
 
-    def died(self, process: Process, *, arrives: bool) -> None:
-        """A process is gone: what its connections were sent arrives, or not."""
+    def died(self, process: Process, *, late_s: float | None) -> None:
+        """A process is gone: what brokers were sent and have not read yet arrives so much later; None: never."""
         for it in [it for it in self.connections if it.process is process]:
-            it.abandon(arrives=arrives)
+            it.abandon(late_s=late_s)
 
 
 class WorldLink:
@@ -200,7 +200,7 @@ class WorldConnection:
 
     def _give_up(self, sent: _Sent) -> None:
         if self.is_ready and sent in self._waiting:
-            self.lose(f"no answer within {sent.request.timeout_s:g} s", arrives=True)
+            self.lose(f"no answer within {sent.request.timeout_s:g} s")
 
     # --- the broker's side --------------------------------------------------------------------------------------------
 
@@ -264,13 +264,13 @@ class WorldConnection:
         raise AssertionError(f"the model's answers are good: {why}")
 
     def close(self, why: str) -> None:
-        self.lose(why, arrives=False)
+        self.lose(why)
 
-    def lose(self, why: str, *, arrives: bool) -> None:
-        """It ends; what the broker works at goes on, what waits there arrives or not."""
+    def lose(self, why: str) -> None:
+        """It ends; what the broker works at goes on, what it has not read yet is gone."""
         if not self.is_ready:
             return
-        self.abandon(arrives=arrives)
+        self.abandon(late_s=None)
         self.ended_idle = not self._waiting
         waiting, self._waiting = list(self._waiting), deque()
         for sent in waiting:
@@ -279,10 +279,12 @@ class WorldConnection:
         self._link.soon(partial(self._link.ended, self, why))
         self._network.simulation.wake(self.process)
 
-    def abandon(self, *, arrives: bool) -> None:
+    def abandon(self, *, late_s: float | None) -> None:
         """Its client is gone."""
         self.is_ready = False
-        if not arrives:
-            self._queue.clear()
+        left, self._queue = list(self._queue), deque()
+        if late_s is not None:
+            for sent in left:
+                self._network.simulation.later(late_s, partial(self._arrive, sent))
         if self in self._network.connections:
             self._network.connections.remove(self)
