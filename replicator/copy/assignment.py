@@ -10,74 +10,23 @@ Invariants:
 from __future__ import annotations
 
 import datetime as dt
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from replicator.config import Flow
-from replicator.copy.partition_checks import PartitionChecks
 from replicator.copy.partition_states import PartitionStates
 from replicator.copy.positions import Positions, Runs, floor_run
-from replicator.copy.stall_detector import StallDetector
-from replicator.copy.sync_repair import SyncRepair
+from replicator.copy.task_context import PARTITION_BUDGET_S, TaskTools
 from replicator.copy.transaction_recovery import TransactionRecovery, silent
-from replicator.deadline import Deadline, StopToken
+from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, LostError, PartitionError, RetriableError, StopReason
-from replicator.kafka.cluster import Cluster
-from replicator.kafka.topics import Catalog, Snapshot
-from replicator.log import Logger
-from replicator.metrics import TaskMetrics
+from replicator.kafka.topics import Snapshot
 from replicator.names import task_of
 from replicator.offset_map.sync_format import TargetTopic, encode_control, encode_sync, target_record
-from replicator.planes import Plane, PlaneSettings
+from replicator.planes import Plane
 
-PARTITION_BUDGET_S = 10.0
 TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
 MENDED_HINT = "the target lost markers of the last transaction, most likely when brokers crashed: KAFKA-20734"
 GONE = frozenset({StopReason.SOURCE_GONE, StopReason.TARGET_GONE})
-
-
-@dataclass(frozen=True, slots=True)
-class TaskContext:
-    """What the tasks of a worker share.
-
-    Args:
-        confirm: asks the group, within a deadline and until stopped, whether a task is still ours.
-        plane_settings: of a task's plane, with batches of at most so many bytes.
-        make_plane: a new data plane with such settings.
-    """
-
-    flow: Flow
-    source: Cluster
-    target: Cluster
-    catalog: Catalog
-    starter: PartitionChecks
-    log: Logger
-    confirm: Callable[[int, Deadline, Callable[[], bool]], bool]
-    plane_settings: Callable[[int, int], PlaneSettings]
-    make_plane: Callable[[PlaneSettings, TaskMetrics], Plane]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskTools:
-    """What belongs to one task as long as it is ours.
-
-    Args:
-        number: the task, and its partition of the syncs topic.
-        watch: notices when nothing comes from the source.
-        fates: what is in doubt of the last transaction.
-        outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
-    """
-
-    number: int
-    context: TaskContext
-    metrics: TaskMetrics
-    leash: StopToken
-    log: Logger
-    watch: StallDetector
-    fates: SyncRepair
-    outdated: threading.Event = field(default_factory=threading.Event)
 
 
 class TaskAssignment:
@@ -97,9 +46,9 @@ class TaskAssignment:
         self.stops = stops
         self._tools = tools
         self._flow = tools.context.flow
-        self._starter = tools.context.starter
+        self._checks = tools.context.checks
         self._plane = plane
-        self._fates = tools.fates
+        self._fates = tools.sync_repair
         self._settlement = settlement
         self._followed = 0
         self._newest_ms: dict[TP, int] = {}
@@ -115,7 +64,7 @@ class TaskAssignment:
             self.follow(snapshot, appeared=True)
         positions = self.ledger.positions()
         self._measure(positions)
-        self._tools.watch.look(positions, time.monotonic())
+        self._tools.stall_detector.look(positions, time.monotonic())
 
     def follow(self, snapshot: Snapshot, *, appeared: bool) -> None:
         """Start what is new or due again, stop what vanished or was created again.
@@ -125,7 +74,7 @@ class TaskAssignment:
         """
         self._followed = snapshot.number
         for tp in self.ledger.running():
-            failure = self._starter.changed(tp, self.ledger.topic_id(tp), self.ledger.target(tp), snapshot)
+            failure = self._checks.changed(tp, self.ledger.topic_id(tp), self.ledger.target(tp), snapshot)
             if failure is not None:
                 self.stop(failure)
         wanted = []
@@ -134,11 +83,11 @@ class TaskAssignment:
             if lasting is None:
                 wanted.append(tp)
             else:
-                self.stop(self._starter.recreated(tp, self.ledger, snapshot) or lasting)
+                self.stop(self._checks.recreated(tp, self.ledger, snapshot) or lasting)
         if not wanted:
             return
-        budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
-        found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
+        budget = self._tools.stop_token.budget(self._flow.settings.transaction_timeout_s)
+        found = self._checks.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
         for failure in found.failures:  # before anything is committed: that tells it
             self.stop(failure)
         self._ask_for_ends(found.ready, budget)
@@ -209,7 +158,7 @@ class TaskAssignment:
         """
         if not runs and not targets:
             return
-        deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
+        deadline = self._tools.stop_token.budget(self._flow.settings.transaction_timeout_s)
         news = self.stops.news()
         self._plane.begin()
         for tp, run in runs:
@@ -218,7 +167,7 @@ class TaskAssignment:
             self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(target_record(tp, target)))
         for record in news:
             self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(record))
-        if self._tools.leash.lost.is_set():
+        if self._tools.stop_token.lost.is_set():
             raise LostError
         try:
             self._plane.flush(deadline)
@@ -236,15 +185,15 @@ class TaskAssignment:
             return
         if failure.reason is StopReason.TRUNCATED:
             position = self.ledger.positions([failure.tp])[failure.tp]
-            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
-            failure, low = self._starter.truncation(failure, position, self.ledger.topic_id(failure.tp), budget)
+            budget = self._tools.stop_token.budget(PARTITION_BUDGET_S)
+            failure, low = self._checks.truncation(failure, position, self.ledger.topic_id(failure.tp), budget)
             may_skip = self._flow.settings.on_truncation == "skip" and failure.reason is StopReason.TRUNCATED
             if may_skip and low is not None:
                 self._skip(failure, position, low)
                 return
         elif failure.reason is StopReason.TARGET_LOG_SHORTER:
-            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
-            failure = self._starter.shorter(failure, self.ledger.target(failure.tp), budget)
+            budget = self._tools.stop_token.budget(PARTITION_BUDGET_S)
+            failure = self._checks.shorter(failure, self.ledger.target(failure.tp), budget)
         self.stop(failure)
         self._tools.context.catalog.ask_refresh()
 
@@ -280,7 +229,7 @@ class TaskAssignment:
         """
         syncs = self._flow.syncs_topic
         topics = {TP(syncs, self._tools.number): syncs, **target_topics}
-        for failure in self._starter.unwritable(topics, self._tools.leash.budget(PARTITION_BUDGET_S)):
+        for failure in self._checks.unwritable(topics, self._tools.stop_token.budget(PARTITION_BUDGET_S)):
             if failure.tp.topic == syncs:
                 raise RetriableError(str(failure), op="write the positions", code=failure.code)
             self.stop(failure)
@@ -294,7 +243,7 @@ class TaskAssignment:
         ends = self._plane.source_ends(positions)
         now_ms = time.time() * 1000
         for tp, position in positions.items():
-            lag = max(0, ends.get(tp, position) - position, self._tools.watch.end(tp) - position)
+            lag = max(0, ends.get(tp, position) - position, self._tools.stall_detector.end(tp) - position)
             newest_ms = self._newest_ms.get(tp, -1)
             behind_s = max(0.0, (now_ms - newest_ms) / 1000) if lag and newest_ms > 0 else 0.0
             self._tools.metrics.lag(tp, lag, behind_s)

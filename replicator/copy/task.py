@@ -25,11 +25,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from replicator.copy.assignment import TaskAssignment, TaskContext, TaskTools
+from replicator.copy.assignment import TaskAssignment
 from replicator.copy.partition_states import PartitionStates
 from replicator.copy.positions import Positions
 from replicator.copy.stall_detector import StallDetector
 from replicator.copy.sync_repair import SyncRepair
+from replicator.copy.task_context import TaskContext, TaskTools
 from replicator.copy.transaction_loop import BatchTooLargeError, TransactionLoop
 from replicator.copy.transaction_recovery import SETTLE_TIMEOUT_S, TransactionRecovery
 from replicator.deadline import Deadline, StopToken, backoff_s
@@ -66,19 +67,25 @@ class Task(threading.Thread):
         self.state = "starting"
         self.problem = ""
         """Why the task does not run; empty when it does."""
-        self.leash = StopToken()
+        self.stop_token = StopToken()
         self._context = context
         self._flow = context.flow
         self._log = context.log.bind(task=number)
         self._metrics = metrics
-        watch = StallDetector(context.starter.ask_ends, context.catalog.ask_refresh)
-        fates = SyncRepair(self._flow, context.target, number)
-        self._tools = TaskTools(number, context, metrics, self.leash, self._log, watch, fates)
-        self._stops = PartitionStates(self._flow.settings.refresh_topics_interval_s)
+        self._tools = TaskTools(
+            number=number,
+            context=context,
+            metrics=metrics,
+            stop_token=self.stop_token,
+            log=self._log,
+            states=PartitionStates(self._flow.settings.refresh_topics_interval_s),
+            stall_detector=StallDetector(context.checks.ask_ends, context.catalog.ask_refresh),
+            sync_repair=SyncRepair(self._flow, context.target, number),
+        )
         self._batch_bytes = BATCH_BYTES
 
     def run(self) -> None:
-        finishing = self.leash.finishing
+        finishing = self.stop_token.finishing
         waits = backoff_s(0.25, 10.0)
         while not finishing.is_set():
             began_s = time.monotonic()
@@ -104,7 +111,7 @@ class Task(threading.Thread):
     def _report(self, error: ReplicatorError) -> None:
         if isinstance(error, BatchTooLargeError):
             self._batch_bytes = error.limit_bytes
-        if self.leash.finishing.is_set():
+        if self.stop_token.finishing.is_set():
             self._log.info("task_let_go", error=str(error))
         elif isinstance(error, FencedError):
             self._log.warning("task_fenced", error=str(error), hint=FENCED_HINT)
@@ -119,9 +126,9 @@ class Task(threading.Thread):
     def _live(self) -> None:
         """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""
         self._set_state("fencing")
-        self._tools.outdated.clear()  # before the restore: what is written after it is told by `tell_outdated` again
-        budget = self.leash.budget
-        if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.leash.finishing.is_set):
+        self._tools.outdated.clear()  # before the restore: what is written after it is told by `mark_outdated` again
+        budget = self.stop_token.budget
+        if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.stop_token.finishing.is_set):
             raise RetriableError("the group does not confirm that the task is ours", op="own the task")
         settings = self._context.plane_settings(self.number, self._batch_bytes)
         plane = self._context.make_plane(settings, self._metrics)
@@ -140,7 +147,7 @@ class Task(threading.Thread):
         if halt is not None:
             self._stand_by(halt)
 
-    def tell_outdated(self) -> None:
+    def mark_outdated(self) -> None:
         """A command wrote as this task. It would notice by itself, but not before it has something to write."""
         self._tools.outdated.set()
 
@@ -149,9 +156,9 @@ class Task(threading.Thread):
         self.problem = halted_text(self._flow.name, {self.number: halt})
         self._set_state("halted")
         self._log.warning("task_halted", **{name: halt.get(name) for name in ("reason", "id", "by", "at")})
-        finishing = self.leash.finishing
+        finishing = self.stop_token.finishing
         with closing(self._reader()) as reader:
-            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), finishing.is_set)
+            state = reader.read_to_end(self.stop_token.budget(RESTORE_TIMEOUT_S), finishing.is_set)
             while self.number in state.halted and not finishing.is_set():
                 reader.follow(LIFTED_WITHIN_S)
         if not finishing.is_set():
@@ -160,12 +167,12 @@ class Task(threading.Thread):
     def _copy(self, plane: Plane, state: SyncsState, settlement: TransactionRecovery) -> None:
         plane.assign({})
         ledger = Positions(state.newest, state.targets)
-        self._tools.watch.begin()
-        share = TaskAssignment(self._tools, plane, ledger, self._stops, settlement)
+        self._tools.stall_detector.begin()
+        share = TaskAssignment(self._tools, plane, ledger, self._tools.states, settlement)
         share.follow(self._await_catalog(state), appeared=False)
         self._set_state("running")
         self.problem = ""
-        self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._stops))
+        self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._tools.states))
         TransactionLoop(self._tools, plane, share, settlement, self._batch_bytes).run()
 
     def _reader(self) -> SyncsReader[TaskState]:
@@ -174,18 +181,18 @@ class Task(threading.Thread):
     def _restore(self) -> SyncsState:
         began_s = time.monotonic()
         with closing(self._reader()) as reader:
-            state = reader.read_to_end(self.leash.budget(RESTORE_TIMEOUT_S), self.leash.finishing.is_set)
+            state = reader.read_to_end(self.stop_token.budget(RESTORE_TIMEOUT_S), self.stop_token.finishing.is_set)
             end = reader.read_to(self.number)
-        self._tools.fates.doubt(state, end, self.leash.budget(RESTORE_TIMEOUT_S))
-        self._stops.begin(state.stopped, state.newest)
+        self._tools.sync_repair.doubt(state, end, self.stop_token.budget(RESTORE_TIMEOUT_S))
+        self._tools.states.begin(state.stopped, state.newest)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)
         return state
 
     def _await_catalog(self, state: SyncsState) -> Snapshot:
-        deadline = self.leash.budget(CATALOG_TIMEOUT_S)
+        deadline = self.stop_token.budget(CATALOG_TIMEOUT_S)
         catalog = self._context.catalog
-        while not self.leash.finishing.is_set():
+        while not self.stop_token.finishing.is_set():
             snapshot = catalog.wait_for(1, Deadline(0.2))
             if snapshot is not None:
                 return catalog.refresh(deadline) if self._is_behind(snapshot, state) else snapshot

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from replicator.copy.assignment import PARTITION_BUDGET_S, TOPIC_REFUSED, TaskAssignment, TaskTools
+from replicator.copy.assignment import TOPIC_REFUSED, TaskAssignment
 from replicator.copy.positions import Runs
+from replicator.copy.task_context import PARTITION_BUDGET_S, TaskTools
 from replicator.copy.transaction_recovery import SETTLE_TIMEOUT_S, TransactionRecovery, silent
 from replicator.errors import (
     TP,
@@ -95,7 +96,7 @@ class TransactionLoop:
         self._syncs_topic = tools.context.flow.syncs_topic
         self._number = tools.number
         self._metrics = tools.metrics
-        self._leash = tools.leash
+        self._stop_token = tools.stop_token
         self._outdated = tools.outdated
         self._log = tools.log
         self._plane = plane
@@ -107,7 +108,7 @@ class TransactionLoop:
         self._aborts = 0
 
     def run(self) -> None:
-        """Copy until the leash says to finish, or the task is outdated.
+        """Copy until the stop token says to finish, or the task is outdated.
 
         Raises:
             LostError: the task was taken; the open transaction is aborted.
@@ -115,7 +116,7 @@ class TransactionLoop:
         """
         maintained_s = moved_s = time.monotonic()
         began_s = 0.0
-        while not self._leash.finishing.is_set() and not self._outdated.is_set():
+        while not self._stop_token.finishing.is_set() and not self._outdated.is_set():
             now_s = time.monotonic()
             if now_s - maintained_s >= MAINTENANCE_INTERVAL_S:
                 maintained_s = now_s
@@ -136,7 +137,7 @@ class TransactionLoop:
 
     def _gather(self, fetched: Fetched, began_s: float) -> None:
         """Wait for more, if the last transaction began only now: each costs both clusters far more than a record."""
-        while not (fetched.more or self._leash.finishing.is_set()):
+        while not (fetched.more or self._stop_token.finishing.is_set()):
             left_s = began_s + CADENCE_S - time.monotonic()
             if left_s <= 0:
                 return
@@ -180,7 +181,7 @@ class TransactionLoop:
             if error.code == TOPIC_REFUSED and error.tp is None:
                 self._share.stop_refused(topics)
         except LostError:
-            self._plane.abort(self._leash.budget(1.0))
+            self._plane.abort(self._stop_token.budget(1.0))
             self._metrics.transaction("aborted", 0)
             raise
         except FatalError:
@@ -201,29 +202,29 @@ class TransactionLoop:
             return
         running = self._ledger.running()
         self._settlement.postpone(set(self._ledger.known()) - set(running))
-        if self._settlement.is_needed(running, self._leash.budget(SETTLE_TIMEOUT_S)):
+        if self._settlement.is_needed(running, self._stop_token.budget(SETTLE_TIMEOUT_S)):
             raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
         for tp in self._settlement.unasked(running):
             self._share.stop(silent(tp, self._ledger.target(tp).name))
 
     def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
+        deadline = self._stop_token.budget(self._settings.transaction_timeout_s)
         self._plane.begin()
         self._fill(fetched, filled)
         # are these still the topics that were replicated so far? The plane knows, or the source is asked, meanwhile
-        starter = self._context.starter
+        checks = self._context.checks
         expected = {tp: (self._ledger.topic_id(tp), self._ledger.target(tp).name) for tp in filled.written}
         known = {tp: written.topic_id for tp, written in filled.written.items() if written.topic_id}
         unconfirmed = self._ledger.unconfirmed(filled.written)
-        answers = starter.ask_source({tp.topic for tp in expected if tp not in known})
-        target_answers = starter.ask_target({target.name for target in unconfirmed.values()})
+        answers = checks.ask_source({tp.topic for tp in expected if tp not in known})
+        target_answers = checks.ask_target({target.name for target in unconfirmed.values()})
         placements = self._plane.flush(deadline)
-        starter.check_source(answers, known, expected, deadline)
-        self._ledger.confirm(starter.check_target(target_answers, unconfirmed, deadline))
+        checks.check_source(answers, known, expected, deadline)
+        self._ledger.confirm(checks.check_target(target_answers, unconfirmed, deadline))
         runs = self._ledger.runs(placements)
         news = self._stops.news()
         self._write(runs, news)
-        if self._leash.lost.is_set():
+        if self._stop_token.lost.is_set():
             raise LostError
         self._plane.commit(deadline)
         self._aborts = 0
@@ -235,7 +236,7 @@ class TransactionLoop:
 
     def _fill(self, fetched: Fetched, filled: _Filled) -> None:
         """Append what was fetched, and go on while more waits and the transaction has room."""
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
+        deadline = self._stop_token.budget(self._settings.transaction_timeout_s)
         end_s = time.monotonic() + self._settings.transaction_max_ms / 1000
         size_bytes = 0
         while True:
@@ -246,7 +247,7 @@ class TransactionLoop:
                 size_bytes += batch.size_bytes
             self._pass(fetched.passed)  # after the batches: the end of a partition lies behind its records
             is_full = size_bytes >= self._settings.transaction_max_bytes or time.monotonic() >= end_s
-            if is_full or not fetched.more or self._leash.finishing.is_set():
+            if is_full or not fetched.more or self._stop_token.finishing.is_set():
                 return
             fetched = self._plane.fetch(BACKLOG_WAIT_S)
             filled.failures += fetched.failed
@@ -261,14 +262,14 @@ class TransactionLoop:
     def _roll_back(self, error: KafkaOpError) -> None:
         self._metrics.transaction("aborted", 0)
         self._log.warning("transaction_aborted", error=str(error), code=error.code, then="again from the last commit")
-        self._plane.abort(self._leash.budget(self._settings.transaction_timeout_s))
+        self._plane.abort(self._stop_token.budget(self._settings.transaction_timeout_s))
         if self._settlement.is_due():
             # what the transaction before left without an end was aborted with this one: the next life looks (`fates`)
             raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
         self._ledger.roll_back()
         self._aborts += 1
         if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time
-            self._leash.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
+            self._stop_token.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
         self._plane.assign(self._ledger.positions())
 
     def _make_batches_smaller(self, tp: TP) -> None:
@@ -278,7 +279,7 @@ class TransactionLoop:
             BatchTooLargeError: there is room for that.
         """
         topic = self._ledger.target(tp).name
-        asked = self._context.starter.batch_limit(topic, self._leash.budget(PARTITION_BUDGET_S))
+        asked = self._context.checks.batch_limit(topic, self._stop_token.budget(PARTITION_BUDGET_S))
         limit_bytes = max(asked or self._batch_bytes // 4, SMALLEST_BATCH_BYTES)
         if limit_bytes < self._batch_bytes:
             raise BatchTooLargeError(topic, limit_bytes, tp)

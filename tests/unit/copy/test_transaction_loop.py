@@ -47,7 +47,7 @@ class Life:
         metrics = SimpleNamespace(transaction=lambda *_: None)
         log = SimpleNamespace(warning=lambda *_, **__: None)
         tools: Any = SimpleNamespace(
-            context=context, number=0, metrics=metrics, leash=StopToken(), log=log, outdated=threading.Event()
+            context=context, number=0, metrics=metrics, stop_token=StopToken(), log=log, outdated=threading.Event()
         )
         naming = SimpleNamespace(remote_topic=lambda topic: f"east.{topic}")
         flow: Any = SimpleNamespace(syncs_topic="syncs", naming=naming)
