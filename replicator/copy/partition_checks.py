@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replicator.config import Flow
-from replicator.copy.positions import Positions, copied_anew, target_log_shorter
+from replicator.copy.positions import Positions, recopy_hint, start_position, target_log_shorter
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, PartitionError, StopReason
 from replicator.kafka.cluster import (
@@ -47,13 +47,13 @@ class Prepared:
     """What `PartitionChecks.prepare` found.
 
     Args:
-        ready: partitions that may run once their floors are written, with the topic that they are replicated to.
-        floors: (partition, upstream, downstream, topic id) of those that have no position yet.
+        ready: partitions that may run once their start positions are committed, with the topic they are replicated to.
+        start_positions: of those that have no position yet.
         failures: why the others can't.
     """
 
     ready: dict[TP, TargetTopic] = field(default_factory=dict)
-    floors: list[tuple[TP, int, int, bytes]] = field(default_factory=list)
+    start_positions: dict[TP, Run] = field(default_factory=dict)
     failures: list[PartitionError] = field(default_factory=list)
 
 
@@ -88,14 +88,14 @@ class PartitionChecks:
             return self._target_recreated(tp, target, topic.target)
         return None
 
-    def _changed_since(self, tp: TP, ledger: Positions, snapshot: Snapshot) -> PartitionError | None:
-        """`changed`, of what the ledger has of a partition that does not run."""
-        newest = ledger.newest(tp)
-        return self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+    def _changed_since(self, tp: TP, positions: Positions, snapshot: Snapshot) -> PartitionError | None:
+        """`changed`, of what the positions has of a partition that does not run."""
+        newest = positions.newest(tp)
+        return self.changed(tp, newest.topic_id if newest else b"", positions.published_target(tp), snapshot)
 
-    def recreated(self, tp: TP, ledger: Positions, snapshot: Snapshot) -> PartitionError | None:
+    def recreated(self, tp: TP, positions: Positions, snapshot: Snapshot) -> PartitionError | None:
         """Why what was replicated of a partition that stands still is another topic's; None when it is not."""
-        failure = self._changed_since(tp, ledger, snapshot)
+        failure = self._changed_since(tp, positions, snapshot)
         return failure if failure is not None and failure.reason in RECREATED else None
 
     def ask_source(self, topics: Collection[str]) -> Answers:
@@ -158,12 +158,12 @@ class PartitionChecks:
 
     def _target_recreated(self, tp: TP, target: TargetTopic, found: TargetTopic) -> PartitionError:
         text = f"{found} is not the topic that was replicated to: that was {target}"
-        hint = f"it was deleted and created again: the records before are missing; {copied_anew(tp)}"
+        hint = f"it was deleted and created again: the records before are missing; {recopy_hint(tp)}"
         op = f"check the topic on {self._target.alias}"
         return PartitionError(text, op=op, tp=tp, reason=StopReason.TARGET_RECREATED, hint=hint)
 
     def prepare(
-        self, tps: list[TP], ledger: Positions, snapshot: Snapshot, deadline: Deadline, *, appeared: bool
+        self, tps: list[TP], positions: Positions, snapshot: Snapshot, deadline: Deadline, *, appeared: bool
     ) -> Prepared:
         """Decide for each partition whether it may start, and where.
 
@@ -178,8 +178,8 @@ class PartitionChecks:
         old: dict[TP, Run] = {}
         new: list[TP] = []
         for tp in tps:
-            newest = ledger.newest(tp)
-            failure = self._changed_since(tp, ledger, snapshot)
+            newest = positions.newest(tp)
+            failure = self._changed_since(tp, positions, snapshot)
             if failure is not None:
                 prepared.failures.append(failure)
             elif newest is None:
@@ -189,23 +189,23 @@ class PartitionChecks:
         described = self._described((snapshot.topics[tp.topic].target_topic for tp in old), deadline)
         self._check_targets(old, snapshot, described, prepared, deadline)
         grown = {tp for tp in new if 0 < snapshot.topics[tp.topic].target_partitions <= tp.partition}
-        self._find_floors(new, set(new) if appeared else grown, snapshot, prepared, deadline)
+        self._find_start_positions(new, set(new) if appeared else grown, snapshot, prepared, deadline)
         described |= self._described({it.name for it in prepared.ready.values()} - described.keys(), deadline)
-        self._look_at_targets(ledger, described, prepared)
-        prepared.floors = [floor for floor in prepared.floors if floor[0] in prepared.ready]
+        self._look_at_targets(positions, described, prepared)
+        prepared.start_positions = {tp: run for tp, run in prepared.start_positions.items() if tp in prepared.ready}
         return prepared
 
     def _described(self, topics: Iterable[str], deadline: Deadline) -> dict[str, Any]:
         return describe_topics(self._target_admin, topics, deadline, rights=True)
 
-    def _look_at_targets(self, ledger: Positions, described: Mapping[str, Any], prepared: Prepared) -> None:
+    def _look_at_targets(self, positions: Positions, described: Mapping[str, Any], prepared: Prepared) -> None:
         """Leave out what may not be written, or is not the topic of the records before; the snapshot may be old."""
         ids = topic_ids(described)
         for failure in self._unwritable({tp: it.name for tp, it in prepared.ready.items()}, described):
             prepared.failures.append(failure)
             del prepared.ready[failure.tp]
         for tp, target in list(prepared.ready.items()):
-            told = ledger.told_target(tp)
+            told = positions.published_target(tp)
             found = TargetTopic(target.name, ids.get(target.name, target.topic_id))
             prepared.ready[tp] = found
             if told is not None and told.differs(found):
@@ -256,10 +256,10 @@ class PartitionChecks:
             else f"{topic.target_topic} has {topic.target_partitions} partitions"
         )
         reason = StopReason.TARGET_GONE if is_gone else StopReason.TARGET_TOO_FEW_PARTITIONS
-        hint = f"records were replicated to it before, and would be missing from a new one; {copied_anew(tp)}"
+        hint = f"records were replicated to it before, and would be missing from a new one; {recopy_hint(tp)}"
         return PartitionError(text, op=f"find the topic on {self._target.alias}", tp=tp, reason=reason, hint=hint)
 
-    def _find_floors(
+    def _find_start_positions(
         self, new: list[TP], from_earliest: set[TP], snapshot: Snapshot, prepared: Prepared, deadline: Deadline
     ) -> None:
         """Partitions without a position need a target topic, and a beginning on both sides."""
@@ -281,7 +281,7 @@ class PartitionChecks:
                 prepared.failures.append(_about(tp, end, StopReason.TARGET_UNAVAILABLE))
             else:
                 topic = snapshot.topics[tp.topic]
-                prepared.floors.append((tp, start, end, topic.topic_id))
+                prepared.start_positions[tp] = start_position(start, end, topic.topic_id)
                 prepared.ready[tp] = topic.target
 
     def _starts(self, tps: list[TP], from_earliest: set[TP], deadline: Deadline) -> dict[TP, int | KafkaOpError]:
@@ -347,7 +347,7 @@ class PartitionChecks:
             return _stopped(tp, text, failure.op, StopReason.TRUNCATED, hint), low
         text = f"the source's log was shorter than what was replicated of it, up to {position}; it ends at {end} now"
         lost = "the source lost records (an unclean election, a restored disk), or the topic was created again"
-        hint = f"{lost}; {copied_anew(tp)}"
+        hint = f"{lost}; {recopy_hint(tp)}"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
 
 
@@ -365,7 +365,7 @@ def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, bytes]:
 
 def _recreated(tp: TP, op: str, target_topic: str) -> PartitionError:
     text = "the source topic was deleted and created again: its offsets mean other records now"
-    hint = f"rename the new topic, or delete {target_topic}: then {copied_anew(tp)}"
+    hint = f"rename the new topic, or delete {target_topic}: then {recopy_hint(tp)}"
     return PartitionError(text, op=op, tp=tp, reason=StopReason.RECREATED, hint=hint)
 
 

@@ -13,7 +13,8 @@ from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, RunBuilder
 from replicator.offset_map.sync_format import TargetTopic
 
-Runs = list[tuple[TP, Run]]
+TaskRun = tuple[TP, Run]
+"""A run, and the source partition it belongs to."""
 
 
 class _Entry:
@@ -50,7 +51,7 @@ class Positions:
         """Every partition with a position, running or not."""
         return self._newest.keys()
 
-    def told_target(self, tp: TP) -> TargetTopic | None:
+    def published_target(self, tp: TP) -> TargetTopic | None:
         """The topic that the partition's downstream offsets belong to; None: it was never told."""
         return self._targets.get(tp)
 
@@ -118,13 +119,13 @@ class Positions:
         """Whether any position differs from the committed one."""
         return any(entry.moved_to != entry.newest.upstream_next for entry in self._entries.values())
 
-    def runs(self, placements: Mapping[TP, list[Placement]]) -> Runs:
+    def runs(self, placements: Mapping[TP, list[Placement]]) -> list[TaskRun]:
         """The runs that commit what was moved since the last commit.
 
         Raises:
             PartitionError: records landed before the end of what was replicated earlier: the target's log was cut.
         """
-        runs: Runs = []
+        runs: list[TaskRun] = []
         for tp, entry in self._entries.items():
             places = placements.get(tp, [])
             if entry.moved_to == entry.newest.upstream_next and not places:
@@ -136,7 +137,7 @@ class Positions:
             runs += [(tp, run) for run in builder.build(places, entry.moved_to, entry.newest.downstream_next)]
         return runs
 
-    def commit(self, runs: Runs) -> None:
+    def commit(self, runs: Iterable[TaskRun]) -> None:
         """Note that `runs` were committed."""
         for tp, run in runs:
             self._newest[tp] = run
@@ -164,16 +165,16 @@ def target_log_shorter(
         op="check the target",
         tp=tp,
         reason=StopReason.TARGET_LOG_SHORTER,
-        hint=f"{target_topic} was deleted and created again, or lost its end; {copied_anew(tp)}",
+        hint=f"{target_topic} was deleted and created again, or lost its end; {recopy_hint(tp)}",
         is_lasting=is_lasting,
     )
 
 
-def copied_anew(tp: TP) -> str:
+def recopy_hint(tp: TP) -> str:
     """What an operator does about a copy that can't go on."""
     return f"`replicator recopy {tp.topic}` copies it anew"
 
 
-def floor_run(upstream: int, downstream: int, topic_id: bytes) -> Run:
+def start_position(upstream: int, downstream: int, topic_id: bytes) -> Run:
     """The first run of a partition: no records, only where it begins on both sides."""
     return RunBuilder(0, 0, topic_id).build((), upstream, downstream)[0]

@@ -22,7 +22,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from replicator.config import Flow
-from replicator.copy.positions import Positions, Runs
+from replicator.copy.positions import Positions, TaskRun
 from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster
@@ -48,7 +48,7 @@ class SyncRepair:
         self._told: dict[TP, list[Run]] = {}
         self._hidden: dict[TP, list[Run]] = {}
 
-    def doubt(self, state: TaskState, end: int, deadline: Deadline) -> None:
+    def suspect(self, state: TaskState, end: int, deadline: Deadline) -> None:
         """Begin with what the task's partition of the syncs topic says.
 
         Args:
@@ -67,11 +67,11 @@ class SyncRepair:
             if offset >= state.ends.get(record.tp, 0):
                 self._hidden.setdefault(record.tp, []).append(record.run)
 
-    def is_open(self, tp: TP) -> bool:
+    def is_suspect(self, tp: TP) -> bool:
         """Whether it is not known yet what became of a partition's last records."""
         return tp in self._told or tp in self._hidden
 
-    def look(self, tps: Iterable[TP], ledger: Positions, deadline: Deadline) -> tuple[Runs, set[TP]]:
+    def check(self, tps: Iterable[TP], positions: Positions, deadline: Deadline) -> tuple[list[TaskRun], set[TP]]:
         """Find out what became of the last records of these partitions.
 
         Returns:
@@ -81,7 +81,7 @@ class SyncRepair:
             KafkaOpError: the client can't go on.
         """
         wanted = set(tps)
-        runs: Runs = []
+        runs: list[TaskRun] = []
         with closing(OffsetProbe(self._target)) as ends:
             told = {tp: self._told[tp] for tp in wanted & self._told.keys()}
             lost, silent = self._lost(told, ends, deadline)
@@ -94,7 +94,7 @@ class SyncRepair:
             shown, unheard = self._shown(hidden, ends, deadline)
         for tp in hidden.keys() - unheard:
             del self._hidden[tp]
-            newest = ledger.newest(tp)
+            newest = positions.newest(tp)
             runs += [(tp, it) for it in continued(newest, hidden[tp], shown[tp])] if newest is not None else []
         return runs, silent | unheard
 

@@ -32,7 +32,7 @@ from replicator.copy.stall_detector import StallDetector
 from replicator.copy.sync_repair import SyncRepair
 from replicator.copy.task_context import TaskContext, TaskTools
 from replicator.copy.transaction_loop import BatchTooLargeError, TransactionLoop
-from replicator.copy.transaction_recovery import SETTLE_TIMEOUT_S, TransactionRecovery
+from replicator.copy.transaction_recovery import RECOVERY_TIMEOUT_S, TransactionRecovery
 from replicator.deadline import Deadline, StopToken, backoff_s
 from replicator.errors import FencedError, LostError, ReplicatorError, RetriableError
 from replicator.kafka.topics import Snapshot
@@ -136,12 +136,12 @@ class Task(threading.Thread):
             plane.open(budget(OPEN_TIMEOUT_S))
             self._set_state("restoring")
             state = self._restore()
-            settlement = TransactionRecovery(self._flow, self._context.target, self.number, settings, self._log)
-            if settlement.settle(state.newest, budget(SETTLE_TIMEOUT_S)):
+            recovery = TransactionRecovery(self._flow, self._context.target, self.number, settings, self._log)
+            if recovery.recover(state.newest, budget(RECOVERY_TIMEOUT_S)):
                 raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
             halt = state.halted.get(self.number)
             if halt is None:
-                self._copy(plane, state, settlement)
+                self._copy(plane, state, recovery)
         finally:
             plane.close()
         if halt is not None:
@@ -164,16 +164,17 @@ class Task(threading.Thread):
         if not finishing.is_set():
             self._log.info("task_resumes")
 
-    def _copy(self, plane: Plane, state: SyncsState, settlement: TransactionRecovery) -> None:
+    def _copy(self, plane: Plane, state: SyncsState, recovery: TransactionRecovery) -> None:
         plane.assign({})
-        ledger = Positions(state.newest, state.targets)
+        positions = Positions(state.newest, state.targets)
         self._tools.stall_detector.begin()
-        share = TaskAssignment(self._tools, plane, ledger, self._tools.states, settlement)
-        share.follow(self._await_catalog(state), appeared=False)
+        assignment = TaskAssignment(self._tools, positions, recovery)
+        loop = TransactionLoop(self._tools, plane, positions, assignment, self._batch_bytes)
+        loop.start(self._await_catalog(state))
         self._set_state("running")
         self.problem = ""
-        self._log.info("task_runs", partitions=len(ledger.running()), stopped=len(self._tools.states))
-        TransactionLoop(self._tools, plane, share, settlement, self._batch_bytes).run()
+        self._log.info("task_runs", partitions=len(positions.running()), stopped=len(self._tools.states))
+        loop.run()
 
     def _reader(self) -> SyncsReader[TaskState]:
         return SyncsReader(self._context.target, self._flow.syncs_topic, [self.number], TaskState())
@@ -183,7 +184,7 @@ class Task(threading.Thread):
         with closing(self._reader()) as reader:
             state = reader.read_to_end(self.stop_token.budget(RESTORE_TIMEOUT_S), self.stop_token.finishing.is_set)
             end = reader.read_to(self.number)
-        self._tools.sync_repair.doubt(state, end, self.stop_token.budget(RESTORE_TIMEOUT_S))
+        self._tools.sync_repair.suspect(state, end, self.stop_token.budget(RESTORE_TIMEOUT_S))
         self._tools.states.begin(state.stopped, state.newest)
         seconds = round(time.monotonic() - began_s, 3)
         self._log.info("task_restored", positions=len(state.newest), syncs=state.records, seconds=seconds)

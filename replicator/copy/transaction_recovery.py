@@ -33,7 +33,7 @@ from replicator.planes import PlaneSettings
 from replicator.protocol.hanging_transactions import Found, HangingTransactions
 from replicator.syncs.reader import runs_on
 
-SETTLE_TIMEOUT_S = 30.0
+RECOVERY_TIMEOUT_S = 30.0
 OP = "settle transactions without an end"
 HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
 REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
@@ -57,7 +57,7 @@ class TransactionRecovery:
         self._unasked: set[TP] = set()
         self._looked_s = -math.inf
 
-    def settle(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
+    def recover(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
         """Give an end to what has none; whether there was anything. Partitions that give no answer are `unasked`.
 
         To be called when the transactional id is taken and the syncs are read, before anything is written. When it was
@@ -163,7 +163,7 @@ class TransactionRecovery:
         return offset in met
 
 
-def silent(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
+def no_answer(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
     """Why a source partition may not run: its copy does not tell what has to be known before."""
     text = f"{topic} does not say {about}"
     return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

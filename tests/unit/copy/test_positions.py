@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from replicator.copy.positions import Positions, floor_run, target_log_shorter
+from replicator.copy.positions import Positions, start_position, target_log_shorter
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, gaps_between
 from replicator.offset_map.sync_format import TargetTopic
@@ -22,7 +22,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        floors = {tp: floor_run(100, 7, IDS[tp]) for tp in TPS}
+        floors = {tp: start_position(100, 7, IDS[tp]) for tp in TPS}
         self.ledger = Positions(floors, {})
         self.committed = dict.fromkeys(TPS, 100)
         self.moved = dict.fromkeys(TPS, 100)
@@ -132,7 +132,7 @@ def test_the_error_of_a_cut_target_says_both_ends() -> None:
 
 def test_several_runs_of_one_transaction_leave_the_last_as_the_position() -> None:
     """B: with somebody else's records between ours, all runs are committed, in order."""
-    ledger = running(floor_run(0, 0, IDS[TPS[0]]))
+    ledger = running(start_position(0, 0, IDS[TPS[0]]))
     ledger.appended(TPS[0], 0, 4)
     runs = ledger.runs({TPS[0]: [Placement(0, 2, 2, (), 0), Placement(2, 4, 2, (), 5)]})
     assert [(run.seq, run.upstream_next, run.downstream_base) for _, run in runs] == [(2, 2, 0), (3, 4, 5)]
@@ -142,7 +142,7 @@ def test_several_runs_of_one_transaction_leave_the_last_as_the_position() -> Non
 
 def test_only_running_partitions_have_positions() -> None:
     """One that stopped keeps its committed run, moves no more, and is not written."""
-    ledger = running(floor_run(5, 0, bytes(16)))
+    ledger = running(start_position(5, 0, bytes(16)))
     assert (ledger.target(TPS[0]), ledger.topic_id(TPS[0])) == (TARGETS[TPS[0]], IDS[TPS[0]])
     ledger.stop(TPS[0])
     ledger.passed(TPS[0], 50)
@@ -152,13 +152,13 @@ def test_only_running_partitions_have_positions() -> None:
 
 
 def test_a_floor_is_a_position_without_records() -> None:
-    assert floor_run(40, 12, IDS[TPS[0]]) == Run(1, 40, 12, 0, 0, 40, IDS[TPS[0]], ())
+    assert start_position(40, 12, IDS[TPS[0]]) == Run(1, 40, 12, 0, 0, 40, IDS[TPS[0]], ())
 
 
 def test_after_an_abort_the_target_topic_is_asked_for_again() -> None:
     """A: the aborted records may have landed in a new topic, whose log is longer by them."""
     tp = TPS[0]
-    ledger = running(floor_run(0, 0, IDS[tp]))
+    ledger = running(start_position(0, 0, IDS[tp]))
     assert ledger.unconfirmed([tp]) == {tp: TARGETS[tp]}
     ledger.confirm([tp])
     ledger.appended(tp, 0, 3)
@@ -173,9 +173,9 @@ def test_after_an_abort_the_target_topic_is_asked_for_again() -> None:
 
 
 def test_where_partitions_are_replicated_to_is_kept_while_they_stand_still() -> None:
-    newest = floor_run(0, 0, IDS[TPS[0]])
+    newest = start_position(0, 0, IDS[TPS[0]])
     ledger = Positions({TPS[0]: newest, TPS[1]: newest}, {TPS[0]: TARGETS[TPS[0]]})
-    assert (ledger.told_target(TPS[0]), ledger.told_target(TPS[1])) == (TARGETS[TPS[0]], None)
+    assert (ledger.published_target(TPS[0]), ledger.published_target(TPS[1])) == (TARGETS[TPS[0]], None)
     ledger.start(TPS[1], TARGETS[TPS[1]], IDS[TPS[1]])
     ledger.stop(TPS[1])
-    assert ledger.told_target(TPS[1]) == TARGETS[TPS[1]]
+    assert ledger.published_target(TPS[1]) == TARGETS[TPS[1]]

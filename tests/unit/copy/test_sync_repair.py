@@ -184,10 +184,10 @@ def look(state: TaskState, end: int, tps: Iterable[TP] = (ORDERS, PAYMENTS)) -> 
     """What a life of the task finds that begins with this state."""
     naming = SimpleNamespace(remote_topic=lambda topic: remote(TP(topic, 0)).topic)
     flow: Any = SimpleNamespace(naming=naming, syncs_topic="syncs")
-    doubts = SyncRepair(flow, None, 0)  # type: ignore[arg-type]
-    doubts.doubt(state, end, Deadline(1))
-    wanted = [tp for tp in tps if doubts.is_open(tp)]
-    return doubts.look(wanted, Positions(state.newest, {}), Deadline(1)) if wanted else ([], set())
+    repair = SyncRepair(flow, None, 0)  # type: ignore[arg-type]
+    repair.suspect(state, end, Deadline(1))
+    wanted = [tp for tp in tps if repair.is_suspect(tp)]
+    return repair.check(wanted, Positions(state.newest, {}), Deadline(1)) if wanted else ([], set())
 
 
 def hide(target: Target, offset: int, tp: TP, it: Run) -> None:
