@@ -199,7 +199,7 @@ class TaskAssignment:
         if not self._positions.is_running(tp):
             return NOTHING
         if failure.reason is StopReason.TRUNCATED:
-            position = self._positions.positions([tp])[tp]
+            position = self._positions.committed([tp])[tp]
             budget = self._tools.partition_budget()
             failure, low = self._checks.truncation(failure, position, self._positions.topic_id(tp), budget)
             may_skip = self._flow.settings.on_truncation == "skip" and failure.reason is StopReason.TRUNCATED

@@ -1,9 +1,9 @@
-"""The partitions of a task that stopped alone: why, when to try them again, and what has still to be told.
+"""The partitions of a task that stopped alone: why, when each is tried again, and what is not published yet.
 
-Pure: no Kafka, no clock. What is told goes to the syncs topic, so that `lag` shows the reason without any worker.
+Pure: no Kafka, no clock. States are published in the syncs topic, so that `lag` shows them without any worker.
 
 Invariants:
-    H: a partition that stands still has a reason, and the reason is told until it runs again.
+    H: a stopped partition has a reason, and the syncs topic says it until the partition runs again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PartitionStates:
     """The partitions of a task that stopped alone. Times are those of the monotonic clock that the caller reads.
 
     Args:
-        interval_s: wait before the first retry; later ones double it, up to ten minutes. What lasts is only looked at.
+        interval_s: wait before the first retry; later ones double it, up to ten minutes. A lasting stop is not retried.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -75,7 +75,7 @@ class PartitionStates:
             error.is_lasting,
         )
         if is_same and tp in self._unpublished:
-            return False  # still to be told, with the time when it began
+            return False  # to be published yet, with the time when it began
         body: dict[str, Any] = {
             "state": "stopped",
             "reason": error.reason.value,
@@ -88,7 +88,7 @@ class PartitionStates:
         return True
 
     def lasting(self, tp: TP) -> PartitionError | None:
-        """Why a partition must not be tried, though its logs may look whole: it was seen by a life of the task."""
+        """Why a partition must not be tried, although its logs may look whole by now; None: it may be."""
         stop = self._stops.get(tp)
         if stop is not None and stop.error.is_lasting:
             return stop.error
@@ -104,7 +104,7 @@ class PartitionStates:
         )
 
     def started(self, tp: TP) -> None:
-        """Note that a partition started."""
+        """Note that a partition runs; the syncs topic says so with the next commit."""
         self._stops.pop(tp, None)
         self._unpublished.pop(tp, None)
         if tp in self._published:
@@ -136,11 +136,11 @@ class PartitionStates:
         return bool(self._unpublished)
 
     def unpublished(self) -> list[ControlRecord]:
-        """Control records that the next transaction has to carry."""
+        """The control records that the next transaction has to carry."""
         return list(self._unpublished.values())
 
     def mark_published(self, records: Iterable[ControlRecord]) -> None:
-        """Note that these were committed."""
+        """Note that these were committed; what changed meanwhile stays unpublished."""
         for record in records:
             if self._unpublished.get(record.tp) is record:
                 del self._unpublished[record.tp]

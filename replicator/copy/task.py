@@ -1,17 +1,26 @@
-"""One task, in a thread of its own: from getting it to letting it go.
+"""One task, in a thread of its own, from the moment this worker owns it until another one does.
 
-The order of steps when a task is got, and again after every fatal error:
+The steps when the worker gets the task, and again after every error that restarts it:
 
-    1. confirm with the group that the task is still ours      a zombie must not fence its successor
-    2. `plane.open`: fence the last owner, end its transaction
+    1. ask the group whether this worker still owns the task       a zombie must not fence its successor (ADR 0001)
+    2. `plane.open`, which is `init_transactions`: it fences the last owner and ends its transaction
     3. read the task's partition of the syncs topic, read_committed, to its stable end
-       if a transaction of the task has no end in some partition: give it one, and begin again      (`loose_ends`)
-       if it says that the task is halted (`halts`): let go of the plane, wait until it says no more, and begin again
-    4. take every position from there; write a floor for partitions that have none      (`share`)
-    5. assign, and run      (`copier`)
+       - the target lost a marker, so that a transaction hangs in some partition: end it, and begin again at 1
+         (`transaction_recovery`, ADR 0008)
+       - the task is halted (`syncs.halts`): close the plane, wait until the halt is lifted, and begin again at 1
+    4. take every position from there; commit a start position for each partition that has none      (`assignment`)
+    5. assign the partitions to the plane, and copy      (`transaction_loop`)
 
 Reading before fencing would be the bug: the last owner could commit between the two, and its records would be
-replicated twice.
+replicated twice. After step 2 all markers of the last owner's transactions are written, so the end that step 3 reads to
+is stable.
+
+A start position is an offset sync without records, in a transaction of its own, committed before anything is fetched:
+`start_from: latest` has to mean the same offset after a crash.
+
+An idle task writes nothing, so it would not notice that a command (a halt, `recopy`) wrote to the syncs topic as the
+task, after an `init_transactions` under the task's id. The worker's group member reads the syncs topic from its end and
+says so (`Task.mark_outdated`).
 
 Invariants:
     C: nothing is appended before step 2 returned, and nothing after a newer owner's step 2.
@@ -48,17 +57,21 @@ OPEN_TIMEOUT_S = 10.0
 CATALOG_TIMEOUT_S = 60.0
 RESTORE_TIMEOUT_S = 120.0
 LIFTED_WITHIN_S = 0.2
-"""How often a halted task looks whether it is to finish."""
+"""How often a halted task checks whether it has to finish."""
 STEADY_AFTER_S = 30.0
-"""A life that lasted so long was a good one: the next failure waits as briefly as a first one."""
+"""A task that ran for so long starts again as quickly as after a first failure."""
 FENCED_HINT = "a newer owner has the task, or the transaction timed out on the broker; nothing of it was written"
 
 
 class Task(threading.Thread):
-    """Runs until `finish` or `abandon`. Errors restart it from step 1 with backoff; it never ends by an error.
+    """Runs until its stop token says to finish. An error restarts it from step 1, with backoff; none ends it.
 
     Args:
         number: the task, and its partition of the syncs topic.
+
+    Attributes:
+        state: one of `metrics.TASK_STATES`.
+        stop_token: for its owner, to end it.
     """
 
     def __init__(self, number: int, context: TaskContext, metrics: TaskMetrics) -> None:
@@ -124,12 +137,12 @@ class Task(threading.Thread):
         self._metrics.state(state)
 
     def _live(self) -> None:
-        """Steps 1 to 5, until the task ends, is halted, or an error starts it anew."""
+        """Take steps 1 to 5, and copy until the task ends, is halted, or an error restarts it."""
         self._set_state("fencing")
-        self._tools.outdated.clear()  # before the restore: what is written after it is told by `mark_outdated` again
+        self._tools.outdated.clear()  # before the restore: `mark_outdated` comes again for what is written after it
         budget = self.stop_token.budget
         if not self._context.confirm(self.number, budget(CONFIRM_TIMEOUT_S), self.stop_token.finishing.is_set):
-            raise RetriableError("the group does not confirm that the task is ours", op="own the task")
+            raise RetriableError("the group does not confirm that this worker owns the task", op="own the task")
         settings = self._context.plane_settings(self.number, self._batch_bytes)
         plane = self._context.make_plane(settings, self._metrics)
         try:
@@ -138,7 +151,7 @@ class Task(threading.Thread):
             state = self._restore()
             recovery = TransactionRecovery(self._flow, self._context.target, self.number, settings, self._log)
             if recovery.recover(state.newest, budget(RECOVERY_TIMEOUT_S)):
-                raise RetriableError("transactions that the target left without an end have one now", op="begin anew")
+                raise RetriableError("hanging transactions were found and ended: the task restarts", op="recover")
             halt = state.halted.get(self.number)
             if halt is None:
                 self._copy(plane, state, recovery)
@@ -148,7 +161,7 @@ class Task(threading.Thread):
             self._stand_by(halt)
 
     def mark_outdated(self) -> None:
-        """A command wrote as this task. It would notice by itself, but not before it has something to write."""
+        """Restart the task, because a command wrote as this task; an idle one would not notice that it is fenced."""
         self._tools.outdated.set()
 
     def _stand_by(self, halt: Mapping[str, Any]) -> None:
@@ -202,7 +215,7 @@ class Task(threading.Thread):
         raise LostError
 
     def _is_behind(self, snapshot: Snapshot, state: SyncsState) -> bool:
-        """Whether the last owner knew partitions that `snapshot` lacks: found or made since, or gone, or recopied."""
+        """Whether the last owner knew partitions that `snapshot` lacks: it may be older than they are."""
         if state.forgotten:
             return True
         for tp in state.newest:

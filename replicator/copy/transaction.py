@@ -114,7 +114,7 @@ class Transaction:
         Raises:
             LostError: another worker owns the task; nothing is committed.
             AbortTransactionError: not committed; abort.
-            FatalError: not committed, or it is not known: the task has to restart, which settles it.
+            FatalError: not committed, or it is not known: the task has to restart, which decides it.
         """
         runs = list(runs)
         unpublished = self._tools.states.unpublished()
@@ -140,7 +140,7 @@ class Transaction:
         """Abort it; the positions are the committed ones again. What was to be published stays unpublished.
 
         Raises:
-            RetriableError, FatalError: not aborted, or it is not known: the task has to restart, which settles it.
+            RetriableError, FatalError: not aborted, or it is not known: the task has to restart, which decides it.
         """
         self._plane.abort(deadline)
         self._positions.roll_back()

@@ -69,8 +69,8 @@ class BatchTooLargeError(FatalError):
     """
 
     def __init__(self, topic: str, limit_bytes: int, tp: TP) -> None:
-        text = f"{topic} takes no batches of more than {limit_bytes} bytes"
-        super().__init__(text, op="produce", tp=tp, hint="the task begins again with batches that fit")
+        text = f"{topic} accepts no batches of more than {limit_bytes} bytes"
+        super().__init__(text, op="produce", tp=tp, hint="the task restarts and makes smaller batches")
         self.limit_bytes = limit_bytes
 
 
@@ -144,7 +144,7 @@ class TransactionLoop:
         self._apply(changes)
         if changes.start:
             self._log.info("partitions_started", partitions=len(changes.start))
-        positions = self._positions.positions()
+        positions = self._positions.committed()
         self._lag.measure(positions, self._plane.source_ends(positions))
         self._metrics.partitions(len(positions), len(self._states))
         self._tools.stall_detector.look(positions, now_s)
@@ -243,11 +243,11 @@ class TransactionLoop:
         if self._assignment.is_recovery_due():
             # if the transaction before lost markers, this abort took its records along: the restarted task checks that
             # (`sync_repair`)
-            raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
+            raise RetriableError(str(error), op="abort after trouble on the target", code=error.code) from error
         self._aborts += 1
         if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time
             self._stop_token.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
-        self._plane.assign(self._positions.positions())
+        self._plane.assign(self._positions.committed())
 
     def _make_batches_smaller(self, tp: TP) -> None:
         """Restart with smaller batches, if a batch was too large for the target topic and not a record alone.
@@ -299,7 +299,7 @@ class TransactionLoop:
         transaction.commit(transaction.flush())
         self._metrics.skipped(tp, offsets, reason)
         self._plane.remove([tp])
-        self._plane.add(self._positions.positions([tp]))
+        self._plane.add(self._positions.committed([tp]))
 
     def _publish(self, changes: Changes) -> None:
         """Commit offset syncs that come without records, and where partitions are replicated to.
@@ -321,4 +321,4 @@ class TransactionLoop:
             self._positions.start(it.tp, it.target, it.topic_id)
             self._states.started(it.tp)
             self._metrics.partition_runs(it.tp)
-        self._plane.add(self._positions.positions([it.tp for it in starts]))
+        self._plane.add(self._positions.committed([it.tp for it in starts]))

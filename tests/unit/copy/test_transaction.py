@@ -33,14 +33,14 @@ def test_records_and_their_sync_are_committed_together(task: OneTask) -> None:
     transaction.append(Records(ORDERS, 10, 3))
     transaction.append(Records(ORDERS, 13, 2))
     runs = transaction.flush()
-    assert task.positions.positions() == {ORDERS: 10}
+    assert task.positions.committed() == {ORDERS: 10}
     transaction.commit(runs)
     assert task.plane.calls == ["begin", "append", "append", "flush", "write", "commit"]
     (sync,) = task.plane.committed
     assert isinstance(sync, SyncRecord)
     run = sync.run
     assert (sync.tp, run.upstream_base, run.upstream_next, run.downstream_base, run.count) == (ORDERS, 10, 15, 10, 5)
-    assert task.positions.positions() == {ORDERS: 15}
+    assert task.positions.committed() == {ORDERS: 15}
     written = transaction.written[ORDERS]
     assert (written.records, written.size_bytes, written.newest_ms) == (5, 200, 1_000)
     assert transaction.size_bytes == 200
@@ -90,7 +90,7 @@ def test_after_an_abort_all_is_as_before(task: OneTask, place: str) -> None:
         transaction.append(Records(ORDERS, 10, 3))
         transaction.commit(transaction.flush())
     transaction.abort(task.tools.transaction_budget())
-    assert (task.positions.positions(), task.positions.has_moved()) == ({ORDERS: 10}, False)
+    assert (task.positions.committed(), task.positions.has_moved()) == ({ORDERS: 10}, False)
     assert task.states.has_unpublished()
     assert task.plane.committed == []
     again = task.transaction()
@@ -109,7 +109,7 @@ def test_nothing_is_committed_once_the_task_is_lost(task: OneTask) -> None:
     with pytest.raises(LostError):
         transaction.commit(runs)
     assert "commit" not in task.plane.calls
-    assert task.positions.positions() == {ORDERS: 10}
+    assert task.positions.committed() == {ORDERS: 10}
 
 
 def test_records_of_a_topic_that_was_created_again_are_not_committed(task: OneTask) -> None:
