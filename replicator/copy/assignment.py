@@ -24,6 +24,7 @@ from replicator.errors import TP, PartitionError, RetriableError, StopReason
 from replicator.kafka.topics import Snapshot
 from replicator.names import task_of
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 
 REPAIRED_HINT = "the target lost markers of the last transaction, most likely when brokers crashed: KAFKA-20734"
 GONE = frozenset({StopReason.SOURCE_GONE, StopReason.TARGET_GONE})
@@ -40,7 +41,7 @@ class Start:
 
     tp: TP
     target: TargetTopic
-    topic_id: bytes
+    topic_id: TopicId
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +186,11 @@ class TaskAssignment:
         suspects = [tp for tp in ready if self._tools.sync_repair.is_suspect(tp)]
         if not suspects:
             return [], []
-        runs, silent = self._tools.sync_repair.check(suspects, self._positions, deadline)
+        runs, unanswered = self._tools.sync_repair.check(suspects, self._positions, deadline)
         if runs:
             positions = {str(tp): run.upstream_next for tp, run in runs}
             self._tools.log.warning("transaction_mended", positions=positions, hint=REPAIRED_HINT)
-        return runs, [no_answer(tp, ready.pop(tp).name, "what became of the last records") for tp in silent]
+        return runs, [no_answer(tp, ready.pop(tp).name, "what became of the last records") for tp in unanswered]
 
     # --- what an error means ------------------------------------------------------------------------------------------
 

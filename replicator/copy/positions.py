@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, RunBuilder
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 
 TaskRun = tuple[TP, Run]
 """A run, and the source partition it belongs to."""
@@ -22,7 +23,7 @@ class _Entry:
 
     __slots__ = ("is_confirmed", "moved_to", "newest", "target", "topic_id")
 
-    def __init__(self, target: TargetTopic, topic_id: bytes, newest: Run) -> None:
+    def __init__(self, target: TargetTopic, topic_id: TopicId, newest: Run) -> None:
         self.target = target
         self.topic_id = topic_id
         self.newest = newest
@@ -55,7 +56,7 @@ class Positions:
         """The topic that the partition's downstream offsets belong to, as the syncs topic says; None: it says none."""
         return self._targets.get(tp)
 
-    def start(self, tp: TP, target: TargetTopic, topic_id: bytes) -> None:
+    def start(self, tp: TP, target: TargetTopic, topic_id: TopicId) -> None:
         """Start a partition at its committed position.
 
         Args:
@@ -79,7 +80,7 @@ class Positions:
         wanted = self._entries if tps is None else tps
         return {tp: self._entries[tp].newest.upstream_next for tp in wanted}
 
-    def topic_id(self, tp: TP) -> bytes:
+    def topic_id(self, tp: TP) -> TopicId:
         return self._entries[tp].topic_id
 
     def target(self, tp: TP) -> TargetTopic:
@@ -175,6 +176,6 @@ def recopy_hint(tp: TP) -> str:
     return f"`replicator recopy {tp.topic}` re-replicates it"
 
 
-def start_position(upstream: int, downstream: int, topic_id: bytes) -> Run:
+def start_position(upstream: int, downstream: int, topic_id: TopicId) -> Run:
     """The first run of a partition: no records, only where it begins on both clusters."""
     return RunBuilder(0, 0, topic_id).build((), upstream, downstream)[0]

@@ -88,19 +88,19 @@ class SyncRepair:
         runs: list[TaskRun] = []
         with closing(OffsetProbe(self._target)) as ends:
             visible = {tp: self._visible[tp] for tp in wanted & self._visible.keys()}
-            lost, silent = self._lost(visible, ends, deadline)
-            for tp in visible.keys() - silent:
+            lost, unanswered = self._lost(visible, ends, deadline)
+            for tp in visible.keys() - unanswered:
                 del self._visible[tp]
                 if tp in lost:
                     self._hidden.pop(tp, None)
                     runs += [(tp, emptied(it, lost[tp])) for it in visible[tp] if it.seq >= lost[tp].seq]
-            hidden = {tp: self._hidden[tp] for tp in (wanted - silent) & self._hidden.keys()}
-            shown, unheard = self._shown(hidden, ends, deadline)
-        for tp in hidden.keys() - unheard:
+            hidden = {tp: self._hidden[tp] for tp in (wanted - unanswered) & self._hidden.keys()}
+            shown, more_unanswered = self._shown(hidden, ends, deadline)
+        for tp in hidden.keys() - more_unanswered:
             del self._hidden[tp]
             newest = positions.newest(tp)
             runs += [(tp, it) for it in continued(newest, hidden[tp], shown[tp])] if newest is not None else []
-        return runs, silent | unheard
+        return runs, unanswered | more_unanswered
 
     def _lost(
         self, visible: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
@@ -111,16 +111,18 @@ class SyncRepair:
         """
         lost: dict[TP, Run] = {}
         with_records = {tp: [run for run in runs if run.count] for tp, runs in visible.items()}
-        met, silent = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
-        aborted, unheard = self._aborted({tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline)
-        silent |= unheard
+        met, unanswered = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
+        aborted, more_unanswered = self._aborted(
+            {tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline
+        )
+        unanswered |= more_unanswered
         left = {tp: with_records[tp] for tp in aborted}
         while left:
-            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
-            silent |= unheard
+            met, more_unanswered = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            unanswered |= more_unanswered
             lost.update({tp: left[tp][0] for tp, is_there in met.items() if not is_there})
             left = {tp: left[tp][1:] for tp, is_there in met.items() if is_there and left[tp][1:]}
-        return lost, silent
+        return lost, unanswered
 
     def _aborted(self, runs: Mapping[TP, Run], deadline: Deadline) -> tuple[set[TP], set[TP]]:
         """Which of the runs without a visible last record were aborted; the records of the others were deleted since.
@@ -130,23 +132,23 @@ class SyncRepair:
         if not runs:
             return set(), set()
         with closing(OffsetProbe(self._target, committed=False)) as ends:
-            there, silent = self._met(ends, runs, deadline)
-        return {tp for tp, it in there.items() if it}, silent
+            there, unanswered = self._met(ends, runs, deadline)
+        return {tp for tp, it in there.items() if it}, unanswered
 
     def _shown(
         self, hidden: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
     ) -> tuple[dict[TP, list[Run]], set[TP]]:
         """Each partition's runs whose records are visible; and the partitions that gave no answer."""
         shown: dict[TP, list[Run]] = {tp: [] for tp in hidden}
-        silent: set[TP] = set()
+        unanswered: set[TP] = set()
         left = {tp: [run for run in runs if run.count] for tp, runs in hidden.items()}
         while left := {tp: runs for tp, runs in left.items() if runs}:
-            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
-            silent |= unheard
+            met, more_unanswered = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            unanswered |= more_unanswered
             for tp, is_there in met.items():
                 shown[tp] += left[tp][:1] if is_there else []
             left = {tp: left[tp][1:] for tp in met}
-        return shown, silent
+        return shown, unanswered
 
     def _met(
         self, ends: OffsetProbe, runs: Mapping[TP, Run], deadline: Deadline

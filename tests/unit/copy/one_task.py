@@ -35,11 +35,12 @@ from replicator.log import get_logger
 from replicator.metrics import Metrics, TaskMetrics
 from replicator.offset_map.runs import Placement, Run
 from replicator.offset_map.sync_format import ControlRecord, SyncRecord, TargetTopic, decode
+from replicator.offset_map.topic_id import TopicId
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.protocol.hanging_transactions import Found
+from replicator.protocol.hanging_transactions import HangingSearchResult
 
 ORDERS, PAYMENTS = TP("orders", 0), TP("payments", 0)
-ID, TARGET_ID, NEW_ID = bytes([1]) * 16, bytes([2]) * 16, bytes([9]) * 16
+ID, TARGET_ID, NEW_ID = TopicId([1] * 16), TopicId([2] * 16), TopicId([9] * 16)
 NEWEST = Run(1, 0, 0, 10, 0, 10, ID, ())
 
 
@@ -151,7 +152,7 @@ class MemoryPlane:
 class Topics:
     """The admin client of a cluster: which topics there are, with their ids."""
 
-    def __init__(self, ids: Mapping[str, bytes]) -> None:
+    def __init__(self, ids: Mapping[str, TopicId]) -> None:
         self.ids = dict(ids)
         self.asked: list[str] = []
 
@@ -180,10 +181,10 @@ class FakeCatalog:
 class Hanging:
     """What the target says about hanging transactions."""
 
-    found: Found = field(default_factory=Found)
+    found: HangingSearchResult = field(default_factory=HangingSearchResult)
     asked: list[list[TP]] = field(default_factory=list)
 
-    def find(self, tps: Collection[TP], deadline: Deadline) -> Found:
+    def find(self, tps: Collection[TP], deadline: Deadline) -> HangingSearchResult:
         self.asked.append(list(tps))
         return self.found
 

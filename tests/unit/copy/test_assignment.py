@@ -13,7 +13,8 @@ from replicator.copy.positions import start_position
 from replicator.errors import TP, PartitionError, RetriableError, StopReason
 from replicator.kafka.topics import Snapshot
 from replicator.offset_map.sync_format import TargetTopic
-from replicator.protocol.hanging_transactions import Found
+from replicator.offset_map.topic_id import TopicId
+from replicator.protocol.hanging_transactions import HangingSearchResult
 from tests.unit.copy.one_task import ID, ORDERS, PAYMENTS, TARGET_ID, OneTask
 
 AT = dt.datetime(2026, 1, 31, 6, 0, 0, tzinfo=dt.UTC)
@@ -87,15 +88,15 @@ def test_partitions_that_may_hold_a_hanging_transaction_are_asked_before_they_st
     """A: a partition that was stopped while the target was in trouble; what is written would decide about it."""
     task.target.note_trouble()
     assert task.assignment.look_back() == NOTHING
-    task.hanging.found = Found(silent={TP("east.orders", 0): "no leader"})
+    task.hanging.found = HangingSearchResult(unanswered={TP("east.orders", 0): "no leader"})
     changes = task.assignment.follow(task.snapshot, appeared=False)
     assert [(it.tp, it.reason) for it in changes.stop] == [(ORDERS, StopReason.TARGET_UNAVAILABLE)]
     assert [it.tp for it in changes.start] == [PAYMENTS]
     assert ORDERS not in changes.targets
-    task.hanging.found = Found(begins={TP("east.orders", 0): 10})
+    task.hanging.found = HangingSearchResult(first_offsets={TP("east.orders", 0): 10})
     with pytest.raises(RetriableError, match="hanging transaction"):
         task.assignment.follow(task.snapshot, appeared=False)
-    task.hanging.found = Found()
+    task.hanging.found = HangingSearchResult()
     assert ORDERS in [it.tp for it in task.assignment.follow(task.snapshot, appeared=False).start]
 
 
@@ -125,7 +126,7 @@ def test_a_failure_of_a_partition_that_does_not_run_changes_nothing(task: OneTas
 
 def test_a_cut_target_log_is_another_topic_if_the_target_says_so(task: OneTask) -> None:
     task.run(ORDERS)
-    task.target_topics.ids["east.orders"] = bytes([7]) * 16
+    task.target_topics.ids["east.orders"] = TopicId([7] * 16)
     failure = PartitionError("cut", op="flush", tp=ORDERS, reason=StopReason.TARGET_LOG_SHORTER)
     (found,) = task.assignment.failed(failure).stop
     assert found.reason is StopReason.TARGET_RECREATED

@@ -17,9 +17,10 @@ from replicator.errors import TP, KafkaOpError, PartitionError, RetriableError, 
 from replicator.kafka.cluster import AdminClient, Cluster, KafkaError, KafkaException
 from replicator.kafka.topics import Catalog, Snapshot, SourceTopic
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 ORDERS, OTHER = TP("orders", 0), TP("orders", 1)
-ID, NEW_ID, NO_ID = bytes([1]) * 16, bytes([2]) * 16, bytes(16)
+ID, NEW_ID = TopicId([1] * 16), TopicId([2] * 16)
 
 
 def failure(reason: StopReason = StopReason.TRUNCATED, tp: TP = ORDERS) -> PartitionError:
@@ -37,7 +38,7 @@ def checks() -> PartitionChecks:
     return PartitionChecks(flow, source, target, cast("Catalog", None), (no_client, no_client))
 
 
-def snapshot(topic_id: bytes = ID, partitions: int = 1, target_id: bytes = NO_ID) -> Snapshot:
+def snapshot(topic_id: TopicId = ID, partitions: int = 1, target_id: TopicId = NO_ID) -> Snapshot:
     topic = SourceTopic("orders", topic_id, partitions, 1, "east.orders", partitions, target_id)
     return Snapshot(1, {"orders": topic}, (), 1)
 
@@ -49,14 +50,14 @@ def snapshot(topic_id: bytes = ID, partitions: int = 1, target_id: bytes = NO_ID
         (ORDERS, ID, snapshot(NEW_ID), StopReason.RECREATED),
         (ORDERS, NO_ID, snapshot(NEW_ID), None),
         (ORDERS, ID, snapshot(NO_ID), None),
-        (ORDERS, b"", snapshot(), None),
+        (ORDERS, NO_ID, snapshot(), None),
         (OTHER, ID, snapshot(), StopReason.SOURCE_GONE),
         (OTHER, ID, snapshot(partitions=2), None),
         (TP("payments", 0), ID, snapshot(), StopReason.SOURCE_GONE),
     ],
 )
 def test_a_source_that_changed_is_recognised(
-    checks: PartitionChecks, tp: TP, replicated_id: bytes, found: Snapshot, reason: StopReason | None
+    checks: PartitionChecks, tp: TP, replicated_id: TopicId, found: Snapshot, reason: StopReason | None
 ) -> None:
     """A: offsets of a recreated topic mean other records. Brokers without topic ids can't tell."""
     error = checks.changed(tp, replicated_id, None, found)
@@ -70,7 +71,7 @@ def test_a_source_that_changed_is_recognised(
     [(ID, ID, False), (ID, NEW_ID, True), (NO_ID, NEW_ID, False), (ID, NO_ID, False)],
 )
 def test_a_copy_that_changed_is_recognised(
-    checks: PartitionChecks, published: bytes, found: bytes, is_other: bool
+    checks: PartitionChecks, published: TopicId, found: TopicId, is_other: bool
 ) -> None:
     """A: also when its log is as long by now. Brokers without topic ids can't tell."""
     error = checks.changed(ORDERS, ID, TargetTopic("east.orders", published), snapshot(target_id=found))
@@ -92,7 +93,7 @@ def test_what_was_written_to_another_topic_is_not_committed(checks: PartitionChe
     assert (caught.value.tp, caught.value.reason) == (ORDERS, StopReason.TARGET_RECREATED)
 
 
-def answered_id(topic_id: bytes | None) -> Future[Any]:
+def answered_id(topic_id: TopicId | None) -> Future[Any]:
     """What the admin client answers of a topic; None: an error."""
     future: Future[Any] = Future()
     if topic_id is None:

@@ -16,7 +16,7 @@ from replicator.errors import (
     StopReason,
 )
 from replicator.planes import Fetched
-from replicator.protocol.hanging_transactions import Found
+from replicator.protocol.hanging_transactions import HangingSearchResult
 from tests.unit.copy.one_task import NEWEST, ORDERS, PAYMENTS, OneTask, Records
 
 TARGET = TP("east.orders", 0)
@@ -63,7 +63,7 @@ def test_after_trouble_the_next_transaction_looks_back(task: OneTask) -> None:
     assert task.transact(records(12)) == COMMITTED
     assert len(task.hanging.asked) == 1
     task.target.note_trouble()
-    task.hanging.found = Found(begins={TARGET: 10})
+    task.hanging.found = HangingSearchResult(first_offsets={TARGET: 10})
     seen = len(task.plane.calls)
     with pytest.raises(RetriableError, match="has no end"):
         task.transact(records(13))
@@ -91,7 +91,7 @@ def test_trouble_while_an_abort_is_written_counts(task: OneTask) -> None:
 def test_a_partition_that_does_not_answer_stops(task: OneTask) -> None:
     """H: and says so with the next commit; before it starts again, it is asked."""
     task.target.note_trouble()
-    task.hanging.found = Found(silent={TARGET: "no leader"})
+    task.hanging.found = HangingSearchResult(unanswered={TARGET: "no leader"})
     assert task.transact(records()) == ["remove", "begin", "write", "flush", "commit"]
     assert task.published() == {ORDERS: "target_unavailable"}
     assert task.plane.assigned == {}
