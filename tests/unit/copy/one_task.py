@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from replicator.config import build
 from replicator.copy import transaction_recovery
@@ -31,7 +33,6 @@ from replicator.deadline import Deadline, StopToken
 from replicator.errors import TP, KafkaOpError
 from replicator.kafka.cluster import Cluster
 from replicator.kafka.topics import Snapshot, SourceTopic
-from replicator.log import get_logger
 from replicator.metrics import Metrics, TaskMetrics
 from replicator.offset_map.runs import Placement, Run
 from replicator.offset_map.sync_format import ControlRecord, SyncRecord, TargetTopic, decode
@@ -216,7 +217,9 @@ class OneTask:
         catalog: Any = FakeCatalog(self.snapshot, self._refresh)
         admins: Any = (self.source_topics, self.target_topics)
         self.checks = PartitionChecks(flow, source, self.target, catalog, admins)
-        log = get_logger()
+        capture = LogCapture()
+        self.events = capture.entries
+        log = structlog.wrap_logger(None, [capture], structlog.make_filtering_bound_logger(0))
         context = TaskContext(
             flow=flow, source=source, target=self.target, catalog=catalog, checks=self.checks, log=log,
             confirm=lambda *_: True, plane_settings=lambda *_: plane_settings(), make_plane=lambda *_: self.plane,
