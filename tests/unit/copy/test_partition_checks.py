@@ -262,7 +262,7 @@ def snapshot(topic_id: TopicId = ID, partitions: int = 1, target_id: TopicId = N
         (ORDERS, ID, snapshot(NEW_ID), StopReason.RECREATED),
         (ORDERS, NO_ID, snapshot(NEW_ID), None),
         (ORDERS, ID, snapshot(NO_ID), None),
-        (ORDERS, b"", snapshot(), None),
+        (ORDERS, NO_ID, snapshot(), None),
         (OTHER, ID, snapshot(), StopReason.SOURCE_GONE),
         (OTHER, ID, snapshot(partitions=2), None),
         (TP("payments", 0), ID, snapshot(), StopReason.SOURCE_GONE),

@@ -19,6 +19,7 @@ from replicator.moves.routes import FlowView, Router
 from replicator.offset_map.map import OffsetMap
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.translate import TargetLog
 from replicator.operations.group_report import GroupRow, is_well
 from replicator.syncs.state import MapsState
 from tests.unit.moves.two_clusters import EAST_WEST, WEST_EAST, a_flow, topic_id
@@ -106,7 +107,7 @@ AWAY = (MoveCommand.SWITCHOVER, MoveCommand.FAILOVER)
 )
 def test_each_position_has_its_place(command: MoveCommand, near: int, far: int | None, translation: str) -> None:
     """D: a caught-up group goes past the markers, none past a record."""
-    row = row_of(command, at(near), far_ends={COPY: (21, 22)})
+    row = row_of(command, at(near), far_logs={COPY: TargetLog(read_from=21, read_to=22)})
     assert (row.far, row.far_next, row.translation) == (COPY, far, translation)
     is_stuck = command is MoveCommand.SWITCHOVER
     assert row.must_wait == (translation == "ahead" and is_stuck)
@@ -116,12 +117,12 @@ def test_each_position_has_its_place(command: MoveCommand, near: int, far: int |
 
 def test_the_end_that_was_found_for_another_place_is_not_used() -> None:
     """D: the log was read from 21 on, before more was replicated."""
-    assert row_of(MoveCommand.SWITCHOVER, at(121), far_ends={COPY: (15, 40)}).far_next == 21
+    assert row_of(MoveCommand.SWITCHOVER, at(121), far_logs={COPY: TargetLog(read_from=15, read_to=40)}).far_next == 21
 
 
 @pytest.mark.parametrize(("near", "far"), [(0, 100), (4, 104), (10, 111), (20, 120), (21, 121), (22, 121), (90, 121)])
 def test_the_way_home_is_the_inverse(near: int, far: int) -> None:
-    row = row_of(MoveCommand.FAILBACK, at(near), far_ends={ORDERS: (121, 500)})
+    row = row_of(MoveCommand.FAILBACK, at(near), far_logs={ORDERS: TargetLog(read_from=121, read_to=500)})
     assert (row.far, row.far_next, row.translation, row.is_inverse) == (ORDERS, far, "exact", True)
 
 
@@ -580,7 +581,7 @@ def test_a_commit_with_the_groups_metadata_is_recognised() -> None:
 def test_resync_gives_everything_to_group_sync() -> None:
     near = {ORDERS: at(104, "AQAAAX"), ORDERS_1: at(125)}
     it = GroupFacts(near_offsets=near, far_offsets={COPY: at(20)}, near=BUSY)
-    found = plan(MoveCommand.RESYNC, it, far_ends={COPY_1: (21, 22)})
+    found = plan(MoveCommand.RESYNC, it, far_logs={COPY_1: TargetLog(read_from=21, read_to=22)})
     assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(22)}}
     assert found.rows[0].reason == "was 20"
     assert found.rows[1].reason.startswith(f"{MoveReason.NOT_REPLICATED_YET}: ")
@@ -685,31 +686,31 @@ def test_a_failover_goes_to_the_end_of_a_copy_that_was_cut(
     near: int, far: int, translation: str, reread: int, at_risk: int
 ) -> None:
     """Past the end of its log a consumer's own reset would decide. What the target lost is lost with the source."""
-    row = row_of(MoveCommand.FAILOVER, at(near), log_ends={COPY: CUT_AT}, source_ends={ORDERS: 121})
+    row = row_of(MoveCommand.FAILOVER, at(near), far_logs={COPY: TargetLog(end=CUT_AT)}, source_ends={ORDERS: 121})
     assert (row.far_next, row.translation, row.is_planned) == (far, translation, True)
     assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
     assert row.reason.startswith(MoveReason.LOG_SHORTER) == (translation == "ahead")
 
 
 def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.SWITCHOVER, at(117), log_ends={COPY: CUT_AT})
+    row = row_of(MoveCommand.SWITCHOVER, at(117), far_logs={COPY: TargetLog(end=CUT_AT)})
     assert row.is_obstacle
     assert row.reason == (
         f"{MoveReason.LOG_SHORTER}: {COPY} on west ends at 14, before the place of the group, 17: it lost records"
     )
-    assert not row_of(MoveCommand.SWITCHOVER, at(113), log_ends={COPY: CUT_AT}).is_obstacle
-    stuck = row_of(MoveCommand.SWITCHOVER, at(125), log_ends={COPY: CUT_AT})
+    assert not row_of(MoveCommand.SWITCHOVER, at(113), far_logs={COPY: TargetLog(end=CUT_AT)}).is_obstacle
+    stuck = row_of(MoveCommand.SWITCHOVER, at(125), far_logs={COPY: TargetLog(end=CUT_AT)})
     assert (stuck.is_obstacle, stuck.must_wait) == (True, False)
 
 
 def test_the_way_home_behind_the_end_of_a_source_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.FAILBACK, at(20), log_ends={ORDERS: 118})
+    row = row_of(MoveCommand.FAILBACK, at(20), far_logs={ORDERS: TargetLog(end=118)})
     assert row.is_obstacle
     assert row.reason.endswith("orders[0] on east ends at 118, before the place of the group, 120: it lost records")
 
 
 def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> None:
-    assert row_of(MoveCommand.RESYNC, at(117), log_ends={COPY: CUT_AT}).far_next == CUT_AT
+    assert row_of(MoveCommand.RESYNC, at(117), far_logs={COPY: TargetLog(end=CUT_AT)}).far_next == CUT_AT
 
 
 def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
