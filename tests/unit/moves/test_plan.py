@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from replicator.errors import TP
 from replicator.kafka.group_offsets import Committed, GroupState, move_tag, tag
 from replicator.moves.history import LastMove
-from replicator.moves.model import MoveCommand, MovePlan, MoveReason, Order, Row, RowState
-from replicator.moves.plan import GroupFacts, MoveFacts, missing_rows, plan_move
+from replicator.moves.model import MoveCommand, MovePlan, MoveReason, Order, Row, RowState, Unrefined
+from replicator.moves.plan import GroupFacts, MoveFacts, counted_row, missing_rows, plan_move
 from replicator.moves.routes import FlowView, Router
-from replicator.offset_map.map import OffsetMap
+from replicator.offset_map.map import Exact, OffsetMap
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
 from replicator.offset_map.translate import TargetLog
@@ -713,6 +713,93 @@ def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> Non
     assert row_of(MoveCommand.RESYNC, at(117), far_logs={COPY: TargetLog(end=CUT_AT)}).far_next == CUT_AT
 
 
+# --- records that retention deleted where the group goes --------------------------------------------------------------
+
+PURGED = {COPY: TargetLog(begin=14, end=22)}
+"""Of the copy: the ten records of the first run are gone, and three of the ten of the last one."""
+
+
+@pytest.mark.parametrize(
+    ("near", "place", "deleted"),
+    [(100, 14, 13), (104, 14, 9), (110, 14, 3), (113, 14, 1), (114, 14, 0), (115, 15, 0), (121, 21, 0), (125, 21, 0)],
+)
+@pytest.mark.parametrize("command", [*AWAY, MoveCommand.RESYNC])
+def test_no_place_lies_before_the_beginning_of_the_log(
+    command: MoveCommand, near: int, place: int, deleted: int
+) -> None:
+    """A consumer that begins there finds nothing, and with ``auto.offset.reset=latest`` skips all that is left."""
+    row = row_of(command, at(near), source_ends={ORDERS: 121}, far_logs=PURGED)
+    assert (row.far_next, row.at_risk_records) == (place, deleted)
+    assert row.is_planned
+    assert row.reason.startswith(MoveReason.DELETED_ON_TARGET) == (deleted > 0)
+    assert row.translation == ("expired" if deleted else "ahead" if near == 125 else "exact")
+    if command is MoveCommand.FAILOVER:
+        assert row.reread_records == {14: 7, 15: 6, 21: 0}[place] + max(0, near - 121)
+
+
+def test_a_log_whose_beginning_holds_only_markers_is_whole() -> None:
+    """Between the runs, at 10, lies a marker: who reads on from there misses nothing."""
+    row = row_of(MoveCommand.SWITCHOVER, at(110), far_logs={COPY: TargetLog(begin=11, end=22)})
+    assert (row.far_next, row.translation, row.at_risk_records, row.reason) == (11, "exact", 0, "")
+
+
+def test_the_row_says_what_is_deleted() -> None:
+    row = row_of(MoveCommand.SWITCHOVER, at(104), far_logs=PURGED)
+    where = f"{COPY} on west begins at 14, after the place of the group, 4"
+    assert (
+        row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: 9 records it has not read are deleted there, at most"
+    )
+    assert not is_well(row), "`check` and `groups` show it"
+
+
+@pytest.mark.parametrize("command", [*AWAY, MoveCommand.FAILBACK])
+def test_deleted_records_have_to_be_accepted(command: MoveCommand) -> None:
+    """On the cluster that the group leaves they may still be: it could catch up there first."""
+    near, tp = (at(4), COPY) if command is MoveCommand.FAILBACK else (at(104), ORDERS)
+    known = {ORDERS: TargetLog(begin=107, end=121)} if command is MoveCommand.FAILBACK else PURGED
+    it = GroupFacts(near_offsets={tp: near})
+    found = plan(command, it, far_logs=known, source_ends={ORDERS: 121})
+    assert found.may_lose
+    assert not found.is_refused
+    assert [row.at_risk_records for row in found.rows] == [3 if command is MoveCommand.FAILBACK else 9]
+    assert not plan(command, it, source_ends={ORDERS: 121}).may_lose
+
+
+def test_a_resync_loses_nothing() -> None:
+    """The group stays where it is; group sync owns the beginning of what is left."""
+    found = plan(MoveCommand.RESYNC, GroupFacts(near_offsets={ORDERS: at(104)}), far_logs=PURGED)
+    assert not found.may_lose
+    assert found.commits() == {"g": {COPY: synced(14)}}
+
+
+def test_a_thinned_stretch_of_which_records_are_deleted_is_not_counted() -> None:
+    known = {"router": a_router(view=a_view(runs=THINNED)), "far_logs": {COPY: TargetLog(begin=20, end=71)}}
+    row = row_of(MoveCommand.SWITCHOVER, at(150), **known)
+    assert (row.far_next, row.translation, row.between, row.at_risk_records) == (20, "expired", None, 20)
+    assert row.is_obstacle, "the place of the group may lie further on"
+
+
+def test_counting_in_a_failover_says_what_may_be_read_again() -> None:
+    """As of a place that the map has itself: all that lies behind it."""
+    known = facts(
+        MoveCommand.FAILOVER, GroupFacts(near_offsets={ORDERS: at(150)}), router=a_router(view=a_view(runs=THINNED))
+    )
+    (row,) = plan_move(order(MoveCommand.FAILOVER), known).rows
+    for command, bound in ((MoveCommand.FAILOVER, 10), (MoveCommand.SWITCHOVER, 0)):
+        found = counted_row(order(command), known, row, Exact(60))
+        assert (found.far_next, found.translation, found.reread_records) == (60, "exact", bound)
+    assert counted_row(order(), known, row, Unrefined("no")).reason.endswith(", but no")
+
+
+def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
+    view = a_view()
+    view.syncs.stopped[ORDERS] = {"reason": "target_log_shorter"}
+    row = row_of(MoveCommand.SWITCHOVER, at(104), router=a_router(view=view))
+    assert (row.far_next, row.is_obstacle) == (None, True)
+    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and does not say where it ends"
+    assert row_of(MoveCommand.FAILOVER, at(104), router=a_router(view=view)).state is RowState.SKIPPED
+
+
 def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
     """Where the group was in their copies, the source knew; the group goes on where it last was on the target."""
     it = GroupFacts(
@@ -838,8 +925,8 @@ def test_the_states_and_reasons_in_json_are_never_renamed() -> None:
     assert {it.value for it in MoveCommand} == {"switchover", "failover", "failback", "resync"}
     assert {it.value for it in MoveReason} == {
         "never_committed", "filtered", "not_replicated_yet", "expired", "thinned", "untranslatable",
-        "log_shorter", "source_group_active", "target_group_active", "moved_already", "synced", "kept_place",
-        "flow_halted", "source_unreachable",
+        "log_shorter", "deleted_on_target", "source_group_active", "target_group_active", "moved_already", "synced",
+        "kept_place", "flow_halted", "source_unreachable",
     }  # fmt: skip
 
 
