@@ -67,7 +67,7 @@ class Found:
     ages: tuple[Age, ...]
 
     def complaints(self) -> list[str]:
-        """What was promised and not kept."""
+        """Bounds that were exceeded."""
         slowest = max(max(age.translate_us, age.back_us) for age in self.ages)
         found = []
         if self.kept > self.most:
