@@ -32,7 +32,7 @@ from replicator.kafka.cluster import (
 )
 from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_stretch
+from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_partition
 
 CHUNK_RECORDS = 1000
 FLUSH_SLICE_S = 0.1
@@ -81,7 +81,7 @@ class RecordsPlane:
         self._producer: Producer = target.producer(producer_properties(settings))
         self._on_zero_timestamp = on_zero_timestamp
         self._deliveries = Deliveries()
-        self._stretches: list[RecordSlice] = []
+        self._slices: list[RecordSlice] = []
         self._exact: set[TP] = set()
         self._trace_all = False
         self._partition_patience_s = settings.partition_patience_s
@@ -124,7 +124,7 @@ class RecordsPlane:
 
     def _split(self, messages: list[Message]) -> Fetched:
         fetched = Fetched(more=len(messages) == CHUNK_RECORDS)
-        if messages and is_one_stretch(messages):
+        if messages and is_one_partition(messages):
             tp = TP(messages[0].topic(), messages[0].partition())  # type: ignore[arg-type]
             fetched.batches.append(RecordSlice(tp, messages))
             return fetched
@@ -164,7 +164,7 @@ class RecordsPlane:
 
     def begin(self) -> None:
         self._deliveries = Deliveries()
-        self._stretches = []
+        self._slices = []
         try:
             self._producer.begin_transaction()
         except (KafkaException, SystemError) as cause:
@@ -176,8 +176,8 @@ class RecordsPlane:
         messages = batch.messages
         batch.target_topic = target_topic
         is_exact = self._trace_all or batch.tp in self._exact
-        self._stretches.append(batch)
-        batch.let_go(is_exact=is_exact)
+        self._slices.append(batch)
+        batch.release_records(is_exact=is_exact)
         if is_exact:
             self._produce(messages, target_topic, batch.tp, callback, deadline)
             return
@@ -289,17 +289,19 @@ class RecordsPlane:
                 raise unavailable
             elif patience.expired:
                 self._check("flush")
-                self._look_for({stretch.target_topic for stretch in self._stretches if not stretch.is_acknowledged})
+                self._look_for(
+                    {record_slice.target_topic for record_slice in self._slices if not record_slice.is_acknowledged}
+                )
                 patience = Deadline(PATIENCE_S)
-        if not all(stretch.is_acknowledged for stretch in self._stretches):
+        if not all(record_slice.is_acknowledged for record_slice in self._slices):
             self._check("flush")  # records that may not be sent are dropped: an empty queue alone proves nothing
             raise AbortTransactionError("records were dropped from the queue", op="flush")
         return self._placements()
 
     def _unavailable(self, seconds: float) -> PartitionError | None:
         """The partitions that take nothing, where others do, or where no broker is out of reach; None: can't tell."""
-        left = {it.tp: it.target_topic for it in self._stretches if not it.is_acknowledged}
-        is_all = all(it.tp in left for it in self._stretches)
+        left = {it.tp: it.target_topic for it in self._slices if not it.is_acknowledged}
+        is_all = all(it.tp in left for it in self._slices)
         if not left or (is_all and self._target.recent_error(seconds)):
             return None
         failures = [
@@ -354,13 +356,13 @@ class RecordsPlane:
     def _placements(self) -> dict[TP, list[Placement]]:
         placements: dict[TP, list[Placement]] = {}
         shared: list[TP] = []
-        for stretch in self._stretches:
-            places = stretch.placements()
+        for record_slice in self._slices:
+            places = record_slice.placements()
             if places is None:
-                shared.append(stretch.tp)
+                shared.append(record_slice.tp)
             else:
-                placements.setdefault(stretch.tp, []).extend(places)
-        self._stretches = []
+                placements.setdefault(record_slice.tp, []).extend(places)
+        self._slices = []
         if shared:
             self._exact.update(shared)
             raise AbortTransactionError(
@@ -401,7 +403,7 @@ class RecordsPlane:
                 return
 
     def abort(self, deadline: Deadline) -> None:
-        self._stretches = []
+        self._slices = []
         while True:
             try:
                 self._producer.abort_transaction(max(0.1, deadline.slice_s(5.0)))

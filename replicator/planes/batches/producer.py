@@ -35,11 +35,11 @@ from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.planes import PlaneSettings
 from replicator.planes.batches.partition_queue import PartitionQueue, Placed, QueuedBatch
 from replicator.protocol.brokers import Brokers
-from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.primitives import ProtocolError
 from replicator.protocol.produce import API_KEY as PRODUCE
-from replicator.protocol.produce import VERSIONS, PartitionResult, answer_bytes, decode_produce, encode_produce
+from replicator.protocol.produce import VERSIONS, PartitionResult, decode_produce, encode_produce, min_response_bytes
 from replicator.protocol.record_format.header import RawBatch, stamp
 from replicator.protocol.transaction_manager import Refusals, TransactionManager
 
@@ -65,16 +65,16 @@ class Producer:
 
     def __init__(
         self,
-        reactor: EventLoop,
+        loop: EventLoop,
         brokers: Brokers,
         target: Cluster,
-        coordinator: TransactionManager,
+        transaction_manager: TransactionManager,
         settings: PlaneSettings,
     ) -> None:
-        self._reactor = reactor
+        self._loop = loop
         self._brokers = brokers
         self._target = target
-        self._coordinator = coordinator
+        self._transaction_manager = transaction_manager
         self._id = settings.transactional_id
         self._patience_s = settings.partition_patience_s
         self._unavailable: set[TP] = set()
@@ -147,8 +147,8 @@ class Producer:
         """
         lane = self._lane(target, source)
         self.is_untouched = False
-        coordinator = self._coordinator
-        stamp(batch.data, coordinator.producer_id, coordinator.epoch, lane.take(batch.records))
+        transaction_manager = self._transaction_manager
+        stamp(batch.data, transaction_manager.producer_id, transaction_manager.epoch, lane.take(batch.records))
         lane.items.append(QueuedBatch(batch, on_placed))
         self._busy[target] = lane
         self.unplaced_bytes += batch.size_bytes
@@ -193,8 +193,8 @@ class Producer:
             return
         lanes += [it for it in (self._lane(tp, None) for tp in self._companions) if not it.is_added and it not in lanes]
         self._adding = lanes
-        self._brokers.want({lane.target.topic for lane in lanes})
-        self._coordinator.add([lane.target for lane in lanes], self._added)
+        self._brokers.track_topics({lane.target.topic for lane in lanes})
+        self._transaction_manager.add_partitions([lane.target for lane in lanes], self._added)
 
     def _added(self, refusals: Refusals) -> None:
         lanes, self._adding = self._adding, []
@@ -253,17 +253,19 @@ class Producer:
         version = VERSIONS[0] if known is None else min(VERSIONS[1], known[1])
         self._in_flight[node] = self._in_flight.get(node, 0) + 1
 
-        def done(answer: memoryview | Lost) -> None:
+        def done(answer: memoryview | NoResponseError) -> None:
             self._in_flight[node] -= 1
             self._answered(node, sent, answer)
 
         body = encode_produce(self._id, int(REQUEST_TIMEOUT_S * 1000), topics)
         timeout_s = REQUEST_TIMEOUT_S + 5.0
-        connection.send(Request(PRODUCE, version, body, done, timeout_s, answer_bytes=answer_bytes(topics)))
+        connection.send(Request(PRODUCE, version, body, done, timeout_s, min_response_bytes=min_response_bytes(topics)))
 
-    def _answered(self, node: int, sent: list[tuple[PartitionQueue, QueuedBatch]], answer: memoryview | Lost) -> None:
+    def _answered(
+        self, node: int, sent: list[tuple[PartitionQueue, QueuedBatch]], answer: memoryview | NoResponseError
+    ) -> None:
         results: dict[TP, PartitionResult] = {}
-        if not isinstance(answer, Lost):
+        if not isinstance(answer, NoResponseError):
             try:
                 response = decode_produce(answer)
             except ProtocolError as error:
@@ -276,7 +278,7 @@ class Producer:
             self._brokers.refresh()
         for lane, item in sent:
             item.is_answered = True
-            item.is_lost |= isinstance(answer, Lost)
+            item.is_lost |= isinstance(answer, NoResponseError)
             if self._lanes.get(lane.target) is lane:  # else it is of a transaction that was aborted meanwhile
                 self._settle(lane, item, results.get(lane.target))
         self.push()
@@ -285,7 +287,7 @@ class Producer:
         """An answer that can't be understood is as good as none: asked again, over another connection."""
         connection = self._brokers.connection(node)
         if connection is not None:
-            connection.distrust(f"its answer to Produce can't be read: {error}")
+            connection.close_after_invalid_response(f"its answer to Produce can't be read: {error}")
 
     def _settle(self, lane: PartitionQueue, item: QueuedBatch, result: PartitionResult | None) -> None:
         if result is not None and result.error == 0:
@@ -309,7 +311,7 @@ class Producer:
     def _may_pass(self, lane: PartitionQueue, result: PartitionResult) -> bool:
         """Whether to send again: the leader moved, replicas are missing, or an earlier batch of the lane failed so."""
         if result.leader is not None:
-            self._brokers.hint_leader(*lane.target, *result.leader)
+            self._brokers.update_leader(*lane.target, *result.leader)
         if result.error == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER:
             return lane.is_broken
         if result.error == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -336,26 +338,24 @@ class Producer:
 
     def _stop_stuck(self, now_s: float) -> None:
         """Give up partitions whose leader took nothing for too long, all of them at once: the others go on."""
-        late = [
-            lane for lane in self._busy.values() if lane.stuck_at_s and now_s - lane.stuck_at_s > self._left_s(lane)
-        ]
+        stuck = [lane for lane in self._busy.values() if lane.stuck_at_s]
+        late = [lane for lane in stuck if now_s - lane.stuck_at_s > self._allowed_s(lane)]
         if not late or self.failure is not None:
             return
         half_s = self._patience_s / 2  # what was stuck soon after would only hold up the next transaction
-        late += [it for it in self._busy.values() if it not in late and 0 < it.stuck_at_s < now_s - half_s]
+        late += [lane for lane in stuck if lane not in late and now_s - lane.stuck_at_s > half_s]
         self._unavailable.update(lane.target for lane in late)
         own = [lane for lane in late if lane.source is None]
-        if own:  # without our own records no partition can go on
+        if own:  # without the task's own records no partition can go on
             text, hint = _stuck_text(own[0], now_s)
-            self.failure = AbortTransactionError(
-                text, op=f"write to {own[0].target.topic}", hint=hint, code=own[0].problem
-            )
+            op = f"write to {own[0].target.topic}"
+            self.failure = AbortTransactionError(text, op=op, hint=hint, code=own[0].problem)
             return
         failures = [_unavailable(lane, lane.source, now_s) for lane in late if lane.source is not None]
         failures[0].others = tuple(failures[1:])
         self.failure = failures[0]
 
-    def _left_s(self, lane: PartitionQueue) -> float:
+    def _allowed_s(self, lane: PartitionQueue) -> float:
         return SECOND_PATIENCE_S if lane.target in self._unavailable else self._patience_s
 
     # --- waiting ------------------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ class Producer:
             self.push()
             # not longer: lanes that wait for a leader, or for their turn, are sent by `push`
             budget = Deadline(deadline.slice_s(PUSH_EVERY_S))
-            self._reactor.run_until(lambda: is_done() or self.failure is not None, budget)
+            self._loop.run_until(lambda: is_done() or self.failure is not None, budget)
         self.check()
         return True
 

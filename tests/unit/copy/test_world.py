@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from replicator.kafka.cluster import KafkaError
+from tests.unit.copy.world.disasters import (
+    lack_replicas,
+    lose_a_marker_and_its_records,
+    lose_records_of_an_aborted_transaction,
+)
 from tests.unit.copy.world.story import ORDERS, OTHERS, PAYMENTS, Story
 
 
@@ -30,51 +35,28 @@ def test_what_is_committed_is_copied_once(story: Story) -> None:
 
 
 def test_a_log_that_lost_the_records_of_an_aborted_transaction_gets_them_again(story: Story) -> None:
-    """B1: the syncs' log did not lose their sync; a place behind the end of a log is no record (A, B)."""
-    world = story.world
-    world.produce(ORDERS, 5)
-    story.catch_up()
-    end = world.target.log(world.remote(ORDERS)).end
-    world.produce(ORDERS, 100)
-    story.run_until(lambda: story.is_appended(world.remote(ORDERS)) and story.is_appended(world.syncs))
-    story.die()
-    story.ledger.did("target cut", ORDERS)
-    assert world.target.cut(world.remote(ORDERS), end)
-    story.restart()
+    """A place behind the end of a log is no record, and their offset sync is not written again (A, B)."""
+    lose_records_of_an_aborted_transaction(story)
     story.catch_up()
     story.ledger.check_healed()
     assert not story.ledger.state().stopped
 
 
 def test_a_log_that_was_cut_is_not_read_for_ever(story: Story) -> None:
-    """B2: the syncs lost a marker, and the data what it belongs to: the task begins all the same."""
-    world = story.world
-    world.produce(ORDERS, 5)
-    story.catch_up()
-    end = world.target.log(world.remote(ORDERS)).end
-    world.target.coordinator.lose_next.add(world.syncs)
-    world.produce(ORDERS, 100)
-    story.run_until(lambda: world.target.coordinator.lost)
-    story.die()
-    story.ledger.did("target cut", ORDERS)
-    assert world.target.cut(world.remote(ORDERS), end)
-    story.restart()
+    """To find out whether the hidden offset syncs belong to visible records."""
+    lose_a_marker_and_its_records(story)
     story.catch_up()
     story.ledger.check_healed()
 
 
 def test_a_partition_without_enough_replicas_stops_alone(story: Story) -> None:
-    """B6: the others go on, and it is tried again."""
-    world = story.world
-    story.run_until(lambda: story.worker.is_running)
-    partition = world.target.partition(world.remote(ORDERS))
-    assert partition is not None
-    partition.refuses = int(KafkaError.NOT_ENOUGH_REPLICAS)
-    world.produce(ORDERS, 5)
-    world.produce(OTHERS, 5)
+    """The others go on, and it is tried again."""
+    lack_replicas(story)
     story.catch_up(OTHERS, within_s=30)
-    world.simulation.run_until(lambda: ORDERS in story.ledger.state().stopped, 30, story.why)
+    story.world.simulation.run_until(lambda: ORDERS in story.ledger.state().stopped, 30, story.why)
     assert story.ledger.state().stopped[ORDERS]["reason"] == "target_unavailable"
+    partition = story.world.target.partition(story.world.remote(ORDERS))
+    assert partition is not None
     partition.refuses = 0
     story.catch_up()
     story.ledger.check_healed()
@@ -101,7 +83,7 @@ def test_a_task_that_only_aborts_does_not_run(story: Story) -> None:
 
 
 def test_many_partitions_without_enough_replicas_stop_together(story: Story) -> None:
-    """B6: one after the other would hold up the rest for as long as there are partitions; and so would each retry."""
+    """One after the other would hold up the rest for as long as there are partitions; and so would each retry."""
     world = story.world
     story.run_until(lambda: story.worker.is_running)
     unavailable = [ORDERS, PAYMENTS]

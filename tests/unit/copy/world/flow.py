@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from replicator import deadline
 from replicator.config import Flow, build
-from replicator.copy.assignment import TaskContext
 from replicator.copy.partition_checks import PartitionChecks
 from replicator.copy.task import Task
+from replicator.copy.task_context import TaskContext
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError
 from replicator.kafka.topics import Catalog, Snapshot
@@ -178,7 +178,7 @@ class Worker:
             source=source,
             target=target,
             catalog=self.catalog,
-            starter=PartitionChecks(flow, source, target, self.catalog, admins),
+            checks=PartitionChecks(flow, source, target, self.catalog, admins),
             log=log,
             confirm=self._confirm,
             plane_settings=self._plane_settings,

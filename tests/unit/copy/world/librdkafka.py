@@ -29,6 +29,7 @@ from replicator.kafka.cluster import (
 from replicator.kafka.error_codes import Side
 from tests.unit.copy.world.cluster import ModelCluster
 from tests.unit.copy.world.log import Stored
+from tests.unit.copy.world.simulation import LONG_S
 
 LATENCY_S = 0.001
 POLL_S = 0.01
@@ -159,7 +160,7 @@ class WorldFuture:
     def exception(self) -> Exception | None:
         return self._found if isinstance(self._found, Exception) else None
 
-    def result(self, timeout: float) -> Any:
+    def result(self, timeout: float = LONG_S) -> Any:
         end_s = self._simulation.now_s + timeout
         while not self._is_done and self._simulation.now_s < end_s:
             self._simulation.wait(end_s - self._simulation.now_s)

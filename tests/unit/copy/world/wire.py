@@ -15,9 +15,9 @@ from kafka.protocol.consumer.fetch import FetchRequest
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 from kafka.protocol.producer import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest, ProduceRequest
 
-from replicator.protocol.broker_link import Dialler, LinkOwner
+from replicator.protocol.broker_link import LinkOwner, LinkSettings
 from replicator.protocol.connect_errors import ConnectError
-from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.handshake import Endpoint
 from tests.unit.copy.world.answers import Answers
 from tests.unit.copy.world.cluster import ModelCluster
@@ -78,16 +78,16 @@ class WorldLink:
     """Stands for `BrokerLink`: the way to one broker on one channel."""
 
     def __init__(
-        self, network: Network, dialler: Dialler, owner: LinkOwner, node: int, endpoint: Endpoint, _max_bytes: int
+        self, network: Network, settings: LinkSettings, owner: LinkOwner, node: int, endpoint: Endpoint, _max_bytes: int
     ) -> None:
         self.node = node
         self.endpoint = endpoint
         self.versions: dict[int, tuple[int, int]] = {}
         self.next_try_s = 0.0
-        self.dialled_s = 0.0
-        self.is_dialling = False
+        self.connect_began_s = 0.0
+        self.is_connecting = False
         self._network = network
-        self._dialler = dialler
+        self._settings = settings
         self._owner = owner
         self._connection: WorldConnection | None = None
 
@@ -97,29 +97,29 @@ class WorldLink:
 
     def ready(self) -> Connection | None:
         if self._connection is None:
-            self.dial()
+            self.connect()
             return None
         return self._connection if self._connection.is_ready else None  # type: ignore[return-value]
 
-    def dial(self) -> None:
+    def connect(self) -> None:
         simulation = self._network.simulation
-        if self.is_dialling:
+        if self.is_connecting:
             return
-        self.is_dialling = True
+        self.is_connecting = True
         process = simulation.current
         wait_s = max(0.0, self.next_try_s - simulation.now_s)
-        self.dialled_s = simulation.now_s + wait_s
+        self.connect_began_s = simulation.now_s + wait_s
 
         def answer() -> None:
-            self._dialler.reactor.soon(partial(self._dialled, process))
+            self._settings.loop.call_soon(partial(self._on_connected, process))
             simulation.wake(process)
 
         simulation.later(wait_s + LATENCY_S, answer)
 
-    def _dialled(self, process: Process | None) -> None:
-        if not self.is_dialling:
+    def _on_connected(self, process: Process | None) -> None:
+        if not self.is_connecting:
             return
-        self.is_dialling = False
+        self.is_connecting = False
         cluster, broker = self._network.find(self.endpoint)
         if broker not in cluster.up:
             self.next_try_s = self._network.simulation.now_s + RETRY_S
@@ -133,21 +133,21 @@ class WorldLink:
         """The connection is gone; its requests were told."""
         if connection is self._connection:
             self._connection = None
-            self._owner.link_is_down(self, why, was_idle=connection.ended_idle)  # type: ignore[arg-type]
+            self._owner.link_is_down(self, why, was_idle=connection.closed_idle)  # type: ignore[arg-type]
 
     def soon(self, call: Callable[[], None]) -> None:
-        self._dialler.reactor.soon(call)
+        self._settings.loop.call_soon(call)
 
-    def adopt(self, node: int) -> None:
+    def set_node(self, node: int) -> None:
         self.node = node
         if self._connection is not None:
             self._connection.node = node
 
-    def move(self, endpoint: Endpoint) -> None:
+    def change_endpoint(self, endpoint: Endpoint) -> None:
         raise AssertionError("brokers of the model keep their addresses")
 
     def close(self, why: str) -> None:
-        self.is_dialling = False
+        self.is_connecting = False
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close(why)
@@ -171,7 +171,8 @@ class WorldConnection:
         self.address = str(link.endpoint)
         self.process = process
         self.is_ready = True
-        self.ended_idle = False
+        self.answers = 0
+        self.closed_idle = False
         self._network = network
         self._link = link
         self._queue: deque[_Sent] = deque()
@@ -191,7 +192,7 @@ class WorldConnection:
     def send(self, request: Request) -> None:
         sent = _Sent(request)
         if not self.is_ready:
-            self._link.soon(partial(request.on_done, Lost(f"the connection to {self.address} is closed")))
+            self._link.soon(partial(request.on_done, NoResponseError(f"the connection to {self.address} is closed")))
             return
         self._queue.append(sent)
         self._waiting.append(sent)
@@ -260,7 +261,7 @@ class WorldConnection:
 
     # --- its end ------------------------------------------------------------------------------------------------------
 
-    def distrust(self, why: str) -> None:
+    def close_after_invalid_response(self, why: str) -> None:
         raise AssertionError(f"the model's answers are good: {why}")
 
     def close(self, why: str) -> None:
@@ -271,10 +272,10 @@ class WorldConnection:
         if not self.is_ready:
             return
         self.abandon(late_s=None)
-        self.ended_idle = not self._waiting
+        self.closed_idle = not self._waiting
         waiting, self._waiting = list(self._waiting), deque()
         for sent in waiting:
-            lost = Lost(f"the connection to {self.address} ended: {why}")
+            lost = NoResponseError(f"the connection to {self.address} ended: {why}")
             self._link.soon(partial(sent.request.on_done, lost))
         self._link.soon(partial(self._link.ended, self, why))
         self._network.simulation.wake(self.process)
