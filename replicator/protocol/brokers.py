@@ -215,9 +215,9 @@ class Brokers:
         """Know the leaders of these topics too."""
         self._refresher.track(topics)
 
-    def forget(self, topics: Iterable[str]) -> None:
-        """Ask no more for these."""
-        self._refresher.forget(topics)
+    def untrack_topics(self, topics: Iterable[str]) -> None:
+        """Stop requesting metadata of these topics."""
+        self._refresher.untrack(topics)
 
     def refresh(self, topic: str | None = None) -> None:
         """Ask for metadata soon, of one topic or of all: at once, then 0.1 to 1 s apart."""

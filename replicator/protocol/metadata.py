@@ -79,7 +79,6 @@ class ClusterMetadata:
 
     def __init__(self) -> None:
         self.nodes: dict[int, Endpoint] = {}
-        self.racks: dict[int, str | None] = {}
         self.topics: dict[str, TopicMetadata] = {}
         self.cluster_id: str | None = None
 
@@ -103,7 +102,6 @@ class ClusterMetadata:
         nodes = {it.node_id: Endpoint(it.host, it.port) for it in brokers if it.node_id >= 0 and it.host}
         if not nodes:  # a broker that has just started knows nobody
             return BrokerChanges()
-        self.racks = {it.node_id: it.rack for it in brokers}
         old, self.nodes = self.nodes, nodes
         elsewhere = {node for node, endpoint in nodes.items() if node in old and old[node] != endpoint}
         return BrokerChanges(elsewhere, set(old) - set(nodes))

@@ -53,7 +53,8 @@ class MetadataRefresher:
             self._asked_s = -math.inf  # a task begins with several, one after the other
         self.refresh(new)
 
-    def forget(self, topics: Iterable[str]) -> None:
+    def untrack(self, topics: Iterable[str]) -> None:
+        """Stop requesting metadata of these topics, and drop what is known of them."""
         for name in topics:
             self._metadata.topics.pop(name, None)
             self._stale.discard(name)

@@ -90,8 +90,10 @@ class Fetcher:
     def assign(self, positions: Mapping[TP, int]) -> None:
         """Exactly these, from these positions; what was fetched earlier is dropped."""
         self._clear()
-        for tp in [tp for tp in self._partitions if tp not in positions]:
+        left = [tp for tp in self._partitions if tp not in positions]
+        for tp in left:
             self._drop(tp)
+        self._untrack_topics(left)
         for tp, position in positions.items():
             known = self._partitions.get(tp)
             if known is None or known.failed:
@@ -102,14 +104,24 @@ class Fetcher:
                 self._change(tp, known)
 
     def add(self, positions: Mapping[TP, int]) -> None:
-        """These too."""
-        self.remove(positions)
+        """Fetch these partitions too, from these positions."""
+        self._remove(set(positions))
         for tp, position in positions.items():
             self._assign_one(tp, position)
 
     def remove(self, tps: Iterable[TP]) -> None:
         """These no more; nothing of them that arrived already comes either."""
         gone = set(tps)
+        self._remove(gone)
+        self._untrack_topics(gone)
+
+    def _untrack_topics(self, gone: Iterable[TP]) -> None:
+        """Stop requesting metadata of topics of which no partition is left."""
+        left = {tp.topic for tp in gone} - {tp.topic for tp in self._partitions}
+        if left:
+            self._brokers.untrack_topics(left)
+
+    def _remove(self, gone: set[TP]) -> None:
         self._fetched = deque(it for it in self._fetched if it.tp not in gone)
         self._fetched_bytes = sum(it.batches.size_bytes for it in self._fetched if it.batches is not None)
         for tp in gone:

@@ -163,7 +163,7 @@ class BatchesPlane:
         now_ms = int(time.time() * 1000)
         for target, records in self._own_records.items():
             data = build_batch(records, now_ms)
-            batch = RawBatch(0, len(records), len(records), (), now_ms, -1, data)
+            batch = RawBatch(0, len(records), len(records), (), now_ms, data)
             self._producer.append(target, None, batch, None)
             self._own_partitions.add(target)
         self._own_records.clear()

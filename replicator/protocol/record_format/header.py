@@ -66,7 +66,6 @@ class RawBatch:
         next_offset: source offset of the last record, plus one.
         gaps: source offsets in between without a record; none in a batch that was not opened.
         max_timestamp_ms: the latest of its records, or -1.
-        leader_epoch: of the source batch, the last one when it was made of several; -1: unknown.
         data: the whole batch, header included; writable.
     """
 
@@ -75,7 +74,6 @@ class RawBatch:
     records: int
     gaps: Gaps
     max_timestamp_ms: int
-    leader_epoch: int
     data: memoryview | bytearray
 
     @property

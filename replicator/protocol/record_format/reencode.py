@@ -192,7 +192,7 @@ def encode_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) 
         is_dense = last_offset - first_offset == stop - start - 1
         gaps = () if is_dense else gaps_between(map(_OFFSET, some[: stop - start]))
         data = _compressed(batch, codec)
-        batches.append(RawBatch(first_offset, last_offset + 1, stop - start, gaps, header[8], -1, data))
+        batches.append(RawBatch(first_offset, last_offset + 1, stop - start, gaps, header[8], data))
         start = stop
     return batches
 

@@ -80,16 +80,12 @@ class Walked:
         batches: ready to be stamped, in log order.
         next_offset: the position after everything that was walked over, up to `bad`.
         last_epoch: the leader epoch of the last batch walked over, or -1.
-        dropped_aborted_records: records of aborted transactions.
-        opened: source batches that had to be opened.
         bad: why it can't go on from `next_offset`; what came before is in `batches`.
     """
 
     batches: list[RawBatch]
     next_offset: int
     last_epoch: int = _UNKNOWN_EPOCH
-    dropped_aborted_records: int = 0
-    opened: int = 0
     bad: BadBatchError | None = None
 
 
@@ -124,10 +120,11 @@ def walk(
     return walked
 
 
-_Entry = tuple[memoryview, int, int, int, int, int, int, bool, int]
-"""Batches that are not left out: (data, position before them, first offset, next offset, records, max timestamp, leader
-epoch, whether they may pass unopened, how many they are). Several, which lie side by side, are all plain ones: of them
-first offset, records and max timestamp are not told."""
+_Entry = tuple[memoryview, int, int, int, int, int, bool, int]
+"""One batch, or several plain ones that lie side by side, in what was fetched.
+
+(data, position before them, first offset, next offset, records, max timestamp, whether they may pass unopened, number
+of batches). First offset, records and max timestamp are set for a single batch only."""
 
 
 class _Walk:
@@ -180,13 +177,11 @@ class _Walk:
             is_aborted = aborted is not None and aborted.has(data, position, producer, attributes, next_offset)
             if next_offset <= position:
                 continue
-            if is_aborted:
-                self.walked.dropped_aborted_records += count
-            elif count and not attributes & CONTROL:
+            if count and not is_aborted and not attributes & CONTROL:
                 is_unbroken = first >= position and delta + 1 == count
                 fits = length + LENGTH_FROM <= max_batch_bytes or count == 1
                 is_whole = is_unbroken and fits and not attributes & _NEVER_UNOPENED
-                entry = (data, position, first, next_offset, count, max_ms, epoch, is_whole, 1)
+                entry = (data, position, first, next_offset, count, max_ms, is_whole, 1)
                 add(attributes & CODEC_BITS, entry)
             position, last_epoch = next_offset, epoch
         self.position, self.walked.last_epoch = position, last_epoch
@@ -210,7 +205,7 @@ class _Walk:
         if not legacy.is_intact(data):
             raise BadBatchError("the checksum of a message is wrong", position)
         if offset >= position:
-            entry = (data, position, offset, offset + 1, 0, NO_TIMESTAMP, _UNKNOWN_EPOCH, False, 1)
+            entry = (data, position, offset, offset + 1, 0, NO_TIMESTAMP, False, 1)
             self.series.add(legacy.codec_of(data), entry)
             self.position, self.walked.last_epoch = offset + 1, _UNKNOWN_EPOCH
         return stop
@@ -284,7 +279,7 @@ class _Series:
                 at, position, last_epoch = stop, first + count, epoch
             if not held:
                 return at, position, last_epoch
-            entry = (records[begin:at], before, before, position, 0, NO_TIMESTAMP, last_epoch, True, held)
+            entry = (records[begin:at], before, before, position, 0, NO_TIMESTAMP, True, held)
             self._hold(entry if held > 1 else next(_each(entry)))
 
     def write(self) -> None:
@@ -298,18 +293,16 @@ class _Series:
                 self._write_alone(entry)
 
     def _write_alone(self, entry: _Entry) -> None:
-        data, _, first, next_offset, count, max_ms, epoch, is_whole, _ = entry
+        data, _, first, next_offset, count, max_ms, is_whole, _ = entry
         if is_whole:
-            self._walked.batches.append(RawBatch(first, next_offset, count, (), max_ms, epoch, data))
+            self._walked.batches.append(RawBatch(first, next_offset, count, (), max_ms, data))
         else:
-            self._walked.opened += 1
             self._write_reencoded([entry], [_decompressed(entry)], self._max_batch_bytes)
 
     def _write_merged(self, entries: list[_Entry]) -> None:
         limit = self._merged_bytes
         begin = size = 0
         batches: list[memoryview] = []
-        self._walked.opened += sum(entry[-1] for entry in entries)
         try:
             for index, entry in enumerate(entries):
                 batch = _decompressed(entry) if self._codec else entry[0]
@@ -338,9 +331,7 @@ class _Series:
             ):  # finds the bad one
                 self._write_reencoded([one], [batch], limit)
             return
-        for raw in encode_batches(records, self._codec, limit):
-            raw.leader_epoch = last[6]
-            self._walked.batches.append(raw)
+        self._walked.batches += encode_batches(records, self._codec, limit)
 
 
 def _one_by_one(entry: _Entry) -> Iterator[_Entry]:
@@ -352,8 +343,8 @@ def _each(entry: _Entry) -> Iterator[_Entry]:
     """As `_one_by_one`, of plain batches."""
     position = entry[1]
     for data in split_batches(entry[0]):
-        first, _, epoch, _, _, _, _, _, max_ms, _, _, _, count = HEADER.unpack_from(data)
-        yield data, position, first, first + count, count, max_ms, epoch, True, 1
+        first, _, _, _, _, _, _, _, max_ms, _, _, _, count = HEADER.unpack_from(data)
+        yield data, position, first, first + count, count, max_ms, True, 1
         position = first + count
 
 

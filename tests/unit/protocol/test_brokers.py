@@ -174,7 +174,7 @@ def test_a_topic_of_which_nobody_asked_yet_does_not_wait(world: World, monkeypat
 
 
 def test_only_stale_topics_are_asked_for(world: World) -> None:
-    """And forgotten ones are not."""
+    """And untracked ones are not."""
     world.start(1)
     world.topics = {"a": {0: (1, 0)}, "b": {0: (1, 0)}, "c": {0: (1, 0)}}
     brokers = world.brokers(1)
@@ -182,7 +182,7 @@ def test_only_stale_topics_are_asked_for(world: World) -> None:
     world.until(lambda: brokers.leader("b", 0))
     brokers.track_topics(["a", "c"])
     world.until(lambda: brokers.leader("c", 0))
-    brokers.forget(["a"])
+    brokers.untrack_topics(["a"])
     brokers.refresh()
     world.until(lambda: len(world.asked) == 3 and not brokers._refresher.is_asking)
     assert world.asked == [["a", "b"], ["c"], ["b", "c"]]
