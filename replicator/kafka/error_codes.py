@@ -164,7 +164,7 @@ _NEVER_MEANT_FOR_US = frozenset(
         "_VALUE_DESERIALIZATION", "_VALUE_SERIALIZATION",
     }
 )  # fmt: skip
-"""Codes that no call of the replicator can get, or that mean a bug in it: fatal, so that the task visibly restarts."""
+"""Codes that no call of the replicator can get, or that mean a bug in it: fatal, so the task visibly restarts."""
 
 _UNREACHABLE = (
     "check that the brokers of clusters.{alias}.bootstrap_servers are up and reachable, and that "
@@ -189,7 +189,8 @@ _HINTS: Mapping[str, str] = {
     "RECORD_LIST_TOO_LARGE": "raise segment.bytes of {topic} on {alias}",
     "INVALID_RECORD": "the broker rejected a record: a compacted topic such as {topic} accepts no record without a key",
     "_INVALID_DIFFERENT_RECORD": (
-        "the broker rejected another record of the batch: a compacted topic such as {topic} accepts no record without a key"
+        "the broker rejected another record of the batch: "
+        "a compacted topic such as {topic} accepts no record without a key"
     ),
     "UNKNOWN_TOPIC_OR_PART": "{topic} does not exist on {alias}, or its DESCRIBE right is missing",
     "_UNKNOWN_TOPIC": "{topic} does not exist on {alias}, or its DESCRIBE right is missing",

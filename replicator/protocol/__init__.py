@@ -1,11 +1,11 @@
 """A client of Kafka's protocol: sockets, logins, brokers, requests.
 
-One event loop drives all connections of its owner on the owner's thread. Nothing is shared between threads, so there are
-no locks. Fetch and Produce, which carry record batches, are encoded by hand; all other requests use kafka-python's
+One event loop drives all connections of its owner on the owner's thread. Nothing is shared between threads, so there
+are no locks. Fetch and Produce, which carry record batches, are encoded by hand; all other requests use kafka-python's
 schemas, which stay inside this package.
 
-Read first: `event_loop`, then `connection` (requests in flight on one socket), then `brokers` (one cluster: connections,
-leaders, requests).
+Read first: `event_loop`, then `connection` (requests in flight on one socket), then `brokers` (one cluster:
+connections, leaders, requests).
 
     event_loop, connection, response_reader, buffer_pool   sockets, requests in flight, responses and their memory
     broker_link, handshake, security, oauth                connecting: backoff, TLS, SASL, re-authentication
@@ -13,8 +13,8 @@ leaders, requests).
     fetch, produce, primitives, schemas                    bytes of requests and responses, decoded within bounds
     transaction_manager                                    producer id and epoch, AddPartitionsToTxn, EndTxn
     hanging_transactions                                   transactions that lack a marker: found, and ended
-    capabilities, connect_errors                           which clusters this client can serve; why a broker is unreachable
-    record_format/                                         record batches: headers, and batches that must be re-encoded
+    capabilities, connect_errors                           which clusters it can serve; brokers that are unreachable
+    record_format/                                         record batches: headers, and re-encoding
 
 Surprises of Kafka that are hidden here:
 

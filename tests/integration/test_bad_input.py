@@ -272,7 +272,7 @@ def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone
     alter_topic_config(flow.target, remote, {"cleanup.policy": "compact", "segment.ms": "86400000"})
     flow.produce(flow.topic, [NewRecord(b"x", b"k"), NewRecord(b"y"), NewRecord(b"z", b"k"), NewRecord(b"w", b"k", 1)])
     reason = flow.await_stopped(flow.topic, 0, "record_refused")
-    assert f"a compacted topic such as {remote} takes none without a key" in reason
+    assert f"a compacted topic such as {remote} accepts no record without a key" in reason
     others_go_on(flow)
     flow.await_caught_up(flow.topic, without=(0,))
     assert flow.position(flow.topic, 0) == FILLED // 2

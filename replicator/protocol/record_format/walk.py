@@ -1,4 +1,4 @@
-"""One partition's part of a Fetch response, batch by batch: what passes unopened, what is opened, what is left out.
+"""Decides for each batch of a Fetch response whether it passes unopened, is re-encoded, or is left out.
 
     control batch                        left out; an abort marker ends its producer's aborted transaction
     of an aborted transaction            left out
@@ -8,7 +8,7 @@
                                          opened, and written as one batch or several
     anything else                        passes
 
-What it costs per batch decides how `_Walk.over_batches` is written.
+The cost per batch decides how `_Walk.over_batches` is written.
 
 Pure. Source: clients `CompletedFetch` (aborted transactions), `EndTransactionMarker`, `ControlRecordType`.
 """
@@ -74,13 +74,13 @@ _ABORT = 0
 
 @dataclass(slots=True)
 class Walked:
-    """What was found.
+    """The result of `walk`.
 
     Args:
         batches: ready to be stamped, in log order.
         next_offset: the position after everything that was walked over, up to `bad`.
         last_epoch: the leader epoch of the last batch walked over, or -1.
-        bad: why it can't go on from `next_offset`; what came before is in `batches`.
+        bad: why the batch at `next_offset` can't be read; what came before it is in `batches`.
     """
 
     batches: list[RawBatch]
@@ -97,13 +97,13 @@ def walk(
     max_batch_bytes: int,
     merge: bool = True,
 ) -> Walked:
-    """Take apart what one fetch returned of one partition.
+    """Split what one fetch returned of one partition into batches.
 
     Args:
         records: whole batches, perhaps a part of one at the end, which is ignored; writable.
         from_offset: the position that was fetched from; records before it are left out.
         aborted: (producer id, first offset), from the same response.
-        max_batch_bytes: what the target takes; a record that is larger gets a batch of its own.
+        max_batch_bytes: the largest batch that the target accepts; a record that is larger gets a batch of its own.
         merge: whether series of tiny batches become one.
     """
     it = _Walk(records, from_offset, aborted, max_batch_bytes, merge=merge)
@@ -114,7 +114,7 @@ def walk(
         walked.bad = error
     try:
         it.series.write()
-    except BadBatchError as error:  # an earlier one than the other
+    except BadBatchError as error:  # it lies before the other one
         walked.bad = error
     walked.next_offset = it.position if walked.bad is None else walked.bad.offset
     return walked
@@ -212,7 +212,7 @@ class _Walk:
 
 
 class _Series:
-    """Batches that follow one another, in one codec: held back as long as they may be merged. Writes to `walked`."""
+    """Consecutive batches of one codec, held back as long as they may be merged. Writes to `walked`."""
 
     def __init__(self, walked: Walked, max_batch_bytes: int, *, merge: bool) -> None:
         self._walked = walked
@@ -222,11 +222,11 @@ class _Series:
         self._codec = 0
         self._entries: list[_Entry] = []
         self._held = 0
-        """Batches in them."""
+        """Number of batches in them."""
         self._size_bytes = 0
 
     def add(self, codec: int, entry: _Entry) -> None:
-        """The next batch. Raises: BadBatchError: this one or one held back can't be opened."""
+        """The next batch. Raises: BadBatchError: this one or one held back can't be decoded."""
         if codec > LAST_CODEC:
             raise BadBatchError(f"a batch of codec {codec}, which is unknown", entry[1])
         size, held = len(entry[0]), self._held
@@ -356,7 +356,7 @@ def _decompressed(entry: _Entry) -> memoryview:
 
 
 class _Aborted:
-    """Tells batches of aborted transactions.
+    """Finds batches of aborted transactions.
 
     Args:
         aborted: (producer id, first offset), in any order.
@@ -367,7 +367,7 @@ class _Aborted:
         self._producers: set[int] = set()
 
     def has(self, data: memoryview, position: int, producer: int, attributes: int, next_offset: int) -> bool:
-        """Whether a batch is in an aborted transaction; to be asked about every batch, in log order.
+        """Whether a batch is in an aborted transaction; to be called for every batch, in log order.
 
         Raises:
             BadBatchError: a control batch that can't be read.

@@ -182,7 +182,7 @@ def test_metadata_of_a_topic_that_left_the_flow_is_not_requested_any_more(world:
         reader.fetcher.remove([TP("left", 1), SECOND])
     before = len(world.asked)
     reader.brokers.refresh()
-    world.until(lambda: len(world.asked) > before and not reader.brokers._refresher.is_asking)
+    world.until(lambda: len(world.asked) > before and not reader.brokers._refresher.is_in_flight)
     assert world.asked[-1] == ["t"]
 
 
