@@ -30,7 +30,7 @@ class SecuritySpec:
     """A client listener with authentication, and authorization where `acls` says so.
 
     Clients have this listener only. The brokers and their controllers talk over plaintext listeners of their own on the
-    loopback interface, as the super user `ANONYMOUS`: nobody who comes through the client listener is that user, so
+    loopback interface, as the super user `ANONYMOUS`: no client of the client listener is that user, so
     ACLs hold for every client.
 
     Args:

@@ -72,7 +72,7 @@ class Request:
             with `NoResponseError`.
         timeout_s: seconds after which the connection is closed, with all requests that are in flight on it.
         is_flexible: the version has flexible headers: request header v2, response header v1.
-        answer_bytes: the answer has at least so many, its size and header included; 0: not known.
+        answer_bytes: the response has at least so many, its size and header included; 0: unknown.
     """
 
     api_key: int
@@ -99,7 +99,7 @@ class Connection:
         address: ``host:port``, for error texts.
         on_closed: called once, with the reason, after the requests in flight got their error.
         max_response_bytes: a response whose size is said to be larger closes the connection.
-        slabs: memory for large answers.
+        buffers: memory for large responses.
 
     Threading: the event loop's thread.
     """

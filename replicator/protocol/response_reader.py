@@ -29,7 +29,7 @@ class ResponseReader:
 
     Args:
         max_bytes: the largest response to accept.
-        slabs: where memory for large ones comes from.
+        buffers: memory for large responses.
     """
 
     def __init__(self, max_bytes: int, buffers: BufferPool) -> None:

@@ -85,7 +85,7 @@ class Session:
     Args:
         epoch: session epoch of the next request; 0 begins a session.
         members: partitions that are read here.
-        requested: the position and topic id that the broker was last told, by partition.
+        requested: the position and topic id of the last request, by partition.
         changed: partitions to name in the next request.
         forgotten: partitions that left, for the next request to remove from the session.
         is_in_flight: a request is in flight.
