@@ -175,7 +175,7 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     cut = PartitionError("cut", op="fetch", tp=TP(flow.topic, 0), reason=StopReason.SOURCE_LOG_SHORTER)
     stops = PartitionStates(1)
     stops.stop(cut, 0, dt.datetime.now(dt.UTC))
-    for record in stops.news():
+    for record in stops.unpublished():
         key, value = encode_control(record)
         produce(flow.target, flow.syncs_topic, [NewRecord(value, key)])
     flow.produce(flow.topic, numbered(FILLED, b"more"))
