@@ -18,6 +18,7 @@ from tests.support.compare import Outcome, check_flow, lag
 from tests.support.eventually import eventually
 from tests.support.pump import Pump
 from tests.support.records import create_topic
+from tests.support.selection import PLANES
 from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 6
@@ -130,9 +131,13 @@ class Bench:
 MakeBench = Callable[..., Bench]
 
 
-@pytest.fixture(params=DATA_PLANES)
+on_both_planes = pytest.mark.parametrize("make_bench", DATA_PLANES, indirect=True)
+"""Of what a plane itself decides: transactions that end at any step, rebalances, brokers that die."""
+
+
+@pytest.fixture(params=PLANES)
 def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes benches, of each data plane: `make_bench(source, target, flow={…}, worker={…}, connect_timeout_s=…)`."""
+    """Makes benches: `make_bench(source, target, flow={…}, worker={…}, connect_timeout_s=…)`."""
     with contextlib.ExitStack() as stack:
 
         def make(

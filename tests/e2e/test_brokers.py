@@ -14,6 +14,7 @@ from tests.e2e.conftest import CATCH_UP_S, TASKS, Bench, MakeBench
 from tests.support.eventually import eventually
 from tests.support.groups import commit, offsets
 from tests.support.records import end_offsets, leader_of
+from tests.support.selection import thorough
 from tests.support.worker_process import WorkerProcess
 
 
@@ -40,7 +41,16 @@ def await_ready(worker: WorkerProcess, within_s: float = 90.0) -> None:
     eventually(is_ready, within_s, every_s=0.1)
 
 
-@pytest.mark.parametrize(("victim", "kills"), [("source", 1), ("target", 2)])
+@pytest.mark.parametrize(
+    ("make_bench", "victim", "kills"),
+    [
+        ("batches", "source", 1),
+        ("batches", "target", 2),
+        ("records", "target", 1),
+        pytest.param("records", "source", 1, marks=thorough),
+    ],
+    indirect=["make_bench"],
+)
 def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: str, kills: int) -> None:
     """kill -9, and a clean restart: the same processes go on, and call themselves ready again."""
     cluster: EmbeddedCluster = pair[victim]

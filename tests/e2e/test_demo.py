@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from replicator.deadline import Deadline
-from replicator.embedded import EmbeddedCluster
+from replicator.embedded import ClusterSpec
+from replicator.errors import TP
+from tests.support.brokers import OwnClusters
 from tests.support.eventually import eventually
-from tests.support.records import admin_client, read_topic
+from tests.support.groups import commit
+from tests.support.records import admin_client, create_topic, produce, read_topic
+from tests.support.selection import thorough
 
 RUN_TIMEOUT_S = 200.0
 GONE_WITHIN_S = 60.0
@@ -117,6 +121,7 @@ def test_a_worker_is_killed_a_group_moves_and_nothing_is_lost(home: Home) -> Non
     assert home.is_empty()
 
 
+@thorough
 def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
     """`--keep` prints addresses that answer, a configuration that works, and a command that removes all of it."""
     result = home.run("--records", "3000", "--keep")
@@ -143,11 +148,14 @@ def test_kept_clusters_stay_until_they_are_ended(home: Home) -> None:
     assert eventually(home.is_empty, within_s=GONE_WITHIN_S)
 
 
-def test_on_existing_clusters_only_what_is_its_own_is_removed(
-    home: Home, source: EmbeddedCluster, target: EmbeddedCluster
-) -> None:
+@thorough
+def test_on_existing_clusters_only_what_is_its_own_is_removed(home: Home, own_clusters: OwnClusters) -> None:
     """It works where other topics and groups are, with names of its own, and takes these alone away."""
-    servers = (source.bootstrap_servers, target.bootstrap_servers)
+    clusters = own_clusters(ClusterSpec("source"), ClusterSpec("target"))
+    servers = [cluster.bootstrap_servers for cluster in clusters.values()]
+    for address in servers:
+        produce(address, create_topic(address, "flights"), [b"not the demo's"])
+        commit(address, "theirs", {TP("flights", 0): 1})
 
     def topics() -> list[set[str]]:
         return [set(admin_client(it).list_topics(timeout=60).topics) - {"__consumer_offsets"} for it in servers]
@@ -158,7 +166,7 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(
         return [{group.group_id for group in it.valid} for it in listed]
 
     before, groups_before = topics(), groups()
-    arguments = ["--source-bootstrap", source.bootstrap_servers, "--target-bootstrap", target.bootstrap_servers]
+    arguments = ["--source-bootstrap", servers[0], "--target-bootstrap", servers[1]]
     result = home.run("--records", "3000", "-o", "json", *arguments)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["target_records"] == 3_000
@@ -175,6 +183,7 @@ def test_on_existing_clusters_only_what_is_its_own_is_removed(
     assert home.is_empty()
 
 
+@thorough
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )

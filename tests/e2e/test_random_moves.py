@@ -19,7 +19,7 @@ from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.kafka.group_offsets import tag
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
-from tests.e2e.conftest import PARTITIONS, Bench, MakeBench
+from tests.e2e.conftest import PARTITIONS, Bench, MakeBench, on_both_planes
 from tests.support.commands import move, run
 from tests.support.eventually import eventually
 from tests.support.groups import committed, offsets
@@ -257,6 +257,7 @@ def check_document(document: Mapping[str, Any], truths: Mapping[str, Truth], *, 
     return counts
 
 
+@on_both_planes
 def test_translations_hold_against_the_truth(
     make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:

@@ -16,7 +16,7 @@ from replicator.offset_map.sync_format import TargetTopic, encode_control, targe
 from tests.support.brokers import OwnClusters
 from tests.support.compare import compare
 from tests.support.eventually import eventually
-from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane, on_both_planes
 from tests.support.records import (
     NewRecord,
     admin_client,
@@ -28,8 +28,6 @@ from tests.support.records import (
     produce,
     read_topic,
 )
-
-pytestmark = on_both_planes
 
 FILLED = 20
 
@@ -62,6 +60,7 @@ def others_go_on(flow: FlowBench) -> None:
     flow.verify(flow.other)
 
 
+@on_both_planes
 def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     make_flow: FlowBenches, source: EmbeddedCluster, creating_target: EmbeddedCluster
 ) -> None:
@@ -78,6 +77,7 @@ def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 2
 
 
+@on_any_plane
 def test_a_target_topic_created_again_takes_no_record(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -95,6 +95,7 @@ def test_a_target_topic_created_again_takes_no_record(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
 
 
+@on_any_plane
 def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
     others_go_on(flow)
 
 
+@on_any_plane
 def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == positions
 
 
+@on_any_plane
 def test_a_flow_that_never_told_its_target_topics_tells_them(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -165,6 +168,7 @@ def recreate_long(flow: FlowBench) -> int:
     return len(others)
 
 
+@on_any_plane
 def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -190,6 +194,7 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     others_go_on(flow)
 
 
+@on_any_plane
 def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -205,6 +210,7 @@ def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
 
 
+@on_both_planes
 def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -224,6 +230,7 @@ def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
 
 
+@on_both_planes
 @pytest.mark.parametrize("on_truncation", ["pause", "skip"])
 def test_retention_overtakes_us(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, on_truncation: str
@@ -262,6 +269,7 @@ def test_retention_overtakes_us(
     others_go_on(flow)
 
 
+@on_both_planes
 def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -279,6 +287,7 @@ def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone
     assert flow.verify(flow.topic).records == FILLED + 4
 
 
+@on_any_plane
 def test_a_target_topic_with_fewer_partitions_is_grown(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -301,6 +310,7 @@ def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
     flow.produce(flow.topic, [NewRecord(b"new%d" % n, b"k", old + n % (partitions - old)) for n in range(10)])
 
 
+@on_any_plane
 def test_a_topic_that_is_not_there_is_said_and_waited_for(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -316,6 +326,7 @@ def test_a_topic_that_is_not_there_is_said_and_waited_for(
     assert flow.verify(flow.topic).records == FILLED
 
 
+@on_any_plane
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, own_clusters: OwnClusters, side: str
@@ -350,6 +361,7 @@ def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
     eventually(lambda: worker.not_ready() == "", REACT_S)
 
 
+@on_any_plane
 def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source: EmbeddedCluster) -> None:
     """A pattern that matches the copies, too, would copy copies of copies without end."""
     flow = make_flow(source, source)

@@ -19,6 +19,7 @@ from replicator.worker.worker import FlowWorker
 from tests.support.compare import Outcome, check_syncs, compare, lag, read_syncs
 from tests.support.eventually import eventually
 from tests.support.records import admin_client, create_topic, produce, read_topic
+from tests.support.selection import PLANES
 
 START_S = 60.0
 REACT_S = 60.0
@@ -27,6 +28,9 @@ REACT_S = 60.0
 Event = MutableMapping[str, Any]
 
 on_both_planes = pytest.mark.parametrize("make_flow", DATA_PLANES, indirect=True)
+"""Of what a plane itself decides: its errors, and what it does with a log that was cut."""
+on_any_plane = pytest.mark.parametrize("make_flow", PLANES, indirect=True)
+"""Of what is above the planes: on one of them, with --thorough on each."""
 
 
 class FlowBench:
