@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
+from replicator.embedded import Clusters, EmbeddedCluster
 from replicator.errors import TP
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
+from tests.support.brokers import on_killable_pair
 from tests.support.commands import move, run
 from tests.support.compare import read_syncs
 from tests.support.eventually import eventually
@@ -28,13 +26,6 @@ from tests.support.worker_process import WorkerProcess
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
 UNREACHABLE = "127.0.0.1:1"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Clusters]:
-    """Two clusters, of which the source is killed."""
-    with open_clusters([ClusterSpec("source"), ClusterSpec("target")]) as opened:
-        yield opened
 
 
 def group_of(bench: Bench) -> str:
@@ -89,9 +80,10 @@ def after_checkpoints(bench: Bench, home: Members) -> set[int]:
     return {it.number for it in home.processed if it.offset >= covered.get(it.tp.partition, 0)}
 
 
-def test_the_source_is_killed_and_comes_back(make_bench: MakeBench, pair: Clusters) -> None:
+@on_killable_pair
+def test_the_source_is_killed_and_comes_back(make_bench: MakeBench, killable_pair: Clusters) -> None:
     """A worker that was frozen before wakes up after, when the source is back, and writes nothing until `resume`."""
-    source, target = pair["source"], pair["target"]
+    source, target = killable_pair["source"], killable_pair["target"]
     bench = make_bench(source, target, flow=FLOW)
     group, servers = group_of(bench), target.bootstrap_servers
     pump = bench.pump(records_per_s=800)

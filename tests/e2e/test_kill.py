@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.e2e.conftest import Bench, on_both_planes
+from replicator.embedded import EmbeddedCluster
+from tests.e2e.conftest import TAKEOVER, Bench, MakeBench, on_both_planes
 from tests.support.selection import thorough
 
 KILLS = 4
@@ -24,6 +25,11 @@ POINTS = (
     "SIGKILL:committed:5",
     "SIGKILL:restored:1",
 )
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> Bench:
+    return make_bench(source, target, worker=TAKEOVER)
 
 
 @pytest.mark.parametrize("kills", [KILLS, pytest.param(THOROUGH_KILLS, marks=thorough)])

@@ -13,18 +13,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, Producer, TopicPartition
 
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.kafka.group_offsets import tag
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
-from tests.e2e.conftest import PARTITIONS, Bench, MakeBench, on_both_planes
+from tests.e2e.conftest import PARTITIONS, TAKEOVER, Bench, MakeBench, on_both_planes
 from tests.support.commands import move, run
 from tests.support.eventually import eventually
 from tests.support.groups import committed, offsets
 from tests.support.pump import BEGIN_MS, Pump
 from tests.support.records import Record, admin_client, create_topic, end_offsets, grow_topic, read_topic
+from tests.support.selection import thorough
 
 CHAOS_S = 40.0
 STEP_S = 0.1
@@ -257,13 +259,15 @@ def check_document(document: Mapping[str, Any], truths: Mapping[str, Truth], *, 
     return counts
 
 
+@pytest.mark.parametrize("turn", [1, *(pytest.param(it, marks=thorough) for it in range(2, 5))])
 @on_both_planes
 def test_translations_hold_against_the_truth(
-    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster, turn: int
 ) -> None:
+    """Each turn has moments and places of its own."""
     seed = time.time_ns()
     print(f"seed {seed}")
-    bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2})
+    bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2}, worker=TAKEOVER)
     servers, run_id = source.bootstrap_servers, bench.topic.removeprefix("orders-")
     compacted = create_topic(servers, f"ledger-{run_id}", partitions=COMPACTED_PARTITIONS, config=COMPACTED)
     pump = bench.pump(records_per_s=500)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from replicator.copy.partition_states import PartitionStates
-from replicator.embedded import ClusterSpec, EmbeddedCluster, open_clusters
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster
 from replicator.errors import TP, PartitionError, StopReason
 from replicator.offset_map.sync_format import TargetTopic, encode_control, target_record
-from tests.support.brokers import OwnClusters
+from tests.support.brokers import OwnClusters, on_killable_pair
 from tests.support.compare import compare
 from tests.support.eventually import eventually
 from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane, on_both_planes
@@ -33,10 +32,9 @@ FILLED = 20
 
 
 @pytest.fixture(scope="module")
-def creating_target() -> Iterator[EmbeddedCluster]:
+def creating_target(module_clusters: OwnClusters) -> EmbeddedCluster:
     """A target that creates topics by itself, with one partition, as many clusters do."""
-    with open_clusters([ClusterSpec("creating", properties={"auto.create.topics.enable": "true"})]) as opened:
-        yield opened["creating"]
+    return module_clusters(ClusterSpec("creating", properties={"auto.create.topics.enable": "true"}))["creating"]
 
 
 def numbered(number: int, word: bytes = b"", partitions: int = 2) -> list[NewRecord]:
@@ -60,6 +58,7 @@ def others_go_on(flow: FlowBench) -> None:
     flow.verify(flow.other)
 
 
+@pytest.mark.xdist_group("creating target")
 @on_both_planes
 def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     make_flow: FlowBenches, source: EmbeddedCluster, creating_target: EmbeddedCluster
@@ -327,12 +326,13 @@ def test_a_topic_that_is_not_there_is_said_and_waited_for(
 
 
 @on_any_plane
+@on_killable_pair
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
-    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, own_clusters: OwnClusters, side: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, killable_pair: Clusters, side: str
 ) -> None:
     """The error comes within connect_timeout_s, the worker is not ready and says why, and goes on by itself."""
-    own = own_clusters(ClusterSpec(side))[side]
+    own = killable_pair[side]
     pair = (own, target) if side == "source" else (source, own)
     flow = make_flow(*pair, settings={"connect_timeout_s": 2})
     flow.create(flow.topic)

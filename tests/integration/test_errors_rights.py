@@ -19,6 +19,8 @@ from tests.support.eventually import eventually
 from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane, on_both_planes
 from tests.support.records import NewRecord, admin_client, create_topic
 
+pytestmark = pytest.mark.xdist_group("errors of rights")
+
 SECRET = "not-to-be-seen-anywhere"
 FILLED = 20
 TOPIC, GROUP, TXN = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID

@@ -39,6 +39,8 @@ from tests.support.flows import FlowBench, flow_benches
 from tests.support.groups import Member, checkpoints, commit, committed, offsets
 from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
 
+pytestmark = pytest.mark.xdist_group("desk")
+
 
 @pytest.fixture(scope="module")
 def desk(source: EmbeddedCluster, target: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:

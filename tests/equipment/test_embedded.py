@@ -30,9 +30,6 @@ from tests.support.brokers import OwnClusters, UniqueName
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 from tests.support.records import NewRecord, admin_client, create_topic, produce, read_topic
-from tests.support.selection import thorough
-
-pytestmark = thorough  # equipment: every other test on brokers stands on it
 
 REFUSED_WITHIN_S = 2.0
 
