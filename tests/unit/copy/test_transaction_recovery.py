@@ -14,8 +14,9 @@ from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster
 from replicator.offset_map.runs import Run
+from replicator.offset_map.topic_id import NO_ID
 from replicator.planes import PlaneSettings
-from replicator.protocol.hanging_transactions import Found
+from replicator.protocol.hanging_transactions import HangingSearchResult
 
 FLOW = build(
     {
@@ -29,7 +30,7 @@ FIRST, SECOND = TP("east.orders", 0), TP("east.orders", 1)
 
 def run(records: int = 10, first: int = 100) -> Run:
     """A sync of so many records, of which the first is at offset `first` of the target."""
-    return Run(1, 0, first, records, 0, records, bytes(16), ())
+    return Run(1, 0, first, records, 0, records, NO_ID, ())
 
 
 class Recovery(TransactionRecovery):
@@ -117,5 +118,5 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_what_has_no_end_gets_that_of_its_transaction(case: Case) -> None:
     recovery = Recovery(case.hidden, case.readable)
-    found = Found(case.hanging, dict.fromkeys(case.refused, "TOPIC_AUTHORIZATION_FAILED"))
+    found = HangingSearchResult(case.hanging, dict.fromkeys(case.refused, "TOPIC_AUTHORIZATION_FAILED"))
     assert recovery._to_commit(found, case.visible, Deadline(1)) == case.commits
