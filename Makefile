@@ -24,11 +24,11 @@ $(STAMP): pyproject.toml
 demo: setup ## two clusters, 336,776 real records, a worker killed, a consumer group moved there and back, all of it checked
 	@$(BIN)/replicator demo $(ARGS)
 
-test: setup ## all that a change has to pass: lint, types, and every tier of tests
-	@$(MAKE) --no-print-directory -j2 lint types unit ARGS='$(ARGS)'
-	@$(MAKE) --no-print-directory brokers ARGS='$(ARGS)'
+test: $(STAMP) ## all that a change has to pass: lint, types, and every tier of tests
+	@$(MAKE) --no-print-directory -j3 setup lint types unit
+	@$(MAKE) --no-print-directory brokers
 
-test-all: setup ## that, with each data plane and many seeds, and the tests of the equipment: before a release
+test-all: $(STAMP) ## that, with each data plane and many seeds, and the tests of the equipment: before a release
 	@$(MAKE) --no-print-directory test ARGS='--thorough $(ARGS)'
 	@$(MAKE) --no-print-directory equipment
 
