@@ -48,7 +48,7 @@ def away(bench: Bench, **options: Any) -> Members:
 def log_ends(bench: Bench) -> dict[str, dict[int, int]]:
     """Of the copy, the syncs and the checkpoints: whatever is written moves them, committed or not."""
     servers = bench.target.bootstrap_servers
-    topics = (bench.remote(bench.topic), bench.syncs_topic, f"{bench.alias}.checkpoints.internal")
+    topics = (bench.remote(bench.topic), bench.syncs_topic, bench.checkpoints_topic)
     return {topic: end_offsets(servers, topic, isolation="read_uncommitted") for topic in topics}
 
 
@@ -72,7 +72,7 @@ def await_halted(zombie: WorkerProcess) -> None:
 def after_checkpoints(bench: Bench, home: Members) -> set[int]:
     """Numbers of the records that the group processed and that its checkpoints, or the copy, do not reach."""
     servers = bench.target.bootstrap_servers
-    known = checkpoints(servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
+    known = checkpoints(servers, bench.checkpoints_topic, group_of(bench))
     copied = read_syncs(servers, bench.syncs_topic)
     covered = {
         tp.partition: min(it.upstream_next, copied.position(TP(bench.topic, tp.partition))) for tp, it in known.items()
@@ -198,7 +198,7 @@ def await_checkpoints(bench: Bench) -> None:
     at_first = eventually(has_committed, within_s=60)
 
     def is_known() -> bool:
-        known = checkpoints(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
+        known = checkpoints(bench.target.bootstrap_servers, bench.checkpoints_topic, group_of(bench))
         upstream = {tp.partition: it.upstream_next for tp, it in known.items()}
         late = {
             partition: upstream.get(partition) for partition, it in at_first.items() if upstream.get(partition, -1) < it

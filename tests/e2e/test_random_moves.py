@@ -161,7 +161,7 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self._admin = admin_client(self.bench.source.bootstrap_servers)
-        run_id = self.bench.topic.removeprefix("orders-")
+        run_id = self.bench.run
         self.followers = [f"payer-{number}-{run_id}" for number in range(GROUPS)]
         self.keepers = [f"keeper-{number}-{run_id}" for number in range(GROUPS)]
 
@@ -214,7 +214,7 @@ class Chaos:
 def all_checkpoints(bench: Bench, groups: Iterable[str]) -> list[Checkpoint]:
     """Every one that was ever written for these groups, in order: the topic is too young to be compacted."""
     wanted = set(groups)
-    records = read_topic(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal")
+    records = read_topic(bench.target.bootstrap_servers, bench.checkpoints_topic)
     found = [decode_checkpoint(it.key or b"", it.value or b"") for it in records]
     return [it for it in found if it.group in wanted]
 
@@ -268,7 +268,7 @@ def test_translations_hold_against_the_truth(
     seed = time.time_ns()
     print(f"seed {seed}")
     bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2}, worker=TAKEOVER)
-    servers, run_id = source.bootstrap_servers, bench.topic.removeprefix("orders-")
+    servers, run_id = source.bootstrap_servers, bench.run
     compacted = create_topic(servers, f"ledger-{run_id}", partitions=COMPACTED_PARTITIONS, config=COMPACTED)
     pump = bench.pump(records_per_s=500)
     keeper = Keeper(servers, compacted, seed).start()

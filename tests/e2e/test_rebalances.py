@@ -147,12 +147,15 @@ def test_a_signal_ends_it_clean(bench: Bench, number: signal.Signals) -> None:
     assert bench.verify().records == pump.acknowledged > 500
 
 
-def test_a_signal_at_the_moment_of_assignment(bench: Bench) -> None:
+def test_a_signal_at_the_moment_of_assignment(
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """A task that has just begun to ask whether it is ours does not hold the stop back."""
+    bench = make_bench(source, target, worker={"shutdown_timeout_s": 120})
     bench.create_topic()
     worker = bench.start_worker(point="SIGTERM:assigned:1")
     worker.await_event("tasks_assigned")
-    assert worker.await_exit(9) == 0
+    assert worker.await_exit(60) == 0
 
 
 @on_both_planes

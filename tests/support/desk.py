@@ -38,7 +38,7 @@ class Desk:
 
     def __init__(self, flow: FlowBench, folder: Path) -> None:
         self.flow = flow
-        self.run_id = flow.topic.removeprefix("orders-")
+        self.run_id = flow.run
         self._folder = folder
         self._files = 0
         flow.set(groups=[rf".*-{self.run_id}"], checkpoint_interval_s=0.1)
