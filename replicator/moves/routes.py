@@ -56,10 +56,10 @@ class FlowView:
         is_other_copy = told is not None and told.differs(told.now(self.target_ids))
         if is_other_copy or reason == StopReason.TARGET_RECREATED:
             remote = self.flow.naming.remote_topic(tp.topic)
-            return offset_map, f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
+            return offset_map, f"{remote} on {self.flow.target} is no longer the topic that was replicated to"
         is_passed = self.topic_ids is None and reason == StopReason.RECREATED
         if is_other_topic or (reason in OTHER_OFFSETS and not is_passed):
-            return offset_map, f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
+            return offset_map, f"{tp.topic} on {self.flow.source} no longer holds the records that were replicated"
         return offset_map, ""
 
     def is_copy_of(self, tp: TP, topic_id: bytes) -> bool:
