@@ -123,7 +123,7 @@ def _map_of(tp: TP, syncs: MapsState, topic: SourceTopic) -> OffsetMap | None:
     stopped = syncs.stopped.get(tp)
     has_other_offsets = stopped is not None and stopped.get("reason") in OTHER_OFFSETS
     newest = offset_map.newest if offset_map is not None else None
-    is_same_topic = newest is not None and newest.topic_id == topic.topic_id
+    is_same_topic = offset_map is not None and newest is not None and offset_map.topic_id.same_as(topic.topic_id)
     told = syncs.targets.get(tp)
     is_same_copy = told is None or not told.differs(topic.target)
     return offset_map if is_same_topic and is_same_copy and not has_other_offsets else None

@@ -33,7 +33,8 @@ from replicator.kafka.topics import (
     topic_ids,
 )
 from replicator.offset_map.runs import Run
-from replicator.offset_map.sync_format import TargetTopic, ids_differ
+from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 TOPIC_IDS_TIMEOUT_S = 3.0
 ENDS_TIMEOUT_S = 10.0
@@ -53,7 +54,7 @@ class Prepared:
     """
 
     ready: dict[TP, TargetTopic] = field(default_factory=dict)
-    floors: list[tuple[TP, int, int, bytes]] = field(default_factory=list)
+    floors: list[tuple[TP, int, int, TopicId]] = field(default_factory=list)
     failures: list[PartitionError] = field(default_factory=list)
 
 
@@ -69,11 +70,13 @@ class PartitionChecks:
         self._catalog = catalog
         self._source_admin, self._target_admin = admins
 
-    def changed(self, tp: TP, topic_id: bytes, target: TargetTopic | None, snapshot: Snapshot) -> PartitionError | None:
+    def changed(
+        self, tp: TP, topic_id: TopicId, target: TargetTopic | None, snapshot: Snapshot
+    ) -> PartitionError | None:
         """Why the partition is no longer the one that was replicated, or its copy not the one that it was to.
 
         Args:
-            topic_id, target: of what was replicated; empty and None when nothing was.
+            topic_id, target: of what was replicated; `NO_ID` and None when nothing was.
         """
         topic = snapshot.topics.get(tp.topic)
         op = f"find the topic on {self._source.alias}"
@@ -82,7 +85,7 @@ class PartitionChecks:
             return PartitionError(
                 "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
             )
-        if ids_differ(topic_id, topic.topic_id):
+        if not topic_id.same_as(topic.topic_id):
             return _recreated(tp, op, topic.target_topic)
         if target is not None and target.differs(topic.target):
             return self._target_recreated(tp, target, topic.target)
@@ -91,7 +94,7 @@ class PartitionChecks:
     def _changed_since(self, tp: TP, ledger: Positions, snapshot: Snapshot) -> PartitionError | None:
         """`changed`, of what the ledger has of a partition that does not run."""
         newest = ledger.newest(tp)
-        return self.changed(tp, newest.topic_id if newest else b"", ledger.told_target(tp), snapshot)
+        return self.changed(tp, newest.topic_id if newest else NO_ID, ledger.told_target(tp), snapshot)
 
     def recreated(self, tp: TP, ledger: Positions, snapshot: Snapshot) -> PartitionError | None:
         """Why what was replicated of a partition that stands still is another topic's; None when it is not."""
@@ -114,7 +117,7 @@ class PartitionChecks:
         self,
         answers: Answers,
         known: Mapping[TP, bytes],
-        running: Mapping[TP, tuple[bytes, str]],
+        running: Mapping[TP, tuple[TopicId, str]],
         deadline: Deadline,
     ) -> None:
         """Make sure that what was fetched before `ask_source` came from the topics that were replicated so far.
@@ -131,8 +134,8 @@ class PartitionChecks:
         """
         asked = _ids_in(answers, deadline)
         for tp, (topic_id, target_topic) in running.items():
-            found = known.get(tp) or asked.get(tp.topic, b"")
-            if ids_differ(topic_id, found):
+            found = TopicId(known.get(tp) or asked.get(tp.topic, NO_ID))
+            if not topic_id.same_as(found):
                 raise _recreated(tp, f"fetch from {self._source.alias}", target_topic)
 
     def check_target(self, answers: Answers, written: Mapping[TP, TargetTopic], deadline: Deadline) -> list[TP]:
@@ -211,7 +214,7 @@ class PartitionChecks:
             if told is not None and told.differs(found):
                 prepared.failures.append(self._target_recreated(tp, told, found))
                 del prepared.ready[tp]
-            elif told is not None and not any(found.topic_id):
+            elif told is not None and not found.topic_id.is_known:
                 prepared.ready[tp] = told
 
     def _check_targets(
@@ -324,7 +327,7 @@ class PartitionChecks:
         return operations is not None and AclOperation.WRITE not in operations
 
     def truncation(
-        self, failure: PartitionError, position: int, topic_id: bytes, deadline: Deadline
+        self, failure: PartitionError, position: int, topic_id: TopicId, deadline: Deadline
     ) -> tuple[PartitionError, int | None]:
         """What is behind a position that the source does not have: (the failure in full, the log's first offset).
 
@@ -333,7 +336,7 @@ class PartitionChecks:
         """
         tp = failure.tp
         ids = topic_ids(describe_topics(self._source_admin, [tp.topic], deadline))
-        if ids_differ(topic_id, ids.get(tp.topic, b"")):
+        if not topic_id.same_as(ids.get(tp.topic, NO_ID)):
             return _recreated(tp, failure.op, self._flow.naming.remote_topic(tp.topic)), None
         low = list_offsets(self._source, self._source_admin, {tp: EARLIEST}, deadline)[tp]
         end = list_offsets(self._source, self._source_admin, {tp: LATEST}, deadline, committed=False)[tp]
@@ -358,7 +361,7 @@ def _ask(admin: AdminClient, topics: Collection[str]) -> Answers:
     return answers
 
 
-def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, bytes]:
+def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, TopicId]:
     """The ids in the answers of `_ask`, of those topics of which there is one."""
     return topic_ids(await_results(answers, Deadline(deadline.slice_s(TOPIC_IDS_TIMEOUT_S))))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, RunBuilder
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 
 Runs = list[tuple[TP, Run]]
 
@@ -21,7 +22,7 @@ class _Entry:
 
     __slots__ = ("is_confirmed", "moved_to", "newest", "target", "topic_id")
 
-    def __init__(self, target: TargetTopic, topic_id: bytes, newest: Run) -> None:
+    def __init__(self, target: TargetTopic, topic_id: TopicId, newest: Run) -> None:
         self.target = target
         self.topic_id = topic_id
         self.newest = newest
@@ -54,7 +55,7 @@ class Positions:
         """The topic that the partition's downstream offsets belong to; None: it was never told."""
         return self._targets.get(tp)
 
-    def start(self, tp: TP, target: TargetTopic, topic_id: bytes) -> None:
+    def start(self, tp: TP, target: TargetTopic, topic_id: TopicId) -> None:
         """Let a partition that has a position run, from there.
 
         Args:
@@ -78,7 +79,7 @@ class Positions:
         wanted = self._entries if tps is None else tps
         return {tp: self._entries[tp].newest.upstream_next for tp in wanted}
 
-    def topic_id(self, tp: TP) -> bytes:
+    def topic_id(self, tp: TP) -> TopicId:
         return self._entries[tp].topic_id
 
     def target(self, tp: TP) -> TargetTopic:
@@ -174,6 +175,6 @@ def copied_anew(tp: TP) -> str:
     return f"`replicator recopy {tp.topic}` copies it anew"
 
 
-def floor_run(upstream: int, downstream: int, topic_id: bytes) -> Run:
+def floor_run(upstream: int, downstream: int, topic_id: TopicId) -> Run:
     """The first run of a partition: no records, only where it begins on both sides."""
     return RunBuilder(0, 0, topic_id).build((), upstream, downstream)[0]

@@ -30,7 +30,7 @@ from replicator.kafka.log_reader import LogReader
 from replicator.log import Logger
 from replicator.offset_map.runs import Run
 from replicator.planes import PlaneSettings
-from replicator.protocol.hanging_transactions import Found, HangingTransactions
+from replicator.protocol.hanging_transactions import HangingSearchResult, HangingTransactions
 from replicator.syncs.reader import runs_on
 
 SETTLE_TIMEOUT_S = 30.0
@@ -74,12 +74,12 @@ class TransactionRecovery:
         visible = {remote: newest[tp] for remote, tp in sources.items()}
         with closing(HangingTransactions(self._target, self._settings)) as ends:
             found = self._find(ends, sources, deadline)
-            if not found.begins:
+            if not found.first_offsets:
                 return False
             commits = self._to_commit(found, visible, deadline)
-            for tps, commit in ((commits, True), (found.begins.keys() - commits, False)):
+            for tps, commit in ((commits, True), (found.first_offsets.keys() - commits, False)):
                 if tps:
-                    partitions = {str(tp): found.begins[tp] for tp in sorted(tps)}
+                    partitions = {str(tp): found.first_offsets[tp] for tp in sorted(tps)}
                     ends.end(tps, deadline, commit=commit)
                     result = "committed" if commit else "aborted"
                     self._log.warning("transaction_settled", partitions=partitions, result=result, hint=HINT)
@@ -99,7 +99,7 @@ class TransactionRecovery:
             KafkaOpError: refused.
         """
         with closing(HangingTransactions(self._target, self._settings)) as ends:
-            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).begins)
+            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).first_offsets)
 
     def postpone(self, tps: Iterable[TP]) -> None:
         """Note that source partitions have to be asked before they start again."""
@@ -112,10 +112,10 @@ class TransactionRecovery:
         """
         return [tp for tp in tps if tp in self._unasked]
 
-    def _find(self, ends: HangingTransactions, sources: Mapping[TP, TP], deadline: Deadline) -> Found:
+    def _find(self, ends: HangingTransactions, sources: Mapping[TP, TP], deadline: Deadline) -> HangingSearchResult:
         """Ask for the syncs and for partitions, which are source partitions by their names on the target."""
         found = ends.find([self._syncs, *sources], deadline)
-        for told in (found.silent, found.refused):
+        for told in (found.unanswered, found.refused):
             if self._syncs in told:
                 raise RetriableError(f"{self._syncs} can't be asked: {told[self._syncs]}", op=OP)
         if found.refused:
@@ -123,16 +123,16 @@ class TransactionRecovery:
             number = len(found.refused)
             self._log.info("transactions_not_looked_for", partitions=some, number=number, hint=REFUSED_HINT)
         self._unasked.difference_update(sources.values())
-        self._unasked.update(sources[tp] for tp in found.silent)
+        self._unasked.update(sources[tp] for tp in found.unanswered)
         self._looked_s = time.monotonic()
         return found
 
     def _remote(self, tp: TP) -> TP:
         return TP(self._flow.naming.remote_topic(tp.topic), tp.partition)
 
-    def _to_commit(self, found: Found, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
+    def _to_commit(self, found: HangingSearchResult, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
         """Which of the partitions without an end get a commit."""
-        syncs, begins = self._syncs, found.begins
+        syncs, begins = self._syncs, found.first_offsets
         hidden = self._hidden_runs(begins[syncs], deadline) if syncs in begins else []
         theirs = {tp for tp, _ in hidden}
         commits = {

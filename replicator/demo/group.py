@@ -2,7 +2,7 @@
 
 The members commit the offsets of the records that they really processed, at once when a partition is taken from them,
 and before they leave. Records are polled one by one, so that a rebalance falls between two of them. What they process
-twice or never is then the fault of whoever moved them.
+twice or never is then due to the move.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Group:
         """The members commit what they processed, and leave.
 
         Raises:
-            DemoError: one of them hangs.
+            DemoError: one of them did not leave in time.
         """
         for member in self._members:
             member.stop(0)
@@ -102,7 +102,7 @@ class Group:
         self.check()
 
     def close(self) -> None:
-        """The same when something failed already: whatever goes wrong now does not matter."""
+        """The same after a failure: further errors are ignored."""
         for member in self._members:
             member.stop(0)
         for member in self._members:

@@ -21,6 +21,7 @@ from replicator.kafka.topics import Catalog, Snapshot, describe_topics, list_off
 from replicator.log import NO_LOG
 from replicator.moves.routes import FlowView, Router
 from replicator.offset_map.map import Ahead, Exact
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.reader import SyncsReader, syncs_ends
 from replicator.syncs.state import MapsState
 
@@ -221,7 +222,7 @@ class _ViewReader:
         if source_admin is not None:
             self._catalog = Catalog(flow, *clusters, (source_admin, self._target_admin), NO_LOG)
         self._snapshot: Snapshot | None = None
-        self._target_ids: dict[str, bytes] = {}
+        self._target_ids: dict[str, TopicId] = {}
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
 

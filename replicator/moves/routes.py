@@ -15,6 +15,7 @@ from functools import cached_property
 from replicator.config import Flow
 from replicator.errors import TP, StopReason
 from replicator.offset_map.map import Ahead, OffsetMap, Translation, Unknown
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.state import OTHER_OFFSETS, MapsState
 
 
@@ -31,10 +32,10 @@ class FlowView:
     """
 
     flow: Flow
-    topic_ids: Mapping[str, bytes] | None
+    topic_ids: Mapping[str, TopicId] | None
     syncs: MapsState
     unfinished: str = ""
-    target_ids: Mapping[str, bytes] = field(default_factory=dict)
+    target_ids: Mapping[str, TopicId] = field(default_factory=dict)
 
     @property
     def remote_topics(self) -> dict[str, str]:
@@ -62,10 +63,10 @@ class FlowView:
             return offset_map, f"{tp.topic} on {self.flow.source} no longer holds the records that were replicated"
         return offset_map, ""
 
-    def is_copy_of(self, tp: TP, topic_id: bytes) -> bool:
+    def is_copy_of(self, tp: TP, topic_id: TopicId) -> bool:
         """Whether what was replicated of the partition, if anything, came from the topic with this id."""
         newest = self.syncs.newest.get(tp)
-        return newest is None or newest.topic_id == topic_id
+        return newest is None or self.syncs.maps[tp].topic_id.same_as(topic_id)
 
     def stopped(self, tp: TP) -> str:
         """Why the partition is not replicated at the moment; empty when nothing is known to stop it."""

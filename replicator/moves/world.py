@@ -37,7 +37,6 @@ from replicator.moves.model import MoveCommand, MovePlan, Order, Row
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
 from replicator.names import groups_id
-from replicator.offset_map.sync_format import ids_differ
 from replicator.status.lag_reader import describe_workers
 from replicator.syncs.halts import HaltReason, halt, halt_body, halt_text, to_halt
 
@@ -401,7 +400,7 @@ def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP
         if original is not None:
             upstream = TP(original, remote.partition)
             newest = view.syncs.newest.get(upstream)
-            is_former = newest is not None and ids_differ(it.topic_id, newest.topic_id)
+            is_former = newest is not None and not newest.topic_id.same_as(it.topic_id)
             at = Committed(0) if is_former else Committed(it.upstream_next, it.metadata)
             found.setdefault(group, {})[upstream] = at
     return found

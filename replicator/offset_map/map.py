@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from replicator.offset_map.runs import Gaps, Run, retention_key
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 FIRST_SEQ = 1
 """Of the run that compaction keeps for ever: before it nothing was replicated."""
@@ -102,11 +103,12 @@ Translation = Exact | Between | Ahead | Expired | Unknown
 class OffsetMap:
     """The runs of one source partition, in both directions. Memory: at most ``21 * R + 1`` runs."""
 
-    __slots__ = ("_keys", "_runs")
+    __slots__ = ("_keys", "_runs", "_topic_id")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._runs: list[Run] = []
         self._keys: dict[tuple[int, int], int] = {}
+        self._topic_id = NO_ID
         for run in runs:
             self.add(run)
 
@@ -127,6 +129,11 @@ class OffsetMap:
         """The first position that can be translated; 0 when there is none."""
         return self._runs[0].upstream_base if self._runs else 0
 
+    @property
+    def topic_id(self) -> TopicId:
+        """Of the source topic that the runs are of: the last one that a broker said."""
+        return self._topic_id
+
     def add(self, run: Run) -> None:
         """Take a run in log order; one with a number that is known takes the place of that (`fates`)."""
         newest = self.newest
@@ -135,9 +142,11 @@ class OffsetMap:
             if self._runs[at].seq == run.seq:
                 self._runs[at] = run
             return
-        if newest is not None and run.topic_id != newest.topic_id:  # another topic of the same name: other offsets
+        if not run.topic_id.same_as(self._topic_id):  # another topic of the same name: other offsets
             self._runs.clear()
             self._keys.clear()
+        if run.topic_id.is_known:
+            self._topic_id = run.topic_id
         key = retention_key(run.seq)
         replaced = self._keys.get(key)
         if replaced is not None:
@@ -174,6 +183,26 @@ class OffsetMap:
             return newest.ordinal_next - self._runs[0].ordinal_base
         run = self._runs[at]
         return newest.ordinal_next - run.ordinal_base - min(run.count, downstream_next - run.downstream_base)
+
+    def records_between(self, low: int, high: int) -> int:
+        """How many replicated records lie in ``[low, high)`` on the target; too many rather than too few."""
+        if not self._runs or high <= low:
+            return 0
+        return max(0, self._ordinals_at(high)[1] - self._ordinals_at(low)[0])
+
+    def _ordinals_at(self, downstream_next: int) -> tuple[int, int]:
+        """(at least, at most) how many records were replicated before a place on the target."""
+        at = bisect_right(self._runs, downstream_next, key=_downstream_base) - 1
+        if at < 0:
+            return self._runs[0].ordinal_base, self._runs[0].ordinal_base
+        run = self._runs[at]
+        if downstream_next <= run.downstream_next or at + 1 == len(self._runs):
+            ordinal = run.ordinal_base + min(run.count, downstream_next - run.downstream_base)
+            return ordinal, ordinal
+        following = self._runs[at + 1]
+        at_least = following.ordinal_base - (following.downstream_base - downstream_next)
+        at_most = run.ordinal_next + downstream_next - run.downstream_next
+        return max(run.ordinal_next, at_least), min(following.ordinal_base, at_most)
 
     def _inside(self, run: Run, following: Run | None, upstream_next: int) -> Translation:
         if run.gaps is None:

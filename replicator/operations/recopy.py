@@ -34,7 +34,6 @@ from replicator.names import task_of
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import (
-    NO_ID,
     RECOPIED,
     ControlRecord,
     TargetTopic,
@@ -42,6 +41,7 @@ from replicator.offset_map.sync_format import (
     encode_control,
     task_tp,
 )
+from replicator.offset_map.topic_id import NO_ID
 from replicator.syncs.control_records import PartlyDoneError, Records, check_ran, command_body, write_as_tasks
 from replicator.syncs.halts import halt_changes
 from replicator.syncs.reader import SyncsReader
@@ -173,7 +173,7 @@ def _named(tps: Collection[TP]) -> str:
 
 def _at_new_beginning(checkpoint: Checkpoint, remote: RemotePartition) -> Checkpoint:
     """The group's position on the source, with the beginning of the re-replicated partition as its offset."""
-    topic_id = checkpoint.topic_id if any(checkpoint.topic_id) else remote.newest.topic_id
+    topic_id = checkpoint.topic_id if checkpoint.topic_id.is_known else remote.newest.topic_id
     return replace(checkpoint, downstream_next=remote.end, topic_id=topic_id)
 
 

@@ -49,7 +49,7 @@ class RecordSlice:
     def is_acknowledged(self) -> bool:
         return len(self.placed) >= self._reports
 
-    def let_go(self, *, is_exact: bool) -> None:
+    def release_records(self, *, is_exact: bool) -> None:
         """Drop the records, and keep what `placements` needs of them: with `is_exact`, the offset of each."""
         self._reports = self.records if is_exact else min(2, self.records)
         is_dense = self.last_offset - self.first_offset == self.records - 1
@@ -75,20 +75,20 @@ class Deliveries:
     def __init__(self) -> None:
         self.refused: tuple[TP, KafkaError, str] | None = None
 
-    def callback(self, stretch: RecordSlice) -> Callable[[KafkaError | None, Message], None]:
-        """A callback that notes where a record of `stretch` landed; records report in order."""
-        note = stretch.placed.append
+    def callback(self, record_slice: RecordSlice) -> Callable[[KafkaError | None, Message], None]:
+        """A callback that notes where a record of `record_slice` landed; records report in order."""
+        note = record_slice.placed.append
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 note(message.offset())  # type: ignore[arg-type]
             elif self.refused is None and error.code() not in _PURGED:
-                self.refused = stretch.tp, error, message.topic() or ""
+                self.refused = record_slice.tp, error, message.topic() or ""
 
         return delivered
 
 
-def is_one_stretch(messages: list[Message]) -> bool:
+def is_one_partition(messages: list[Message]) -> bool:
     """Whether all are records of one partition: the usual case, found without a line of Python per record."""
     return (
         len(set(map(_PARTITION, messages))) == 1

@@ -32,7 +32,7 @@ from replicator.kafka.cluster import (
 )
 from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_stretch
+from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_partition
 
 CHUNK_RECORDS = 1000
 FLUSH_SLICE_S = 0.1
@@ -80,7 +80,7 @@ class RecordsPlane:
         self._producer: Producer = target.producer(producer_properties(settings))
         self._on_zero_timestamp = on_zero_timestamp
         self._deliveries = Deliveries()
-        self._stretches: list[RecordSlice] = []
+        self._slices: list[RecordSlice] = []
         self._exact: set[TP] = set()
         self._trace_all = False
 
@@ -122,7 +122,7 @@ class RecordsPlane:
 
     def _split(self, messages: list[Message]) -> Fetched:
         fetched = Fetched(more=len(messages) == CHUNK_RECORDS)
-        if messages and is_one_stretch(messages):
+        if messages and is_one_partition(messages):
             tp = TP(messages[0].topic(), messages[0].partition())  # type: ignore[arg-type]
             fetched.batches.append(RecordSlice(tp, messages))
             return fetched
@@ -162,7 +162,7 @@ class RecordsPlane:
 
     def begin(self) -> None:
         self._deliveries = Deliveries()
-        self._stretches = []
+        self._slices = []
         try:
             self._producer.begin_transaction()
         except (KafkaException, SystemError) as cause:
@@ -174,8 +174,8 @@ class RecordsPlane:
         messages = batch.messages
         batch.target_topic = target_topic
         is_exact = self._trace_all or batch.tp in self._exact
-        self._stretches.append(batch)
-        batch.let_go(is_exact=is_exact)
+        self._slices.append(batch)
+        batch.release_records(is_exact=is_exact)
         if is_exact:
             self._produce(messages, target_topic, batch.tp, callback, deadline)
             return
@@ -283,9 +283,11 @@ class RecordsPlane:
                 waiting, patience = left, Deadline(PATIENCE_S)
             elif patience.expired:
                 self._check("flush")
-                self._look_for({stretch.target_topic for stretch in self._stretches if not stretch.is_acknowledged})
+                self._look_for(
+                    {record_slice.target_topic for record_slice in self._slices if not record_slice.is_acknowledged}
+                )
                 patience = Deadline(PATIENCE_S)
-        if not all(stretch.is_acknowledged for stretch in self._stretches):
+        if not all(record_slice.is_acknowledged for record_slice in self._slices):
             self._check("flush")  # records that may not be sent are dropped: an empty queue alone proves nothing
             raise AbortTransactionError("records were dropped from the queue", op="flush")
         return self._placements()
@@ -332,13 +334,13 @@ class RecordsPlane:
     def _placements(self) -> dict[TP, list[Placement]]:
         placements: dict[TP, list[Placement]] = {}
         shared: list[TP] = []
-        for stretch in self._stretches:
-            places = stretch.placements()
+        for record_slice in self._slices:
+            places = record_slice.placements()
             if places is None:
-                shared.append(stretch.tp)
+                shared.append(record_slice.tp)
             else:
-                placements.setdefault(stretch.tp, []).extend(places)
-        self._stretches = []
+                placements.setdefault(record_slice.tp, []).extend(places)
+        self._slices = []
         if shared:
             self._exact.update(shared)
             raise AbortTransactionError(
@@ -379,7 +381,7 @@ class RecordsPlane:
                 return
 
     def abort(self, deadline: Deadline) -> None:
-        self._stretches = []
+        self._slices = []
         while True:
             try:
                 self._producer.abort_transaction(max(0.1, deadline.slice_s(5.0)))

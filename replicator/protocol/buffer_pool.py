@@ -40,33 +40,33 @@ class BufferPool:
     """See the module. Threading: one thread, but for views, which any thread may hold and drop."""
 
     def __init__(self) -> None:
-        self._slabs: list[_Buffer] = []
+        self._buffers: list[_Buffer] = []
         self._next_sweep_s = 0.0
 
     @property
     def size_bytes(self) -> int:
         """Of all slabs, free or not."""
-        return sum(len(it.data) for it in self._slabs)
+        return sum(len(it.data) for it in self._buffers)
 
     def take(self, size: int) -> memoryview:
         """Exactly so many bytes, writable, with anything in them; nobody else's as long as a view of them is held."""
         if size < SMALLEST_BYTES:
             return memoryview(bytearray(size))
-        for slab in self._slabs:
-            if size <= len(slab.data) <= max(size * MOST_WASTE, STEP_BYTES) and slab.is_free():
-                slab.was_used = True
-                return memoryview(slab.data)[:size]
+        for buffer in self._buffers:
+            if size <= len(buffer.data) <= max(size * MOST_WASTE, STEP_BYTES) and buffer.is_free():
+                buffer.was_used = True
+                return memoryview(buffer.data)[:size]
         # those that are free don't fit: sizes have changed
-        self._slabs = [it for it in self._slabs if not it.is_free()]
-        slab = _Buffer(-(-size // STEP_BYTES) * STEP_BYTES)
-        self._slabs.append(slab)
-        return memoryview(slab.data)[:size]
+        self._buffers = [it for it in self._buffers if not it.is_free()]
+        buffer = _Buffer(-(-size // STEP_BYTES) * STEP_BYTES)
+        self._buffers.append(buffer)
+        return memoryview(buffer.data)[:size]
 
     def sweep(self, now_s: float) -> None:
         """Let go what was not needed; may be called often. `now_s` is on the monotonic clock."""
         if now_s < self._next_sweep_s:
             return
         self._next_sweep_s = now_s + IDLE_S
-        self._slabs = [it for it in self._slabs if it.was_used or not it.is_free()]
-        for slab in self._slabs:
-            slab.was_used = False
+        self._buffers = [it for it in self._buffers if it.was_used or not it.is_free()]
+        for buffer in self._buffers:
+            buffer.was_used = False

@@ -12,7 +12,7 @@ from replicator.deadline import Deadline
 from replicator.errors import RetriableError
 from replicator.kafka.cluster import Cluster, client_id
 from replicator.protocol.connect_errors import ConnectError, unreachable
-from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, dial
+from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, connect
 from replicator.protocol.security import Security
 
 NEEDED: Mapping[int, tuple[str, int]] = {
@@ -80,7 +80,7 @@ def probe(cluster: Cluster, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[int, t
     for index, endpoint in enumerate(servers):
         share = Deadline(deadline.left_s() / (len(servers) - index))
         try:
-            established = dial(endpoint, security, client_id(), share)
+            established = connect(endpoint, security, client_id(), share)
         except ConnectError as error:
             last = unreachable(cluster, "ask for the brokers' versions", str(error), error.code)
         else:

@@ -28,8 +28,8 @@ SWEEP_S = 0.1
 """How often requests are looked through for those whose time is over."""
 
 
-class Watched(Protocol):
-    """What a reactor waits for. None of these may raise."""
+class SocketHandler(Protocol):
+    """What an event loop waits for. None of these may raise."""
 
     def fileno(self) -> int: ...
     def on_ready(self, mask: int) -> None:
@@ -68,7 +68,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._watched: dict[int, Watched] = {}
+        self._handlers: dict[int, SocketHandler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._queue: deque[Callable[[], None]] = deque()
@@ -77,15 +77,15 @@ class EventLoop:
         self._is_closed = False
         self._depth = 0
         """Of rounds: a completion may pump."""
-        self._at_end: dict[Callable[[], None], None] = {}
-        self._wake, self._woken = socket.socketpair()
-        for end in (self._wake, self._woken):
+        self._end_of_round_calls: dict[Callable[[], None], None] = {}
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        for end in (self._wake_sender, self._wake_receiver):
             end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
 
     # --- driving ------------------------------------------------------------------------------------------------------
 
-    def pump(self, wait_s: float) -> None:
+    def run_once(self, wait_s: float) -> None:
         """One round; returns early when something happened.
 
         Args:
@@ -105,12 +105,12 @@ class EventLoop:
 
     def _round(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in ready:
-            if key.fileobj is self._woken:
+            if key.fileobj is self._wake_receiver:
                 self._drain_wakes()
                 continue
-            watched = self._watched.get(key.fd)
-            if watched is not None:
-                watched.on_ready(mask)
+            handler = self._handlers.get(key.fd)
+            if handler is not None:
+                handler.on_ready(mask)
         now_s = time.monotonic()
         if now_s >= self._next_sweep_s:
             self._sweep(now_s)
@@ -125,16 +125,16 @@ class EventLoop:
             Whether it was done before the deadline ended.
         """
         while not is_done():
-            self.pump(deadline.slice_s(LONGEST_SELECT_S))
+            self.run_once(deadline.slice_s(LONGEST_SELECT_S))
             if deadline.expired:
                 return is_done()
         return True
 
-    def pause(self, seconds: float, deadline: Deadline) -> None:
+    def run_for(self, seconds: float, deadline: Deadline) -> None:
         """Pump for so long, or until `deadline`: what arrives meanwhile is taken."""
         self.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
 
-    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call from within `pump`, once `seconds` are over."""
         timer = Timer(time.monotonic() + max(0.0, seconds), call)
         heapq.heappush(self._timers, (timer.at_s, next(self._order), timer))
@@ -148,56 +148,56 @@ class EventLoop:
         for closer in self._closers:
             closer()
         self._queue.clear()
-        self._at_end.clear()
+        self._end_of_round_calls.clear()
         self._timers.clear()
         self._selector.close()
-        self._watched.clear()
-        self._wake.close()
-        self._woken.close()
+        self._handlers.clear()
+        self._wake_sender.close()
+        self._wake_receiver.close()
 
     # --- for connections ----------------------------------------------------------------------------------------------
 
-    def watch(self, watched: Watched, mask: int) -> None:
+    def watch(self, handler: SocketHandler, mask: int) -> None:
         """Begin to wait for a socket."""
-        self._selector.register(watched.fileno(), mask)
-        self._watched[watched.fileno()] = watched
+        self._selector.register(handler.fileno(), mask)
+        self._handlers[handler.fileno()] = handler
 
-    def change(self, watched: Watched, mask: int) -> None:
+    def change(self, handler: SocketHandler, mask: int) -> None:
         """Wait for something else."""
-        self._selector.modify(watched.fileno(), mask)
+        self._selector.modify(handler.fileno(), mask)
 
-    def unwatch(self, watched: Watched) -> None:
+    def unwatch(self, handler: SocketHandler) -> None:
         """Stop waiting; before the socket is closed."""
         if not self._is_closed:
-            self._watched.pop(watched.fileno(), None)
+            self._handlers.pop(handler.fileno(), None)
             with contextlib.suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(watched.fileno())
+                self._selector.unregister(handler.fileno())
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_soon(self, call: Callable[[], None]) -> None:
         """Call at the end of this round, or in the next one; in order."""
         self._queue.append(call)
 
-    def at_end(self, call: Callable[[], None]) -> None:
+    def call_at_end_of_round(self, call: Callable[[], None]) -> None:
         """Call once at the end of this round, however often it is said; outside of one at once. It may not raise."""
         if self._depth:
-            self._at_end[call] = None
+            self._end_of_round_calls[call] = None
         else:
             call()
 
-    def post(self, call: Callable[[], None]) -> None:
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
         """As `soon`, from any thread: a `pump` that waits is woken. Nothing after `close`."""
         self._queue.append(call)
         with contextlib.suppress(OSError):  # full: it wakes anyway; closed: nobody waits
-            self._wake.send(b"\0")
+            self._wake_sender.send(b"\0")
 
     def on_close(self, closer: Callable[[], None]) -> None:
-        """Call when the reactor closes."""
+        """Call when the event loop closes."""
         self._closers.append(closer)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
     def _end_round(self) -> None:
-        calls, self._at_end = self._at_end, {}
+        calls, self._end_of_round_calls = self._end_of_round_calls, {}
         for call in calls:
             call()
 
@@ -213,13 +213,13 @@ class EventLoop:
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while self._woken.recv(4096):
+            while self._wake_receiver.recv(4096):
                 pass
 
     def _sweep(self, now_s: float) -> None:
         self._next_sweep_s = now_s + SWEEP_S
-        for watched in list(self._watched.values()):
-            watched.on_sweep(now_s)
+        for handler in list(self._handlers.values()):
+            handler.on_sweep(now_s)
 
     def _run_due(self, now_s: float) -> None:
         """The timers that are due now; one that is set meanwhile waits for the next round."""

@@ -37,9 +37,9 @@ _DIVERGING_TAG, _LEADER_TAG = 0, 1
 _DIVERGING, _LEADER = Struct(">iq"), Struct(">ii")
 
 
-Topic = str | bytes
+TopicKey = str | bytes
 """A name in version 12, an id of 16 bytes in version 13."""
-T = TypeVar("T", bound=Topic)
+T = TypeVar("T", bound=TopicKey)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class PartitionData:
         records: a view of the response; may end in the middle of a batch.
     """
 
-    topic: Topic
+    topic: TopicKey
     partition: int
     error: int
     high_watermark: int
@@ -132,7 +132,7 @@ def encode_fetch(
     return [b"".join(parts)]
 
 
-def _topic(topic: Topic) -> bytes:
+def _topic(topic: TopicKey) -> bytes:
     return topic if isinstance(topic, bytes) else compact_string(topic)
 
 
@@ -154,7 +154,7 @@ def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
     return FetchResponse(throttle_ms, error, session_id, partitions)
 
 
-def _partition(reader: ByteReader, topic: Topic) -> PartitionData:
+def _partition(reader: ByteReader, topic: TopicKey) -> PartitionData:
     """The hot path: lengths of one byte, and absent tags, are handled without a call."""
     partition, error, high_watermark, stable, log_start, length = reader.unpack(_PARTITION)
     aborted = []

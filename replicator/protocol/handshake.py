@@ -1,6 +1,6 @@
 """Making a connection: resolve, connect, TLS, ApiVersions, SASL; with blocking calls, in a thread of its own.
 
-The reactor's thread never waits for any of it. An attempt that nobody wants any more closes what it made.
+The event loop's thread never waits for any of it. An attempt that nobody wants any more closes what it made.
 
 Source: KIP-35, KIP-511 (ApiVersions); clients `SaslClientAuthenticator`.
 """
@@ -64,7 +64,7 @@ class Established:
     lifetime_s: float | None
 
 
-def dial(endpoint: Endpoint, security: Security, client_id: str, deadline: Deadline) -> Established:
+def connect(endpoint: Endpoint, security: Security, client_id: str, deadline: Deadline) -> Established:
     """Blocks until the connection is established.
 
     Raises:
@@ -152,7 +152,7 @@ class _Handshake:
             self._send(schemas.encode_framed(message, version, self._correlation_id, self._client_id))
             frame = self._receive(self._size(self._receive(4)))
             return schemas.decode_framed(message, version, self._correlation_id, frame)
-        except schemas.NotUnderstoodError as error:
+        except schemas.UndecodableResponseError as error:
             raise ConnectError(f"the peer does not speak Kafka's protocol: {error}", "_TRANSPORT") from error
         except OSError as error:
             raise _translated(error, f"{what} got no answer") from error
@@ -210,15 +210,20 @@ def _words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-class Attempt:
-    """One `dial` in a daemon thread. `on_done` is called from `EventLoop.pump`, unless it was abandoned before."""
+class ConnectAttempt:
+    """Runs one `connect` in a daemon thread.
+
+    `on_done` is called from `EventLoop.run_once`, unless the attempt was abandoned before.
+    """
 
     def __init__(
-        self, reactor: EventLoop, endpoint: Endpoint, security: Security, client_id: str,
+        self, loop: EventLoop, endpoint: Endpoint, security: Security, client_id: str,
         on_done: Callable[[Established | ConnectError], None],
     ) -> None:  # fmt: skip
-        self._reactor = reactor
-        self._dial: Callable[[], Established] = lambda: dial(endpoint, security, client_id, Deadline(CONNECT_TIMEOUT_S))
+        self._loop = loop
+        self._connect_blocking: Callable[[], Established] = lambda: connect(
+            endpoint, security, client_id, Deadline(CONNECT_TIMEOUT_S)
+        )
         self._on_done = on_done
         self._lock = threading.Lock()
         self._result: Established | ConnectError | None = None
@@ -234,7 +239,7 @@ class Attempt:
     def _run(self) -> None:
         result: Established | ConnectError
         try:
-            result = self._dial()
+            result = self._connect_blocking()
         except ConnectError as error:
             result = error
         except Exception as error:  # a mistake of ours; the thread's end has to be told all the same
@@ -244,7 +249,7 @@ class Attempt:
             if self._is_abandoned:
                 self._drop()
                 return
-        self._reactor.post(self._deliver)
+        self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         with self._lock:

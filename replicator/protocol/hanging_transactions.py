@@ -43,7 +43,7 @@ _LATER = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HangingSearchResult:
     """What was found.
 
     Args:
@@ -52,9 +52,9 @@ class Found:
         silent: partitions that gave no answer → why.
     """
 
-    begins: dict[TP, int] = field(default_factory=dict)
+    first_offsets: dict[TP, int] = field(default_factory=dict)
     refused: dict[TP, str] = field(default_factory=dict)
-    silent: dict[TP, str] = field(default_factory=dict)
+    unanswered: dict[TP, str] = field(default_factory=dict)
 
 
 class HangingTransactions:
@@ -67,11 +67,11 @@ class HangingTransactions:
 
     def __init__(self, target: Cluster, settings: TransactionSettings) -> None:
         self._target = target
-        self._reactor = EventLoop()
-        self._brokers = Brokers(self._reactor, target, client_id())
-        self._coordinator = TransactionManager(self._reactor, self._brokers, target, settings)
+        self._loop = EventLoop()
+        self._brokers = Brokers(self._loop, target, client_id())
+        self._transaction_manager = TransactionManager(self._loop, self._brokers, target, settings)
 
-    def find(self, tps: Iterable[TP], deadline: Deadline) -> Found:
+    def find(self, tps: Iterable[TP], deadline: Deadline) -> HangingSearchResult:
         """Which of these partitions hold records of the id whose transaction is over and has no end there.
 
         Waits while one is being ended. Finds nothing while one is open, which is somebody else's who fenced us, and
@@ -81,14 +81,14 @@ class HangingTransactions:
             RetriableError: no answer before `deadline`.
             KafkaOpError: refused.
         """
-        found = Found()
+        found = HangingSearchResult()
         if reason_against(self._target.settings) is not None:
             return found
         producer_id = self._producer_id(deadline)
         if producer_id is None:
             return found
         left = set(tps)
-        self._brokers.want({tp.topic for tp in left})
+        self._brokers.track_topics({tp.topic for tp in left})
         waits = backoff_s(0.02, 0.5)
         patience = Deadline(deadline.slice_s(LEADER_PATIENCE_S))
         while left:
@@ -96,19 +96,19 @@ class HangingTransactions:
             for node, led in self._by_leader(left).items():
                 left -= self._ask(node, led, producer_id, found, deadline)
             if left and patience.expired:
-                found.silent.update(dict.fromkeys(left, "it has no leader"))
+                found.unanswered.update(dict.fromkeys(left, "it has no leader"))
                 break
             if left:
                 for topic in {tp.topic for tp in left}:
                     self._brokers.refresh(topic)
-                self._reactor.pause(next(waits), deadline)
+                self._loop.run_for(next(waits), deadline)
         return found
 
     def _producer_id(self, deadline: Deadline) -> int | None:
         """The id's, once nothing of it is being ended; None: something is open, or nobody can tell."""
         waits = backoff_s(0.02, 0.5)
         while True:
-            described = self._coordinator.describe(deadline)
+            described = self._transaction_manager.describe(deadline)
             if described is None:
                 return None
             state, producer_id = described
@@ -116,9 +116,9 @@ class HangingTransactions:
                 return producer_id if state in _OVER else None
             if deadline.expired:
                 raise RetriableError(f"{state} for {deadline.seconds:g} s", op="await the end of a transaction")
-            self._reactor.pause(next(waits), deadline)
+            self._loop.run_for(next(waits), deadline)
 
-    def _out_of_reach(self, tps: Iterable[TP], found: Found) -> set[TP]:
+    def _out_of_reach(self, tps: Iterable[TP], found: HangingSearchResult) -> set[TP]:
         """Those that are not there, or that may not be seen."""
         gone = {tp for tp in tps if self._brokers.lacks(tp.topic, tp.partition)}
         hidden = {tp for tp in tps if self._brokers.topic_error(tp.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED}
@@ -133,7 +133,9 @@ class HangingTransactions:
                 led.setdefault(leader.node, []).append(tp)
         return led
 
-    def _ask(self, node: int, tps: list[TP], producer_id: int, found: Found, deadline: Deadline) -> set[TP]:
+    def _ask(
+        self, node: int, tps: list[TP], producer_id: int, found: HangingSearchResult, deadline: Deadline
+    ) -> set[TP]:
         """Ask one leader; the partitions that are settled."""
         kind = DescribeProducersRequest.TopicRequest
         question = DescribeProducersRequest(
@@ -150,13 +152,13 @@ class HangingTransactions:
                 settled.add(tp)
                 if partition.error_code:
                     is_refused = partition.error_code == KafkaError.TOPIC_AUTHORIZATION_FAILED
-                    failed = found.refused if is_refused else found.silent
+                    failed = found.refused if is_refused else found.unanswered
                     failed[tp] = KafkaError(partition.error_code).name()
-                begins = [
+                first_offsets = [
                     it.current_txn_start_offset for it in partition.active_producers if it.producer_id == producer_id
                 ]
-                if begins and begins[0] >= 0:
-                    found.begins[tp] = begins[0]
+                if first_offsets and first_offsets[0] >= 0:
+                    found.first_offsets[tp] = first_offsets[0]
         return settled
 
     def end(self, tps: Iterable[TP], deadline: Deadline, *, commit: bool) -> None:
@@ -166,19 +168,19 @@ class HangingTransactions:
             RetriableError: not done before `deadline`; it may be tried again.
             KafkaOpError: refused.
         """
-        self._coordinator.initialise(deadline)
+        self._transaction_manager.init_transactions(deadline)
         answers: list[Refusals] = []
-        self._coordinator.add(tps, answers.append)
+        self._transaction_manager.add_partitions(tps, answers.append)
         op = "end a transaction"
-        if not self._reactor.run_until(lambda: bool(answers), deadline):
+        if not self._loop.run_until(lambda: bool(answers), deadline):
             raise RetriableError(f"no answer within {deadline.seconds:g} s", op=op)
         for tp, code in answers[0].items():
             raise self._target.error(KafkaError(code), op=op, tp=tp, topic=tp.topic)
         try:
-            self._coordinator.end(deadline, commit=commit)
+            self._transaction_manager.end(deadline, commit=commit)
         except FatalError as error:  # not known to be done: looked at again
             raise RetriableError(error.message, op=error.op, hint=error.hint, code=error.code) from error
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._reactor.close()
+        self._loop.close()

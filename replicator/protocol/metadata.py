@@ -35,7 +35,7 @@ class Leader:
 
 
 @dataclass(slots=True)
-class Topic:
+class TopicMetadata:
     """What is known of a topic.
 
     Args:
@@ -50,7 +50,7 @@ class Topic:
 
 
 @dataclass(slots=True)
-class Moved:
+class BrokerChanges:
     """What an answer changed.
 
     Args:
@@ -74,13 +74,13 @@ def request(topics: Iterable[str], version: int) -> Any:
     )
 
 
-class View:
+class ClusterMetadata:
     """The newest that is known, by name and number."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, Endpoint] = {}
         self.racks: dict[int, str | None] = {}
-        self.topics: dict[str, Topic] = {}
+        self.topics: dict[str, TopicMetadata] = {}
         self.cluster_id: str | None = None
 
     def is_of_another_cluster(self, answer: Any) -> bool:
@@ -88,7 +88,7 @@ class View:
         known, said = self.cluster_id, answer.cluster_id
         return known is not None and said is not None and known != said
 
-    def take(self, answer: Any) -> Moved:
+    def update(self, answer: Any) -> BrokerChanges:
         """Take over what an answer says. Topics that nobody wants are left out."""
         if self.cluster_id is None:
             self.cluster_id = answer.cluster_id
@@ -99,20 +99,20 @@ class View:
                 _take_topic(topic, said)
         return moved
 
-    def _take_nodes(self, brokers: Iterable[Any]) -> Moved:
+    def _take_nodes(self, brokers: Iterable[Any]) -> BrokerChanges:
         nodes = {it.node_id: Endpoint(it.host, it.port) for it in brokers if it.node_id >= 0 and it.host}
         if not nodes:  # a broker that has just started knows nobody
-            return Moved()
+            return BrokerChanges()
         self.racks = {it.node_id: it.rack for it in brokers}
         old, self.nodes = self.nodes, nodes
         elsewhere = {node for node, endpoint in nodes.items() if node in old and old[node] != endpoint}
-        return Moved(elsewhere, set(old) - set(nodes))
+        return BrokerChanges(elsewhere, set(old) - set(nodes))
 
     def leader(self, topic: str, partition: int) -> Leader | None:
         known = self.topics.get(topic)
         return known.leaders.get(partition) if known else None
 
-    def hint(self, topic: str, partition: int, leader: Leader) -> bool:
+    def update_leader(self, topic: str, partition: int, leader: Leader) -> bool:
         """Take a leader that another answer named.
 
         Returns:
@@ -132,7 +132,7 @@ class View:
         return {name for name, it in self.topics.items() if any(leader.node == node for leader in it.leaders.values())}
 
 
-def _take_topic(topic: Topic, said: Any) -> None:
+def _take_topic(topic: TopicMetadata, said: Any) -> None:
     topic.error = int(said.error_code)
     if topic.error in _NOT_THERE:
         topic.leaders, topic.partitions, topic.topic_id = {}, None, NO_ID

@@ -1,6 +1,6 @@
 """Tokens for SASL/OAUTHBEARER, from an OpenID Connect provider's client credentials grant.
 
-Asked by the threads that make connections, never by the reactor's. The secret goes to the configured address and
+Asked by the threads that make connections, never by the event loop's. The secret goes to the configured address and
 nowhere else: redirects are not followed, and plain HTTP is for 127.0.0.1 alone.
 
 Source: RFC 6749 §4.4, RFC 7628; KIP-768. The client's id and secret are sent as Kafka and librdkafka do: in Basic

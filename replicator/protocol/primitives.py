@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from replicator.errors import ReplicatorError
 
-Part = bytes | bytearray | memoryview
+Buffer = bytes | bytearray | memoryview
 """Bytes to send; a view has one byte per item."""
 UVARINT_BYTES: Final = 5
 """The longest unsigned varint: 32 bits, 7 in each byte."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from replicator.protocol.primitives import ByteReader, Part, compact_string, uvarint
+from replicator.protocol.primitives import Buffer, ByteReader, compact_string, uvarint
 
 API_KEY: Final = 0
 VERSIONS: Final = (9, 10)
@@ -69,15 +69,15 @@ class ProduceResponse:
 
 
 def encode_produce(
-    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Part]]]
-) -> list[Part]:
+    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffer]]]
+) -> list[Buffer]:
     """The body of a request, as buffers to send one after the other; batches are not copied.
 
     Args:
         timeout_ms: how long the broker waits for all replicas.
         topics: for each partition *one* batch; a request must not hold two for the same partition.
     """
-    buffers: list[Part] = []
+    buffers: list[Buffer] = []
     pending = compact_string(transactional_id) + _REQUEST.pack(_ALL_REPLICAS, timeout_ms) + uvarint(len(topics) + 1)
     for topic, partitions in topics.items():
         pending += compact_string(topic) + uvarint(len(partitions) + 1)
@@ -89,7 +89,7 @@ def encode_produce(
     return buffers
 
 
-def answer_bytes(topics: Mapping[str, Sequence[tuple[int, Part]]]) -> int:
+def min_response_bytes(topics: Mapping[str, Sequence[tuple[int, Buffer]]]) -> int:
     """How long the answer to that request is at least: that of one which is taken, with its size and header."""
     return _ANSWER_BYTES + sum(_TOPIC_BYTES + len(it) + len(of) * _PARTITION_BYTES for it, of in topics.items())
 

@@ -20,7 +20,7 @@ GATHERED_BYTES = 4096
 _INT32 = struct.Struct(">i")
 
 
-class NonsenseError(Exception):
+class InvalidResponseError(Exception):
     """What the peer sent is no answer."""
 
 
@@ -32,9 +32,9 @@ class ResponseReader:
         slabs: where memory for large ones comes from.
     """
 
-    def __init__(self, max_bytes: int, slabs: BufferPool) -> None:
+    def __init__(self, max_bytes: int, buffers: BufferPool) -> None:
         self._max_bytes = max_bytes
-        self._slabs = slabs
+        self._buffers = buffers
         self._gathered = memoryview(bytearray(GATHERED_BYTES))
         self._body: memoryview | None = None
         """Of the answer that is too large to be gathered."""
@@ -86,7 +86,7 @@ class ResponseReader:
         while have - at >= _INT32.size:
             (size,) = _INT32.unpack_from(gathered, at)
             if not 4 <= size <= self._max_bytes:
-                raise NonsenseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
+                raise InvalidResponseError(f"an answer of {size} bytes (allowed: 4 to {self._max_bytes})")
             begin, stop = at + 2 * _INT32.size, at + 4 + size
             if begin > have:
                 break
@@ -107,12 +107,12 @@ class ResponseReader:
     def _begin_body(self, correlation_id: int, size: int, first: memoryview) -> None:
         self._correlation_id = correlation_id
         self._size, self._have = size, len(first)
-        self._body = self._slabs.take(size if size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
+        self._body = self._buffers.take(size if size <= ALLOCATED_AT_ONCE_BYTES else FIRST_PIECE_BYTES)
         self._body[: len(first)] = first
 
     def _grow(self, body: memoryview) -> None:
         more = min(len(body), ALLOCATED_AT_ONCE_BYTES, self._size - len(body))
-        self._body = self._slabs.take(len(body) + more)
+        self._body = self._buffers.take(len(body) + more)
         self._body[: len(body)] = body
 
 
@@ -130,7 +130,7 @@ def header_end(body: memoryview) -> int:
         size, at = _uvarint(body, at)
         at += size
     if at > len(body):
-        raise NonsenseError("a header that is longer than its answer")
+        raise InvalidResponseError("a header that is longer than its answer")
     return at
 
 
@@ -138,11 +138,11 @@ def _uvarint(body: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 35:
         if at >= len(body):
-            raise NonsenseError("a header that is longer than its answer")
+            raise InvalidResponseError("a header that is longer than its answer")
         byte = body[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
-    raise NonsenseError("a number of more than 5 bytes")
+    raise InvalidResponseError("a number of more than 5 bytes")

@@ -1,7 +1,8 @@
-"""Small requests and answers through kafka-python's schemas; bulk ones have codecs of their own.
+"""Encodes small requests and decodes their responses with kafka-python's schemas.
 
-The schemas trust what they decode. So every failure of theirs becomes `NotUnderstoodError`, and bytes that they could
-chew on for ever are refused before.
+The schemas trust the bytes that they decode. So each of their failures is raised as `UndecodableResponseError`, and
+bytes on which they would not terminate are refused first. Fetch and Produce
+have codecs of their own (`fetch`, `produce`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Message = Any
 """A request of kafka-python (`kafka.protocol.api_message.ApiMessage`)."""
 
 
-class NotUnderstoodError(Exception):
+class UndecodableResponseError(Exception):
     """The answer does not follow its schema."""
 
 
@@ -73,13 +74,13 @@ def decode_framed(message: Message, version: int, correlation_id: int, frame: by
         NotUnderstoodError: see the module; also when it answers another request.
     """
     if int.from_bytes(frame[:4], "big") != correlation_id:
-        raise NotUnderstoodError("it answers another request")
+        raise UndecodableResponseError("it answers another request")
     return _guarded(message, version, memoryview(frame), has_header=True)
 
 
 def _guarded(message: Message, version: int, data: memoryview, *, has_header: bool) -> Any:
     if len(data) > MAX_BYTES or _ENDLESS_NUMBER.search(data):
-        raise NotUnderstoodError(f"{len(data)} bytes that are no {name(message)} answer")
+        raise UndecodableResponseError(f"{len(data)} bytes that are no {name(message)} answer")
     try:
         kind = ResponseClassRegistry._response_class_registry[message.API_KEY][version]
         if not has_header:
@@ -88,4 +89,4 @@ def _guarded(message: Message, version: int, data: memoryview, *, has_header: bo
         kind.parse_header(stream)
         return kind.decode(stream)
     except Exception as error:
-        raise NotUnderstoodError(f"no {name(message)} answer of version {version}: {error!r}") from error
+        raise UndecodableResponseError(f"no {name(message)} answer of version {version}: {error!r}") from error

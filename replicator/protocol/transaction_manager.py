@@ -23,7 +23,7 @@ from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.protocol.brokers import CONTROL, Brokers
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop, Timer
 from replicator.protocol.schemas import by_topic
 
@@ -69,35 +69,35 @@ class TransactionManager:
         has_stray: a request of this epoch got no answer, and may still arrive.
     """
 
-    def __init__(self, reactor: EventLoop, brokers: Brokers, cluster: Cluster, settings: TransactionSettings) -> None:
+    def __init__(self, loop: EventLoop, brokers: Brokers, cluster: Cluster, settings: TransactionSettings) -> None:
         self.producer_id = -1
         self.epoch = -1
-        self.has_stray = False
-        self._reactor = reactor
+        self.has_unanswered_request = False
+        self._loop = loop
         self._brokers = brokers
         self._cluster = cluster
         self._id = settings.transactional_id
         self._timeout_ms = int(settings.transaction_timeout_s * 1000)
         self._node: int | None = None
 
-    def initialise(self, deadline: Deadline) -> None:
+    def init_transactions(self, deadline: Deadline) -> None:
         """Fence every earlier owner of the id, and end its open transaction.
 
         Raises:
             RetriableError, FatalError: as `replicator.planes.Plane.open`.
         """
-        self._take_id(-1, -1, "initialise transactions", deadline)
+        self._init_producer_id(-1, -1, "initialise transactions", deadline)
 
-    def take_new_epoch(self, deadline: Deadline) -> None:
+    def bump_epoch(self, deadline: Deadline) -> None:
         """A higher epoch, if nobody fenced us; no transaction is open.
 
         Raises:
             FencedError: a newer owner exists.
             KafkaOpError: no answer in time, or refused.
         """
-        self._take_id(self.producer_id, self.epoch, "take a new epoch", deadline)
+        self._init_producer_id(self.producer_id, self.epoch, "take a new epoch", deadline)
 
-    def _take_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
+    def _init_producer_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
         def ask() -> Any:
             return InitProducerIdRequest(
                 transactional_id=self._id, transaction_timeout_ms=self._timeout_ms, producer_id=producer_id,
@@ -106,7 +106,7 @@ class TransactionManager:
 
         answer = self._ask(op, ask, INIT_VERSION, deadline)
         self.producer_id, self.epoch = answer.producer_id, answer.producer_epoch
-        self.has_stray = False
+        self.has_unanswered_request = False
 
     def end(self, deadline: Deadline, *, commit: bool) -> None:
         """Commit or abort the transaction, which holds a partition at least.
@@ -144,7 +144,7 @@ class TransactionManager:
         """
         op = "describe the transaction"
         node = self._find(op, deadline)
-        if not self._reactor.run_until(lambda: self._brokers.connection(node, CONTROL) is not None, deadline):
+        if not self._loop.run_until(lambda: self._brokers.connection(node, CONTROL) is not None, deadline):
             raise self._brokers.error(op)
         question = DescribeTransactionsRequest(transactional_ids=[self._id])
         if self._brokers.version(node, question.API_KEY) is None:
@@ -153,19 +153,19 @@ class TransactionManager:
         def pick(answer: Any) -> Any:
             if not answer.transaction_states:
                 why = f"{self._brokers.address(node)} does not speak Kafka's protocol: a description of nothing"
-                raise self._brokers.error(op, Lost(why))
+                raise self._brokers.error(op, NoResponseError(why))
             return answer.transaction_states[0]
 
         answer = self._ask(op, lambda: question, DESCRIBE_VERSION, deadline, pick)
         return answer.transaction_state, answer.producer_id
 
-    def add(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
+    def add_partitions(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
         """Take partitions of the target into the transaction; asks until there is an answer.
 
         Args:
             on_done: told which of them were refused, and why; not called once a new epoch was taken.
         """
-        _Adding(self, tuple(tps), on_done).ask()
+        _AddPartitions(self, tuple(tps), on_done).ask()
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class TransactionManager:
                 answer = pick(self._brokers.call(node, message, self._version(node, message, version), budget, op))
             except RetriableError as error:
                 self._node = None
-                self.has_stray = True
+                self.has_unanswered_request = True
                 if last is None or not deadline.expired:  # the end of the time says less than what was said before
                     last = error
             else:
@@ -203,7 +203,7 @@ class TransactionManager:
                     raise last
             if deadline.expired:
                 raise RetriableError(last.message, op=last.op, hint=last.hint, code=last.code) from last
-            self._reactor.pause(next(waits), deadline)
+            self._loop.run_for(next(waits), deadline)
 
     def _version(self, node: int, message: Any, version: int) -> int:
         known = self._brokers.version(node, message.API_KEY)
@@ -230,7 +230,7 @@ class TransactionManager:
                 text = "there is no transaction coordinator"
                 raise RetriableError(text, op=f"{op} on {self._cluster.alias}", code="COORDINATOR")
             self._brokers.refresh()
-            self._reactor.pause(next(waits), deadline)
+            self._loop.run_for(next(waits), deadline)
         return self._node
 
     def _error(self, code: int, op: str) -> KafkaOpError:
@@ -238,10 +238,10 @@ class TransactionManager:
 
     # --- for _Adding --------------------------------------------------------------------------------------------------
 
-    def cast_add(self, tps: Sequence[TP], on_done: Callable[[Any], None]) -> None:
-        """Ask once; `on_done` gets the answer, `Lost`, or None while the coordinator is not known."""
+    def send_add_partitions(self, tps: Sequence[TP], on_done: Callable[[Any], None]) -> None:
+        """Ask once; `on_done` gets the answer, `NoResponseError`, or None while the coordinator is not known."""
         if self._node is None:
-            self._cast_find(on_done)
+            self._find_async(on_done)
             return
         kind = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
         message = AddPartitionsToTxnRequest(
@@ -250,46 +250,48 @@ class TransactionManager:
             v3_and_below_producer_epoch=self.epoch,
             v3_and_below_topics=[kind(name=name, partitions=numbers) for name, numbers in by_topic(tps).items()],
         )
-        self._brokers.cast(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
+        self._brokers.send_async(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
 
-    def _cast_find(self, on_done: Callable[[Any], None]) -> None:
+    def _find_async(self, on_done: Callable[[Any], None]) -> None:
         def found(answer: Any) -> None:
-            if not isinstance(answer, Lost) and answer.error_code == 0:
+            if not isinstance(answer, NoResponseError) and answer.error_code == 0:
                 self._node = int(answer.node_id)
-            on_done(answer if isinstance(answer, Lost) else None)
+            on_done(answer if isinstance(answer, NoResponseError) else None)
 
         question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
-        self._brokers.cast(None, question, FIND_COORDINATOR_VERSION, found, timeout_s=REQUEST_TIMEOUT_S)
+        self._brokers.send_async(None, question, FIND_COORDINATOR_VERSION, found, timeout_s=REQUEST_TIMEOUT_S)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        return self._reactor.later(seconds, call)
+        return self._loop.call_later(seconds, call)
 
-    def moved(self) -> None:
+    def forget_coordinator(self) -> None:
         """The coordinator is somewhere else."""
         self._node = None
 
 
-class _Adding:
+class _AddPartitions:
     """One question to add partitions, repeated until it is answered."""
 
-    def __init__(self, coordinator: TransactionManager, tps: Sequence[TP], on_done: Callable[[Refusals], None]) -> None:
-        self._coordinator = coordinator
+    def __init__(
+        self, transaction_manager: TransactionManager, tps: Sequence[TP], on_done: Callable[[Refusals], None]
+    ) -> None:
+        self._transaction_manager = transaction_manager
         self._tps = tps
         self._on_done = on_done
-        self._epoch = coordinator.epoch
+        self._epoch = transaction_manager.epoch
         self._waits = backoff_s(0.002, 0.1)
         self._patience = Deadline(UNKNOWN_TOPIC_PATIENCE_S)
 
     def ask(self) -> None:
-        if self._coordinator.epoch == self._epoch:  # else that transaction is over
-            self._coordinator.cast_add(self._tps, self._answered)
+        if self._transaction_manager.epoch == self._epoch:  # else that transaction is over
+            self._transaction_manager.send_add_partitions(self._tps, self._answered)
 
     def _answered(self, answer: Any) -> None:
-        if self._coordinator.epoch != self._epoch:
+        if self._transaction_manager.epoch != self._epoch:
             return
-        if answer is None or isinstance(answer, Lost):
+        if answer is None or isinstance(answer, NoResponseError):
             if answer is not None:
-                self._coordinator.moved()
+                self._transaction_manager.forget_coordinator()
             self._again()
             return
         codes = {
@@ -299,7 +301,7 @@ class _Adding:
         }
         found = set(codes.values()) - {0, _NOT_TRIED}
         if found & _MOVED:
-            self._coordinator.moved()
+            self._transaction_manager.forget_coordinator()
         is_young = found == {_NO_TOPIC} and not self._patience.expired
         if found & (_MOVED | _BUSY) or is_young:
             self._again()
@@ -308,4 +310,4 @@ class _Adding:
         self._on_done({tp: code for tp, code in refused.items() if code not in (0, _NOT_TRIED)})
 
     def _again(self) -> None:
-        self._coordinator.later(next(self._waits), self.ask)
+        self._transaction_manager.later(next(self._waits), self.ask)

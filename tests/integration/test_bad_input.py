@@ -13,6 +13,7 @@ from replicator.copy.partition_states import PartitionStates
 from replicator.embedded import ClusterSpec, EmbeddedCluster, open_clusters
 from replicator.errors import TP, PartitionError, StopReason
 from replicator.offset_map.sync_format import TargetTopic, encode_control, target_record
+from replicator.offset_map.topic_id import NO_ID
 from tests.support.brokers import OwnClusters
 from tests.support.compare import compare
 from tests.support.eventually import eventually
@@ -142,7 +143,7 @@ def test_a_flow_that_never_told_its_target_topics_tells_them(
     flow = running(make_flow(source, target))
     flow.stop()
     tps = [TP(flow.topic, 0), TP(flow.topic, 1), TP(flow.other, 0)]
-    told = [encode_control(target_record(tp, TargetTopic("any", bytes(16))))[0] for tp in tps]
+    told = [encode_control(target_record(tp, TargetTopic("any", NO_ID)))[0] for tp in tps]
     produce(flow.target, flow.syncs_topic, [NewRecord(None, key) for key in told])
     flow.produce(flow.topic, numbered(FILLED, b"more"))
     seen = len(flow.events)

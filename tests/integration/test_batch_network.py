@@ -33,18 +33,18 @@ PATIENCE_S = 60.0
 
 
 class Client:
-    """Brokers of a cluster, and the reactor that drives them."""
+    """Brokers of a cluster, and the event loop that drives them."""
 
     def __init__(self, servers: str, security: dict[str, Any] | None = None) -> None:
-        self.reactor = EventLoop()
+        self.loop = EventLoop()
         settings = ClusterSettings.model_validate({"bootstrap_servers": servers, "security": security or {}})
-        self.brokers = Brokers(self.reactor, Cluster("east", "source", settings, "group"), client_id())
+        self.brokers = Brokers(self.loop, Cluster("east", "source", settings, "group"), client_id())
 
     def eventually(self, condition: Any) -> Any:
-        """`condition` becomes true while the reactor runs."""
+        """`condition` becomes true while the event loop runs."""
 
         def turn() -> Any:
-            self.reactor.pump(0.05)
+            self.loop.run_once(0.05)
             return condition()
 
         return eventually(turn, PATIENCE_S, every_s=0)
@@ -72,7 +72,7 @@ def clients() -> Iterator[list[Client]]:
     made: list[Client] = []
     yield made
     for client in made:
-        client.reactor.close()
+        client.loop.close()
 
 
 def open_client(clients: list[Client], servers: str, security: dict[str, Any] | None = None) -> Client:
@@ -90,7 +90,7 @@ def test_topics_and_leaders(three: KafkaCluster, unique: UniqueName, clients: li
     topic, missing = create_topic(three.admin_servers, unique("orders"), partitions=3), unique("missing")
     client = open_client(clients, three.bootstrap_servers)
     brokers = client.brokers
-    brokers.want([topic, missing])
+    brokers.track_topics([topic, missing])
     leader = client.eventually(lambda: brokers.leader(topic, 2))
     assert leader.node in brokers.nodes
     assert brokers.partitions(topic) == 3
@@ -110,7 +110,7 @@ def test_leaders_move_when_a_broker_dies(three: KafkaCluster, unique: UniqueName
     topic = create_topic(three.admin_servers, unique("orders"), partitions=6, replication_factor=3)
     client = open_client(clients, three.bootstrap_servers)
     brokers = client.brokers
-    brokers.want([topic])
+    brokers.track_topics([topic])
     client.eventually(lambda: all(brokers.leader(topic, it) for it in range(6)))
     client.eventually(lambda: all(brokers.connection(node) for node in (1, 2, 3)))
     first = brokers.leader(topic, 0)
@@ -263,7 +263,7 @@ def test_login_with_tokens(secured: Clusters, authority: Authority, clients: lis
     deadline = Deadline(7)
     while not deadline.expired:
         assert client.ask(1).error_code in (0, 15)
-        client.reactor.pump(0.05)
+        client.loop.run_once(0.05)
 
 
 def test_no_token(secured: Clusters, authority: Authority, clients: list[Client], token_url: str) -> None:
@@ -282,7 +282,7 @@ def test_a_connection_outlives_its_login(secured: Clusters, authority: Authority
         if connection is not None:
             seen.add(connection)
         assert client.ask(1).error_code in (0, 15)
-        client.reactor.pump(0.05)
+        client.loop.run_once(0.05)
     assert len(seen) >= 3
 
 

@@ -141,9 +141,9 @@ def test_quotas_slow_us_down_and_nothing_else(source: KafkaCluster, target: Kafk
 @contextmanager
 def quota(cluster: KafkaCluster, key: str, value: float) -> Iterator[None]:
     """A quota of every client id, for a while."""
-    reactor = EventLoop()
+    loop = EventLoop()
     brokers = Brokers(
-        reactor, Cluster("west", "target", ClusterSettings(bootstrap_servers=cluster.bootstrap_servers), "g"), "t"
+        loop, Cluster("west", "target", ClusterSettings(bootstrap_servers=cluster.bootstrap_servers), "g"), "t"
     )
 
     def set_to(value: float | None) -> None:
@@ -159,7 +159,7 @@ def quota(cluster: KafkaCluster, key: str, value: float) -> Iterator[None]:
         yield
     finally:
         set_to(None)
-        reactor.close()
+        loop.close()
 
 
 def test_the_coordinator_moves_inside_a_transaction(
@@ -174,11 +174,11 @@ def test_the_coordinator_moves_inside_a_transaction(
         plane = driver.plane
         assert isinstance(plane, BatchesPlane)
         driver.append(driver.fetch_to({tp: RECORDS}))
-        coordinator = plane._coordinator._node
+        coordinator = plane._transaction_manager._node
         assert coordinator is not None
         target.kill_broker(coordinator)
         plane.commit(Deadline(2 * TIMEOUT_S))
-        assert plane._coordinator._node != coordinator
+        assert plane._transaction_manager._node != coordinator
         produce(source.bootstrap_servers, topic, records(RECORDS))
         driver.batches = []
         driver.carry({tp: 2 * RECORDS})

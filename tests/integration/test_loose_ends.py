@@ -51,8 +51,8 @@ class Forgetful:
         self._commit = commit
         self._dies = dies
         self._told: set[TP] = set()
-        self._add, self._end = TransactionManager.add, TransactionManager.end
-        for name, method in (("add", self._patched_add), ("end", self._patched_end)):
+        self._add, self._end = TransactionManager.add_partitions, TransactionManager.end
+        for name, method in (("add_partitions", self._patched_add), ("end", self._patched_end)):
             patch.setattr(
                 TransactionManager, name, lambda it, *args, method=method, **options: method(it, *args, **options)
             )
@@ -94,11 +94,11 @@ def without_end(bench: FlowBench) -> set[TP]:
     wanted = settings(transactional_id(bench.alias, bench.target_alias, 0))
     remote = bench.remote(bench.topic)
     with closing(HangingTransactions(cluster, wanted)) as ends:
-        ends._coordinator.initialise(Deadline(30))
+        ends._transaction_manager.init_transactions(Deadline(30))
         found = ends.find([TP(bench.syncs_topic, 0), TP(remote, 0), TP(remote, 1)], Deadline(30))
-    assert not found.silent
+    assert not found.unanswered
     assert not found.refused
-    return set(found.begins)
+    return set(found.first_offsets)
 
 
 def records(first: int, count: int = 50) -> list[NewRecord]:
@@ -225,7 +225,7 @@ def aborting(flush: Callable[..., Any]) -> Callable[..., Any]:
 
     def flush_and_abort(plane: BatchesPlane, deadline: Deadline) -> None:
         flush(plane, deadline)
-        plane._coordinator.end(deadline, commit=False)
+        plane._transaction_manager.end(deadline, commit=False)
 
     return flush_and_abort
 

@@ -63,7 +63,7 @@ def test_nothing_changes_without_a_yes(run: Run, flow: Flow, cluster: Clients) -
     assert (done.code, done.json()["state"]) == (3, "refused")
     assert {task["state"] for task in done.json()["tasks"]} == {"running"}
     assert "halts tasks 0, 1, 2" in done.stderr
-    assert "add --yes" in done.stderr
+    assert "pass --yes" in done.stderr
     assert halts(flow, cluster) == {}
     assert run("history", "-o", "json").json() == []
 

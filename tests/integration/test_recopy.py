@@ -140,7 +140,7 @@ def test_nothing_is_forgotten_without_a_yes(flow: FlowBench, run: Run) -> None:
     lose(flow)
     done = run("recopy", flow.topic)
     assert done.code == 3
-    assert "add --yes" in done.stderr
+    assert "pass --yes" in done.stderr
     assert flow.position(flow.topic, 0) == FILLED // PARTITIONS
     assert flow.told(flow.topic, 0) is not None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from replicator.deadline import backoff_s
 from replicator.errors import TP, PartitionError
-from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, Topic, encode_fetch
+from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, TopicKey, encode_fetch
 from replicator.protocol.metadata import NO_ID
 from replicator.protocol.record_format.header import RawBatch
 
@@ -38,7 +38,7 @@ class FetchedBatches:
         self.records = sum([it.records for it in raw])
         self.size_bytes = sum([it.size_bytes for it in raw])
 
-    def let_go(self) -> list[RawBatch]:
+    def take_batches(self) -> list[RawBatch]:
         """Hand over the record batches; whoever still holds the pack holds no records any more."""
         raw, self.raw = self.raw, []
         return raw
@@ -49,12 +49,12 @@ class PartitionAnswer:
     """What came of one partition.
 
     Args:
-        next_offset: the position after it; further than `pack`'s end where no record for us follows.
+        next_offset: the position after it; further than `batches`'s end where no record for us follows.
         is_behind: more is on the source already.
     """
 
     tp: TP
-    pack: FetchedBatches | None = None
+    batches: FetchedBatches | None = None
     next_offset: int = -1
     failure: PartitionError | None = None
     is_behind: bool = False
@@ -69,13 +69,15 @@ class Assigned:
         last_epoch: leader epoch of the last batch that was read; -1: none yet.
         end: the high watermark as last seen; -1: never.
         node: the broker of its session; None while it has none.
-        near: a replica nearby to be read instead of the leader, until `near_until_s`; -1: none.
+        follower: a replica in our rack to be read instead of the leader, until `follower_until_s`; -1: none.
         gone_at_s: since when brokers say that there is no such partition; 0: they don't.
         failed: delivers nothing until it is assigned again.
     """
 
-    __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
-                 "not_before_s", "position", "topic_id", "waits")  # fmt: skip
+    __slots__ = (
+        "backoff", "end", "failed", "follower", "follower_until_s", "last_epoch", "leader_epoch", "missing_since_s",
+        "no_earlier_than_s", "node", "position", "topic_id",
+    )  # fmt: skip
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -84,12 +86,12 @@ class Assigned:
         self.leader_epoch = -1
         self.end = -1
         self.node: int | None = None
-        self.near = -1
-        self.near_until_s = 0.0
-        self.not_before_s = 0.0
-        self.gone_at_s = 0.0
+        self.follower = -1
+        self.follower_until_s = 0.0
+        self.no_earlier_than_s = 0.0
+        self.missing_since_s = 0.0
         self.failed = False
-        self.waits = backoff_s(0.05, 1.0)
+        self.backoff = backoff_s(0.05, 1.0)
 
 
 @dataclass(slots=True)
@@ -110,20 +112,20 @@ class Session:
     epoch: int = 0
     by_id: bool = False
     members: set[TP] = field(default_factory=set)
-    asked: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
+    requested: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
     changed: set[TP] = field(default_factory=set)
     forgotten: set[TP] = field(default_factory=set)
-    is_asking: bool = False
-    not_before_s: float = 0.0
-    looked_s: float = 0.0
-    refused_s: float = 0.0
+    is_in_flight: bool = False
+    no_earlier_than_s: float = 0.0
+    leader_checked_s: float = 0.0
+    login_refused_since_s: float = 0.0
 
     def join(self, tp: TP, topic_id: bytes) -> None:
         """Read a partition here from now on."""
         self.members.add(tp)
         self.changed.add(tp)
         self.forgotten.discard(tp)
-        known = self.asked.get(tp)
+        known = self.requested.get(tp)
         if known is not None and known[1] != topic_id:
             self.reset()  # the broker knows the partition of a topic that is gone
 
@@ -131,13 +133,13 @@ class Session:
         """Read it here no more."""
         self.members.discard(tp)
         self.changed.discard(tp)
-        if tp in self.asked:
+        if tp in self.requested:
             self.forgotten.add(tp)
 
     def reset(self) -> None:
         """Begin a new session with the next request."""
         self.id = self.epoch = 0
-        self.asked.clear()
+        self.requested.clear()
         self.forgotten.clear()
         self.changed = set(self.members)
 
@@ -157,15 +159,15 @@ class Session:
         if self.epoch == 0:
             have_ids = all(partitions[tp].topic_id != NO_ID for tp in self.members)
             self.by_id = newest >= BY_ID and have_ids
-        topics: dict[Topic, list[FetchPosition]] = {}
+        topics: dict[TopicKey, list[FetchPosition]] = {}
         for tp in self.changed if self.epoch else self.members:
             it = partitions[tp]
             position = FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
             topics.setdefault(self._name(tp, it.topic_id), []).append(position)
-            self.asked[tp] = it.position, it.topic_id
-        forgotten: dict[Topic, list[int]] = {}
+            self.requested[tp] = it.position, it.topic_id
+        forgotten: dict[TopicKey, list[int]] = {}
         for tp in self.forgotten:
-            _, topic_id = self.asked.pop(tp)
+            _, topic_id = self.requested.pop(tp)
             forgotten.setdefault(self._name(tp, topic_id), []).append(tp.partition)
         self.changed = set()
         self.forgotten = set()
@@ -174,20 +176,20 @@ class Session:
             session_id=self.id, session_epoch=self.epoch, topics=topics, forgotten=forgotten, rack=rack,
         )  # fmt: skip
 
-    def _name(self, tp: TP, topic_id: bytes) -> Topic:
+    def _name(self, tp: TP, topic_id: bytes) -> TopicKey:
         return topic_id if self.by_id else tp.topic
 
-    def answered(self, response: FetchResponse) -> None:
+    def on_response(self, response: FetchResponse) -> None:
         """Go on after an answer without an error. A broker that keeps no session for us says id 0."""
         self.id = response.session_id
         self.epoch = self.epoch % LAST_EPOCH + 1 if response.session_id else 0
 
-    def is_answer(self, tp: TP, partition: Assigned, topic: Topic) -> bool:
+    def is_current_answer(self, tp: TP, partition: Assigned, topic: TopicKey) -> bool:
         """Whether an answer about this topic is about the partition as it is read now; if not, it is asked again."""
-        asked = self.asked.get(tp)
-        if asked is None or (self.by_id and topic != partition.topic_id):
+        requested = self.requested.get(tp)
+        if requested is None or (self.by_id and topic != partition.topic_id):
             return False
-        if asked[0] != partition.position:
+        if requested[0] != partition.position:
             self.changed.add(tp)
             return False
         return True

@@ -84,16 +84,16 @@ def _compiled_errors() -> tuple[type[Exception], ...]:
     return ValueError, _compiled().CorruptError, OverflowError, MemoryError, SystemError
 
 
-def open_batch(data: memoryview) -> list[Record]:
+def decode_batch(data: memoryview) -> list[Record]:
     """The records of one batch of any magic; ascending offsets.
 
     Raises:
         BadBatchError: it can't be decompressed or taken apart, or is not what its header says.
     """
-    return take_apart([expand(data)], 0, NO_LIMIT)
+    return decode_batches([decompressed(data)], 0, NO_LIMIT)
 
 
-def expand(data: memoryview) -> memoryview:
+def decompressed(data: memoryview) -> memoryview:
     """The batch without compression; itself, when it has none, or is of magic 0 or 1.
 
     Raises:
@@ -112,7 +112,7 @@ def expand(data: memoryview) -> memoryview:
     return memoryview(b"".join((header, records, _SLACK)))[: -len(_SLACK)]
 
 
-def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Record]:
+def decode_batches(batches: Sequence[memoryview], first: int, stop: int) -> list[Record]:
     """The records of expanded batches that follow one another; several of magic 2 may lie side by side.
 
     Args:
@@ -123,7 +123,7 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
         BadBatchError: one is not what its header says, or offsets are out of order. Java does not look at those; here
             they would be written into the map.
     """
-    records = _taken_apart(batches)
+    records = _decoded(batches)
     if not records:
         return records
     if None in map(_TIMESTAMP, records):
@@ -134,7 +134,7 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
     return records if offsets[0] >= first else records[bisect_left(offsets, first) :]
 
 
-def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
+def _decoded(batches: Sequence[memoryview]) -> list[Record]:
     compiled = _compiled()
     if set(map(_MAGIC, batches)) == {MAGIC}:
         side_by_side = compiled.Batches(b"".join((*batches, _LESS_SLACK)))
@@ -143,7 +143,7 @@ def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
         except _compiled_errors():
             pass  # which batch it is, and why, is found one by one
     records: list[Record] = []
-    for batch in chain.from_iterable(map(split, batches)):
+    for batch in chain.from_iterable(map(split_batches, batches)):
         before = len(records)
         try:
             if batch[MAGIC_AT] == MAGIC:
@@ -157,7 +157,7 @@ def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
     return records
 
 
-def split(data: memoryview) -> Iterator[memoryview]:
+def split_batches(data: memoryview) -> Iterator[memoryview]:
     """The batches of magic 2 that lie side by side; itself, when it is of magic 0 or 1.
 
     Raises:
@@ -174,7 +174,7 @@ def split(data: memoryview) -> Iterator[memoryview]:
         at = stop
 
 
-def write_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -> list[RawBatch]:
+def encode_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -> list[RawBatch]:
     """New batches that hold `records`.
 
     Args:

@@ -43,7 +43,13 @@ from replicator.protocol.record_format.header import (
     stamp,
 )
 from replicator.protocol.record_format.records import NO_TIMESTAMP
-from replicator.protocol.record_format.reencode import expand, open_batch, split, take_apart, write_batches
+from replicator.protocol.record_format.reencode import (
+    decode_batch,
+    decode_batches,
+    decompressed,
+    encode_batches,
+    split_batches,
+)
 
 __all__ = ["BadBatchError", "RawBatch", "Walked", "stamp", "walk"]
 
@@ -297,7 +303,7 @@ class _Series:
             self._walked.batches.append(RawBatch(first, next_offset, count, (), max_ms, epoch, data))
         else:
             self._walked.opened += 1
-            self._write_anew([entry], [_expanded(entry)], self._max_batch_bytes)
+            self._write_reencoded([entry], [_decompressed(entry)], self._max_batch_bytes)
 
     def _write_merged(self, entries: list[_Entry]) -> None:
         limit = self._merged_bytes
@@ -306,31 +312,33 @@ class _Series:
         self._walked.opened += sum(entry[-1] for entry in entries)
         try:
             for index, entry in enumerate(entries):
-                batch = _expanded(entry) if self._codec else entry[0]
+                batch = _decompressed(entry) if self._codec else entry[0]
                 size += len(batch)
                 if size > limit:
-                    full, expanded = entries[begin:index], batches
+                    full, decompressed_batches = entries[begin:index], batches
                     begin, size, batches = index, len(batch), []
-                    self._write_anew(full, expanded, limit)
+                    self._write_reencoded(full, decompressed_batches, limit)
                 batches.append(batch)
         finally:  # what came before a bad one is delivered
-            self._write_anew(entries[begin : begin + len(batches)], batches, limit)
+            self._write_reencoded(entries[begin : begin + len(batches)], batches, limit)
 
-    def _write_anew(self, entries: list[_Entry], batches: list[memoryview], limit: int) -> None:
+    def _write_reencoded(self, entries: list[_Entry], batches: list[memoryview], limit: int) -> None:
         """Write the records of all these as one batch, if they fit. Args: batches: `entries`, expanded."""
         if not entries:
             return
         position, last = entries[0][1], entries[-1]
         try:
-            records = take_apart(batches, position, last[3])
+            records = decode_batches(batches, position, last[3])
         except BadBatchError as error:
             if len(entries) == last[-1] == 1:
                 raise BadBatchError(str(error), position) from None
             every = chain.from_iterable(map(_one_by_one, entries))
-            for one, batch in zip(every, chain.from_iterable(map(split, batches)), strict=True):  # finds the bad one
-                self._write_anew([one], [batch], limit)
+            for one, batch in zip(
+                every, chain.from_iterable(map(split_batches, batches)), strict=True
+            ):  # finds the bad one
+                self._write_reencoded([one], [batch], limit)
             return
-        for raw in write_batches(records, self._codec, limit):
+        for raw in encode_batches(records, self._codec, limit):
             raw.leader_epoch = last[6]
             self._walked.batches.append(raw)
 
@@ -343,15 +351,15 @@ def _one_by_one(entry: _Entry) -> Iterator[_Entry]:
 def _each(entry: _Entry) -> Iterator[_Entry]:
     """As `_one_by_one`, of plain batches."""
     position = entry[1]
-    for data in split(entry[0]):
+    for data in split_batches(entry[0]):
         first, _, epoch, _, _, _, _, _, max_ms, _, _, _, count = HEADER.unpack_from(data)
         yield data, position, first, first + count, count, max_ms, epoch, True, 1
         position = first + count
 
 
-def _expanded(entry: _Entry) -> memoryview:
+def _decompressed(entry: _Entry) -> memoryview:
     try:
-        return expand(entry[0])
+        return decompressed(entry[0])
     except BadBatchError as error:
         raise BadBatchError(str(error), entry[1]) from None
 
@@ -387,7 +395,7 @@ class _Aborted:
 
 def _is_abort_marker(data: memoryview, position: int) -> bool:
     try:
-        records = open_batch(data)
+        records = decode_batch(data)
     except BadBatchError as error:
         raise BadBatchError(str(error), position) from None
     key = records[0][2] if records else None

@@ -22,11 +22,12 @@ from replicator.names import GroupFilter
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.state import MapsState
 
-ID = bytes(range(16))
+ID, OTHER_ID = TopicId(range(16)), TopicId(range(1, 17))
 ORDERS, REMOTE = TP("orders", 0), TP("east.orders", 0)
-TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2, bytes([6]) * 16)}, (), 1)
+TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2, TopicId([6] * 16))}, (), 1)
 
 
 def syncs(*runs: Run, stopped: str = "", target: TargetTopic | None = None) -> MapsState:
@@ -40,7 +41,7 @@ def syncs(*runs: Run, stopped: str = "", target: TargetTopic | None = None) -> M
     return state
 
 
-def run(seq: int, up: int, down: int, count: int, ordinal: int, topic_id: bytes = ID) -> Run:
+def run(seq: int, up: int, down: int, count: int, ordinal: int, topic_id: TopicId = ID) -> Run:
     return Run(seq, up, down, count, ordinal, up + count, topic_id, ())
 
 
@@ -87,11 +88,11 @@ def test_a_thinned_stretch_gives_its_beginning() -> None:
     "state",
     [
         syncs(),
-        syncs(run(1, 100, 0, 10, 0, bytes(16))),
+        syncs(run(1, 100, 0, 10, 0, OTHER_ID)),
         syncs(*RUNS, stopped="recreated"),
         syncs(*RUNS, stopped="source_log_shorter"),
         syncs(*RUNS, stopped="target_recreated"),
-        syncs(*RUNS, target=TargetTopic("east.orders", bytes([7]) * 16)),
+        syncs(*RUNS, target=TargetTopic("east.orders", TopicId([7] * 16))),
     ],
     ids=[
         "nothing replicated", "another topic of the name", "created again", "source lost records",
@@ -107,7 +108,7 @@ def test_offsets_of_other_records_are_not_translated(state: MapsState) -> None:
 def test_positions_are_those_of_the_source_topic_as_it_is_now() -> None:
     """Nothing for a partition that has none yet, or whose offsets mean other records."""
     assert positions_of(syncs(*RUNS), TOPICS) == {ORDERS: 120}
-    for other in (syncs(), syncs(run(1, 100, 0, 10, 0, bytes(16))), syncs(*RUNS, stopped="recreated")):
+    for other in (syncs(), syncs(run(1, 100, 0, 10, 0, OTHER_ID)), syncs(*RUNS, stopped="recreated")):
         assert positions_of(other, TOPICS) == {}
     assert positions_of(syncs(*RUNS), Snapshot(2, {}, (), 1)) == {}
 

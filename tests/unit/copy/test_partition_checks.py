@@ -19,10 +19,11 @@ from replicator.errors import TP, KafkaOpError, PartitionError, RetriableError, 
 from replicator.kafka.cluster import AdminClient, Cluster, KafkaError, KafkaException
 from replicator.kafka.topics import Catalog, Snapshot, SourceTopic
 from replicator.offset_map.sync_format import PARTITION_STATE, ControlRecord, TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 ORDERS, OTHER = TP("orders", 0), TP("orders", 1)
 AT = dt.datetime(2026, 1, 31, 6, 0, 0, tzinfo=dt.UTC)
-ID, NEW_ID, NO_ID = bytes([1]) * 16, bytes([2]) * 16, bytes(16)
+ID, NEW_ID = TopicId([1] * 16), TopicId([2] * 16)
 
 
 def failure(reason: StopReason = StopReason.TRUNCATED, tp: TP = ORDERS) -> PartitionError:
@@ -249,7 +250,7 @@ def starter() -> PartitionChecks:
     return PartitionChecks(flow, source, target, cast("Catalog", None), (nobody, nobody))
 
 
-def snapshot(topic_id: bytes = ID, partitions: int = 1, target_id: bytes = NO_ID) -> Snapshot:
+def snapshot(topic_id: TopicId = ID, partitions: int = 1, target_id: TopicId = NO_ID) -> Snapshot:
     topic = SourceTopic("orders", topic_id, partitions, 1, "east.orders", partitions, target_id)
     return Snapshot(1, {"orders": topic}, (), 1)
 
@@ -268,7 +269,7 @@ def snapshot(topic_id: bytes = ID, partitions: int = 1, target_id: bytes = NO_ID
     ],
 )
 def test_a_source_that_changed_is_recognised(
-    starter: PartitionChecks, tp: TP, replicated_id: bytes, found: Snapshot, reason: StopReason | None
+    starter: PartitionChecks, tp: TP, replicated_id: TopicId, found: Snapshot, reason: StopReason | None
 ) -> None:
     """A: offsets of a recreated topic mean other records. Brokers without topic ids can't tell."""
     error = starter.changed(tp, replicated_id, None, found)
@@ -280,7 +281,9 @@ def test_a_source_that_changed_is_recognised(
 @pytest.mark.parametrize(
     ("told", "found", "is_other"), [(ID, ID, False), (ID, NEW_ID, True), (NO_ID, NEW_ID, False), (ID, NO_ID, False)]
 )
-def test_a_copy_that_changed_is_recognised(starter: PartitionChecks, told: bytes, found: bytes, is_other: bool) -> None:
+def test_a_copy_that_changed_is_recognised(
+    starter: PartitionChecks, told: TopicId, found: TopicId, is_other: bool
+) -> None:
     """A: also when its log is as long by now. Brokers without topic ids can't tell."""
     error = starter.changed(ORDERS, ID, TargetTopic("east.orders", told), snapshot(target_id=found))
     assert (error is not None) == is_other

@@ -11,10 +11,11 @@ from replicator.copy.positions import Positions, floor_run, target_log_shorter
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, gaps_between
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 TPS = [TP("orders", 0), TP("orders", 1), TP("payments", 0)]
-IDS = {tp: bytes([i]) * 16 for i, tp in enumerate(TPS)}
-TARGETS = {tp: TargetTopic(f"east.{tp.topic}", bytes([i + 100]) * 16) for i, tp in enumerate(TPS)}
+IDS = {tp: TopicId([i] * 16) for i, tp in enumerate(TPS)}
+TARGETS = {tp: TargetTopic(f"east.{tp.topic}", TopicId([i + 100] * 16)) for i, tp in enumerate(TPS)}
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -124,7 +125,7 @@ def test_records_before_the_replicated_end_mean_a_cut_target() -> None:
 
 
 def test_the_error_of_a_cut_target_says_both_ends() -> None:
-    error = target_log_shorter(TPS[0], "east.orders", Run(1, 0, 0, 10, 0, 10, bytes(16), ()), 4)
+    error = target_log_shorter(TPS[0], "east.orders", Run(1, 0, 0, 10, 0, 10, NO_ID, ()), 4)
     assert error.reason is StopReason.TARGET_LOG_SHORTER
     assert "4" in str(error)
     assert "10" in str(error)
@@ -142,7 +143,7 @@ def test_several_runs_of_one_transaction_leave_the_last_as_the_position() -> Non
 
 def test_only_running_partitions_have_positions() -> None:
     """One that stopped keeps its committed run, moves no more, and is not written."""
-    ledger = running(floor_run(5, 0, bytes(16)))
+    ledger = running(floor_run(5, 0, NO_ID))
     assert (ledger.target(TPS[0]), ledger.topic_id(TPS[0])) == (TARGETS[TPS[0]], IDS[TPS[0]])
     ledger.stop(TPS[0])
     ledger.passed(TPS[0], 50)

@@ -27,10 +27,11 @@ from replicator.offset_map.sync_format import (
     target_record,
     task_tp,
 )
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.state import TaskState
 
 ORDERS, PAYMENTS = TP("orders", 0), TP("payments", 3)
-ID = bytes(range(16))
+ID = TopicId(range(16))
 
 
 def run(seq: int, base: int, count: int, *, moves: int = 0) -> Run:

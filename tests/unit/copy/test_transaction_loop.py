@@ -16,10 +16,11 @@ from replicator.deadline import StopToken
 from replicator.errors import TP, AbortTransactionError, PartitionError, RetriableError
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 from replicator.planes import Fetched
 
 ORDERS = TP("orders", 0)
-ID = bytes(range(16))
+ID = TopicId(range(16))
 NEWEST = Run(1, 0, 0, 10, 0, 10, ID, ())
 
 

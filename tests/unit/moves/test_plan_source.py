@@ -27,7 +27,7 @@ from replicator.moves.world import MoveClusters
 from replicator.offset_map.map import Between
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
-from replicator.offset_map.sync_format import NO_ID
+from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.syncs.state import MapsState
 from tests.unit.moves.two_clusters import EAST_WEST, WEST_EAST, topic_id
 
@@ -169,7 +169,7 @@ def test_a_source_that_answers_tells_what_is_at_risk(desk: Desk) -> None:
     ("topic_id", "place"), [(NO_ID, ("exact", 4)), (ID, ("exact", 4)), (topic_id("former"), ("expired", 0))]
 )
 def test_what_was_read_of_a_former_topic_is_not_read_of_this_one(
-    desk: Desk, topic_id: bytes, place: tuple[str, int]
+    desk: Desk, topic_id: TopicId, place: tuple[str, int]
 ) -> None:
     """D: the same offset, of other records; where nobody told the topic, it is taken for the one that there is."""
     desk.checkpoint = replace(desk.checkpoint, topic_id=topic_id)

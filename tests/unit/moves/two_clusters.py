@@ -23,6 +23,7 @@ from replicator.moves.routes import FlowView, Router
 from replicator.moves.world import last_moves
 from replicator.offset_map.map import Ahead, Exact, OffsetMap, refine_on_far, skip_on_near
 from replicator.offset_map.runs import Placement, RunBuilder, gaps_between
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.state import MapsState
 
 EAST_WEST, WEST_EAST = "east->west", "west->east"
@@ -31,8 +32,8 @@ MARKER = -1
 """In place of a record's id: an offset without a record."""
 
 
-def topic_id(name: str) -> bytes:
-    return name.encode().ljust(16, b".")
+def topic_id(name: str) -> TopicId:
+    return TopicId(name.encode().ljust(16, b"."))
 
 
 def a_flow(name: str, topic: str, **settings: Any) -> Flow:

@@ -21,8 +21,9 @@ from replicator.offset_map.map import (
     skip_on_near,
 )
 from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Placement, Run, RunBuilder, gaps_between
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
-TOPIC_ID = bytes(range(16))
+TOPIC_ID, OTHER_ID = TopicId(range(16)), TopicId(range(1, 17))
 
 
 @dataclass
@@ -204,10 +205,25 @@ def test_an_empty_map_knows_nothing() -> None:
 def test_a_recreated_topic_forgets_the_old_offsets() -> None:
     """Offsets of the topic before mean other records: they must not be translated."""
     old = Run(1, 0, 0, 100, 0, 100, TOPIC_ID, ())
-    new = Run(2, 0, 101, 5, 100, 5, bytes(16), ())
+    new = Run(2, 0, 101, 5, 100, 5, OTHER_ID, ())
     offset_map = OffsetMap([old, new])
     assert offset_map.translate(3) == Exact(104)
     assert offset_map.translate(50) == Ahead(5)
+
+
+@pytest.mark.parametrize("ids", [(NO_ID, TOPIC_ID), (TOPIC_ID, NO_ID), (TOPIC_ID, NO_ID, TOPIC_ID)])
+def test_a_topic_whose_id_becomes_known_keeps_its_map(ids: tuple[TopicId, ...]) -> None:
+    """A source that is upgraded from before 2.8, or metadata that comes through a proxy: it is the same topic."""
+    offset_map = OffsetMap(Run(n + 1, 10 * n, 11 * n, 10, 10 * n, 10 * n + 10, it, ()) for n, it in enumerate(ids))
+    assert offset_map.translate(5) == Exact(5)
+    assert offset_map.topic_id == TOPIC_ID
+
+
+def test_a_topic_that_was_recreated_while_ids_were_not_known_is_another_one() -> None:
+    """The last id that is known counts, not that of the newest run."""
+    runs = [Run(n + 1, 0, 11 * n, 10, 10 * n, 10, it, ()) for n, it in enumerate((TOPIC_ID, NO_ID, OTHER_ID))]
+    assert OffsetMap(runs).translate(5) == Exact(27)
+    assert len(OffsetMap(runs)) == 1
 
 
 def test_counting_proves_nothing_when_records_are_missing() -> None:

@@ -44,17 +44,17 @@ class Source:
 
     def __init__(self, world: World) -> None:
         self.answer: Answer = endless
-        self.asked: list[tuple[int, int, str]] = []
+        self.requested: list[tuple[int, int, str]] = []
         """Node, partition and rack, of each request in turn."""
         world.other = self._fetched
 
-    def _fetched(self, peer: Peer, asked: Asked) -> None:
-        assert asked.api_key == API_KEY
-        question = FetchRequest.decode(asked.body, version=asked.version)
+    def _fetched(self, peer: Peer, requested: Asked) -> None:
+        assert requested.api_key == API_KEY
+        question = FetchRequest.decode(requested.body, version=requested.version)
         wanted = [(it.partition, it.fetch_offset) for topic in question.topics for it in topic.partitions]
-        self.asked += [(peer.node, partition, question.rack_id) for partition, _ in wanted]
+        self.requested += [(peer.node, partition, question.rack_id) for partition, _ in wanted]
         said = [self.answer(peer.node, partition, offset, question.rack_id) for partition, offset in wanted]
-        peer.say(asked, encode_response(FetchResponse(0, 0, 0, said)))
+        peer.say(requested, encode_response(FetchResponse(0, 0, 0, said)))
 
 
 class Reader:
@@ -65,7 +65,7 @@ class Reader:
             world.start(node)
         world.topics["t"] = {0: (1, 0), 1: (2, 0)}
         self.brokers: Brokers = world.brokers(1, 2, **security)
-        self.fetcher = Fetcher(world.reactor, self.brokers, cluster("x:1"), 40 << 20, max_batch_bytes=1 << 20)
+        self.fetcher = Fetcher(world.loop, self.brokers, cluster("x:1"), 40 << 20, max_batch_bytes=1 << 20)
         self.fetcher.assign({FIRST: 0, SECOND: 0})
 
     def read(self) -> Iterator[PartitionAnswer]:
@@ -89,18 +89,18 @@ def test_a_broker_that_refuses_us_stops_its_own_partitions_alone(world: World, m
     world.logins[2] = Login("PLAIN", password="another")
     Source(world)
     reader = Reader(world, **LOGIN)
-    arrived: list[PartitionAnswer] = []
+    fetched: list[PartitionAnswer] = []
     for it in reader.read():
-        arrived.append(it)
+        fetched.append(it)
         if it.failure is not None:
             break
-    failure = arrived[-1].failure
+    failure = fetched[-1].failure
     assert failure is not None
     assert (failure.tp, failure.reason) == (SECOND, StopReason.SOURCE_UNAVAILABLE)
     assert str(world.nodes[2]) in str(failure)
     assert "clusters.east.security" in failure.hint
-    assert {it.tp for it in arrived[:-1]} == {FIRST}
-    reader.read_until(lambda it: it.next_offset >= arrived[-2].next_offset + 100)
+    assert {it.tp for it in fetched[:-1]} == {FIRST}
+    reader.read_until(lambda it: it.next_offset >= fetched[-2].next_offset + 100)
 
 
 def test_a_cluster_that_refuses_us_is_told(world: World) -> None:
@@ -125,7 +125,7 @@ def test_a_broker_that_leads_nothing_any_more_is_forgotten(world: World) -> None
         return found(partition, error=6) if (node, partition) == (1, 0) else endless(node, partition, offset, rack)
 
     source.answer = moved
-    reader.read_until(lambda it: it.tp == FIRST and (2, 0, "") in source.asked)
+    reader.read_until(lambda it: it.tp == FIRST and (2, 0, "") in source.requested)
     assert list(reader.fetcher._sessions) == [2]
 
 
@@ -137,7 +137,7 @@ def with_a_replica(node: int, partition: int, offset: int, rack: str) -> Partiti
 def test_a_replica_nearby_that_we_can_not_reach_is_not_asked_again_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NEARBY_S", 0.5)
+    monkeypatch.setattr(module, "FOLLOWER_S", 0.5)
     source = Source(world)
     source.answer = with_a_replica
     reader = Reader(world)
@@ -146,9 +146,9 @@ def test_a_replica_nearby_that_we_can_not_reach_is_not_asked_again_at_once(
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
     reader.read_until(lambda it: it.tp == FIRST)
-    assert {node for node, _, _ in source.asked} == {1}
+    assert {node for node, _, _ in source.requested} == {1}
     world.start(2, port)
-    reader.read_until(lambda _: (2, 0, "here") in source.asked)
+    reader.read_until(lambda _: (2, 0, "here") in source.requested)
 
 
 def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -> None:
@@ -159,6 +159,6 @@ def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -
     reader = Reader(world, **LOGIN)
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
-    world.reactor.later(5 * module.LOOK_EVERY_S, slow.may_answer.set)
+    world.loop.call_later(5 * module.LEADER_CHECK_INTERVAL_S, slow.may_answer.set)
     reader.read_until(lambda it: it.tp == FIRST)
-    assert {rack for _, _, rack in source.asked} == {"here"}
+    assert {rack for _, _, rack in source.requested} == {"here"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from replicator.protocol.record_format.header import HEADER_BYTES
 from replicator.protocol.record_format.records import Record
-from replicator.protocol.record_format.reencode import open_batch
+from replicator.protocol.record_format.reencode import decode_batch
 from replicator.protocol.record_format.walk import FEWEST_MERGED, MERGED_BYTES, BadBatchError, Walked, stamp, walk
 from tests.unit.protocol.record_format.logs import (
     CONTROL,
@@ -275,7 +275,7 @@ def test_tiny_batches_with_header_names_that_are_not_utf8_are_merged() -> None:
     records: list[Record] = [(i, START_MS + i, b"k", b"v", [("\udcff" if i % 3 else "name", b"h")]) for i in range(20)]
     log = [BatchSpec(it[0], [it]).encode() for it in records]
     (raw,) = walk_whole(*log).batches
-    assert open_batch(memoryview(raw.data)) == [(i, *it[1:]) for i, it in enumerate(records)]
+    assert decode_batch(memoryview(raw.data)) == [(i, *it[1:]) for i, it in enumerate(records)]
 
 
 def test_few_or_larger_or_different_batches_are_not_merged() -> None:
