@@ -1,8 +1,8 @@
 """Texts for people are in plain English: a list of words that must not be in them, and what to say instead.
 
-`WORDS` is about every text that an operator reads: errors, prompts, tables, hints, `--help`, README, docs, comments of the
-sample configurations. `IMAGES` is about docstrings and comments, too, in the packages of `PLAIN_PACKAGES`; another package
-is added there once its docstrings are plain.
+`WORDS` is about every text that an operator reads: errors, prompts, tables, hints, `--help`, README, docs, comments of
+the sample configurations. `IMAGES` is about docstrings and comments, too, in the packages of `PLAIN_PACKAGES`; another
+package is added there once its docstrings are plain.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def texts_of(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and any("command" in ast.unparse(it) for it in node.decorator_list):
             yield node.lineno, ast.get_docstring(node) or ""
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            if " " in node.value.strip():
-                yield node.lineno, node.value
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        if is_text and " " in node.value.strip():
+            yield node.lineno, node.value
 
 
 def prose_of(source: str) -> Iterator[tuple[int, str]]:
