@@ -19,7 +19,7 @@ say "the record after the last sync".
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from replicator.offset_map.runs import Gaps, Run, retention_key
@@ -184,24 +184,37 @@ class OffsetMap:
         run = self._runs[at]
         return newest.ordinal_next - run.ordinal_base - min(run.count, downstream_next - run.downstream_base)
 
-    def records_between(self, low: int, high: int) -> int:
-        """How many replicated records lie in ``[low, high)`` on the target; too many rather than too few."""
+    def records_between(self, low: int, high: int, skip: int = 0) -> int:
+        """How many replicated records lie in ``[low, high)`` on the target; too many rather than too few.
+
+        Args:
+            skip: so many from `low` on do not count.
+        """
+        return self._between(_DOWNSTREAM, low, high, skip)
+
+    def records_between_upstream(self, low: int, high: int, skip: int = 0) -> int:
+        """The same for offsets of the source."""
+        return self._between(_UPSTREAM, low, high, skip)
+
+    def _between(self, side: _Side, low: int, high: int, skip: int) -> int:
         if not self._runs or high <= low:
             return 0
-        return max(0, self._ordinals_at(high)[1] - self._ordinals_at(low)[0])
+        return max(0, self._ordinals(side, high)[1] - self._ordinals(side, low)[0] - skip)
 
-    def _ordinals_at(self, downstream_next: int) -> tuple[int, int]:
-        """(at least, at most) how many records were replicated before a place on the target."""
-        at = bisect_right(self._runs, downstream_next, key=_downstream_base) - 1
+    def _ordinals(self, side: _Side, next_offset: int) -> tuple[int, int]:
+        """(at least, at most) how many records were replicated before a position on one side."""
+        at = bisect_right(self._runs, next_offset, key=side.base) - 1
         if at < 0:
             return self._runs[0].ordinal_base, self._runs[0].ordinal_base
         run = self._runs[at]
-        if downstream_next <= run.downstream_next or at + 1 == len(self._runs):
-            ordinal = run.ordinal_base + min(run.count, downstream_next - run.downstream_base)
-            return ordinal, ordinal
-        following = self._runs[at + 1]
-        at_least = following.ordinal_base - (following.downstream_base - downstream_next)
-        at_most = run.ordinal_next + downstream_next - run.downstream_next
+        if next_offset < side.end(run):
+            at_least, at_most = side.records_before(run, next_offset)
+            return run.ordinal_base + at_least, run.ordinal_base + at_most
+        if at + 1 == len(self._runs):
+            return run.ordinal_next, run.ordinal_next
+        following = self._runs[at + 1]  # between them runs may have been thinned out
+        at_least = following.ordinal_base - (side.base(following) - next_offset)
+        at_most = run.ordinal_next + next_offset - side.end(run)
         return max(run.ordinal_next, at_least), min(following.ordinal_base, at_most)
 
     def _inside(self, run: Run, following: Run | None, upstream_next: int) -> Translation:
@@ -244,6 +257,44 @@ def _upstream_base(run: Run) -> int:
 
 def _downstream_base(run: Run) -> int:
     return run.downstream_base
+
+
+def _downstream_next(run: Run) -> int:
+    return run.downstream_next
+
+
+def _upstream_next(run: Run) -> int:
+    return run.upstream_next
+
+
+def _before_downstream(run: Run, downstream_next: int) -> tuple[int, int]:
+    records = downstream_next - run.downstream_base
+    return records, records
+
+
+def _before_upstream(run: Run, upstream_next: int) -> tuple[int, int]:
+    if run.gaps is None:
+        return 0, min(run.count, upstream_next - run.upstream_base)
+    records = min(run.count, records_before(run.gaps, upstream_next - run.upstream_base))
+    return records, records
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a map.
+
+    Args:
+        base, end: of a run.
+        records_before: (at least, at most) how many records of a run lie before an offset inside it.
+    """
+
+    base: Callable[[Run], int]
+    end: Callable[[Run], int]
+    records_before: Callable[[Run, int], tuple[int, int]]
+
+
+_DOWNSTREAM = _Side(_downstream_base, _downstream_next, _before_downstream)
+_UPSTREAM = _Side(_upstream_base, _upstream_next, _before_upstream)
 
 
 def _after(run: Run, following: Run | None, upstream_next: int) -> Translation:

@@ -20,6 +20,9 @@ ADVICE = {
     MoveReason.THINNED: "raise flows.{flow}.refine_max_records to have the records counted, or let the group catch up",
     MoveReason.UNTRANSLATABLE: "`replicator status` shows what happened; `replicator recopy` re-replicates the topic",
     MoveReason.LOG_SHORTER: "`replicator recopy` re-replicates the topic; a failover starts at the end of what is left",
+    MoveReason.DELETED_ON_TARGET: (
+        "let it catch up on the source, if the records are still there; --accept-data-loss moves it to what is left"
+    ),
     MoveReason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits until they have stopped",
     MoveReason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them: the group already runs there",
     MoveReason.MOVED_ALREADY: "`replicator history` shows it; `failback` moves it back, `resync` lets it move again",

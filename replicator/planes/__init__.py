@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -92,6 +92,19 @@ class Fetched:
         self.passed |= later.passed
         self.failed += later.failed
         self.more = later.more
+
+    def without(self, tps: Collection[TP]) -> Fetched:
+        """What it brought of other partitions."""
+        return Fetched(
+            [it for it in self.batches if it.tp not in tps],
+            {tp: offset for tp, offset in self.passed.items() if tp not in tps},
+            [it for it in self.failed if it.tp not in tps],
+            self.more,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.batches or self.passed or self.failed)
 
 
 class Plane(Protocol):

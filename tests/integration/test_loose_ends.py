@@ -56,7 +56,7 @@ class Forgetful:
             patch.setattr(
                 TransactionManager, name, lambda it, *args, method=method, **options: method(it, *args, **options)
             )
-        patch.setattr(TransactionRecovery, "settle", self._wait)
+        patch.setattr(TransactionRecovery, "recover", self._wait)
 
     def _wait(self, *args: Any) -> bool:
         if self.over.is_set() and self._dies:
@@ -211,7 +211,7 @@ def test_a_partition_without_a_leader_starts_when_it_was_asked(
     seen = len(bench.events)
     bench.produce(bench.topic, records(2000))
     bench.start()
-    assert "does not say" in bench.await_stopped(bench.topic, 0, "target_unavailable", after=seen)
+    assert "did not answer" in bench.await_stopped(bench.topic, 0, "target_unavailable", after=seen)
     bench.await_caught_up(bench.topic, without=(0,))
     assert not bench.found("transaction_settled", after=seen)
     has_leader.set()
@@ -237,9 +237,9 @@ def test_an_abort_that_loses_a_marker_is_looked_back_at(
     bench = make_flow(source, careless, flow={"data_plane": "batches"})
     begin(bench)
     first = TP(bench.remote(bench.topic), 0)
-    settle = TransactionRecovery.settle
+    settle = TransactionRecovery.recover
     forgetful = Forgetful(monkeypatch, {first}, commit=False, dies=False)
-    monkeypatch.setattr(TransactionRecovery, "settle", settle)
+    monkeypatch.setattr(TransactionRecovery, "recover", settle)
     flush, end = BatchesPlane.flush, TransactionManager.end
 
     def failing_flush(plane: BatchesPlane, deadline: Deadline) -> Any:

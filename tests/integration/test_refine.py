@@ -15,7 +15,8 @@ from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.moves.count import Refiner, Unrefined
+from replicator.moves.count import Refiner
+from replicator.moves.model import Unrefined
 from replicator.offset_map.map import Between, Exact, OffsetMap
 from replicator.offset_map.runs import Placement, Run, RunBuilder, gaps_between
 from replicator.offset_map.topic_id import NO_ID

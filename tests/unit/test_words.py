@@ -76,8 +76,9 @@ def texts_of(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and any("command" in ast.unparse(it) for it in node.decorator_list):
             yield node.lineno, ast.get_docstring(node) or ""
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
-        if is_text and " " in node.value.strip():
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docstrings:
+            continue
+        if " " in node.value.strip():
             yield node.lineno, node.value
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from replicator.deadline import backoff_s
-from replicator.errors import TP, PartitionError
+from replicator.errors import TP
 from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, TopicKey, encode_fetch
 from replicator.protocol.metadata import NO_ID
 from replicator.protocol.record_format.header import RawBatch
@@ -42,22 +42,6 @@ class FetchedBatches:
         """Hand over the record batches; whoever still holds the pack holds no records any more."""
         raw, self.raw = self.raw, []
         return raw
-
-
-@dataclass(slots=True)
-class PartitionAnswer:
-    """What came of one partition.
-
-    Args:
-        next_offset: the position after it; further than `batches`'s end where no record for us follows.
-        is_behind: more is on the source already.
-    """
-
-    tp: TP
-    batches: FetchedBatches | None = None
-    next_offset: int = -1
-    failure: PartitionError | None = None
-    is_behind: bool = False
 
 
 class Assigned:

@@ -16,13 +16,13 @@ Source: KIP-227, KIP-320, KIP-392; clients `Fetcher`, `FetchSessionHandler`, `Co
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.kafka.cluster import Cluster, KafkaError
-from replicator.planes.batches.fetch_session import Assigned, FetchedBatches, PartitionAnswer, Session
+from replicator.planes import Fetched
+from replicator.planes.batches.fetch_session import Assigned, FetchedBatches, Session
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.connect_errors import ConnectError, unreachable
 from replicator.protocol.connection import NoResponseError, Request
@@ -82,7 +82,7 @@ class Fetcher:
         """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
         self._names: dict[TopicKey, str] = {}
         """Of topics, by id."""
-        self._fetched: deque[PartitionAnswer] = deque()
+        self._fetched = Fetched()
         self._failure: KafkaOpError | None = None
 
     # --- which partitions ---------------------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ class Fetcher:
     def remove(self, tps: Iterable[TP]) -> None:
         """These no more; nothing of them that arrived already comes either."""
         gone = set(tps)
-        self._fetched = deque(it for it in self._fetched if it.tp not in gone)
-        self._fetched_bytes = sum(it.batches.size_bytes for it in self._fetched if it.batches is not None)
+        self._fetched = self._fetched.without(gone)
+        self._fetched_bytes = sum(it.size_bytes for it in self._fetched.batches)
         for tp in gone:
             self._drop(tp)
 
@@ -338,10 +338,16 @@ class Fetcher:
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
             partition.last_epoch = walked.last_epoch
-            batches = FetchedBatches(tp, topic_id, walked.batches) if walked.batches else None
-            self._fetched_bytes += batches.size_bytes if batches is not None else 0
+            end = -1
+            if walked.batches:
+                batches = FetchedBatches(tp, topic_id, walked.batches)
+                end = batches.next_offset
+                self._fetched.batches.append(batches)
+                self._fetched_bytes += batches.size_bytes
             is_behind = walked.next_offset < data.last_stable_offset
-            self._fetched.append(PartitionAnswer(tp, batches, walked.next_offset, is_behind=is_behind))
+            if walked.next_offset > end or not is_behind:
+                self._fetched.passed[tp] = walked.next_offset
+            self._fetched.more |= is_behind
             self._change(tp, partition)
         if walked.bad is not None:
             text = f"{walked.bad} at offset {partition.position}"
@@ -409,7 +415,7 @@ class Fetcher:
         self._leave(tp, partition)
         self._unassigned.discard(tp)
         self._from_follower.discard(tp)
-        self._fetched.append(PartitionAnswer(tp, failure=error))
+        self._fetched.failed.append(error)
 
     # --- what arrived -------------------------------------------------------------------------------------------------
 
@@ -429,19 +435,19 @@ class Fetcher:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        if not self._fetched and self._partitions and self._brokers.login_refusal() is not None:
+        if self._fetched.is_empty and self._partitions and self._brokers.login_refusal() is not None:
             raise self._brokers.error("fetch")  # nothing comes from there by waiting
 
     def _clear(self) -> None:
-        self._fetched.clear()
+        self._fetched = Fetched()
         self._fetched_bytes = 0
 
     def _has_results(self) -> bool:
-        return bool(self._fetched) or self._failure is not None
+        return not self._fetched.is_empty or self._failure is not None
 
-    def take(self) -> list[PartitionAnswer]:
+    def take(self) -> Fetched:
         """All that arrived; the next requests go out."""
-        fetched = list(self._fetched)
+        fetched = self._fetched
         self._clear()
         self.push()
         return fetched

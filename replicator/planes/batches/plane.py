@@ -94,18 +94,7 @@ class BatchesPlane:
     def fetch(self, wait_s: float) -> Fetched:
         self._fetcher.wait(wait_s)
         self._producer.push()
-        fetched = Fetched()
-        for it in self._fetcher.take():
-            if it.failure is not None:
-                fetched.failed.append(it.failure)
-                continue
-            end = it.next_offset
-            if it.batches is not None:
-                fetched.batches.append(it.batches)
-            if it.batches is None or end > it.batches.next_offset or not it.is_behind:
-                fetched.passed[it.tp] = end
-            fetched.more |= it.is_behind
-        return fetched
+        return self._fetcher.take()
 
     def source_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         return self._fetcher.ends(tps)

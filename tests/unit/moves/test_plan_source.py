@@ -20,8 +20,8 @@ from replicator.kafka.cluster import Cluster
 from replicator.moves import clusters as flow_clusters
 from replicator.moves import count, world
 from replicator.moves.clusters import FlowClusters
-from replicator.moves.count import Refiner, Unrefined
-from replicator.moves.model import MoveCommand, MovePlan, Order
+from replicator.moves.count import Refiner
+from replicator.moves.model import MoveCommand, MovePlan, Order, Unrefined
 from replicator.moves.plan import plan_move
 from replicator.moves.world import MoveClusters
 from replicator.offset_map.map import Between
@@ -132,8 +132,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     }.items():  # fmt: skip
         monkeypatch.setattr(flow_clusters, name, fake)
     monkeypatch.setattr(Cluster, "error", cluster_error)
-    monkeypatch.setattr(FlowClusters, "far_ends", lambda *_: {})
-    monkeypatch.setattr(FlowClusters, "log_ends", lambda *_: {})
+    monkeypatch.setattr(FlowClusters, "far_logs", lambda *_: {})
     monkeypatch.setattr(MoveClusters, "_far", lambda self, groups, far: groups)
     monkeypatch.setattr(MoveClusters, "_not_flowing", lambda self: "")
     it = Desk(MoveClusters(clusters, settings().hooks, lambda text: None), source, syncs)
@@ -224,7 +223,7 @@ def test_records_are_counted_on_the_topic_that_was_replicated_alone(
     desk.source.ids, desk.source.end = ids, 210
     (row,) = desk.plan().rows
     assert row.translation == "between"
-    assert desk.world.refine(row).reason.endswith("but no")
+    assert desk.world.refine(row) == Unrefined("no")
     assert desk.counted == [(counts, desk.world.clusters.timeout_s)]
 
 

@@ -9,8 +9,8 @@ from kafka.protocol.consumer.fetch import FetchRequest
 
 from replicator.deadline import Deadline
 from replicator.errors import TP, RetriableError, StopReason
+from replicator.planes import Fetched
 from replicator.planes.batches import fetcher as module
-from replicator.planes.batches.fetch_session import PartitionAnswer
 from replicator.planes.batches.fetcher import Fetcher
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.fetch import API_KEY, FetchResponse, PartitionData
@@ -68,15 +68,19 @@ class Reader:
         self.fetcher = Fetcher(world.loop, self.brokers, cluster("x:1"), 40 << 20, max_batch_bytes=1 << 20)
         self.fetcher.assign({FIRST: 0, SECOND: 0})
 
-    def read(self) -> Iterator[PartitionAnswer]:
+    def read(self) -> Iterator[Fetched]:
         """What arrives; it is waited for, for a while."""
         deadline = Deadline(WAIT_S)
         while not deadline.expired:
             self.fetcher.wait(0.1)
-            yield from self.fetcher.take()
+            yield self.fetcher.take()
 
-    def read_until(self, is_last: Callable[[PartitionAnswer], bool]) -> None:
+    def read_until(self, is_last: Callable[[Fetched], bool]) -> None:
         assert any(is_last(it) for it in self.read())
+
+    def read_first(self, tp: TP) -> None:
+        """Until records of a partition came."""
+        self.read_until(lambda it: any(batch.tp == tp for batch in it.batches))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -89,18 +93,18 @@ def test_a_broker_that_refuses_us_stops_its_own_partitions_alone(world: World, m
     world.logins[2] = Login("PLAIN", password="another")
     Source(world)
     reader = Reader(world, **LOGIN)
-    fetched: list[PartitionAnswer] = []
+    fetched = Fetched()
     for it in reader.read():
-        fetched.append(it)
-        if it.failure is not None:
+        fetched.add(it)
+        if it.failed:
             break
-    failure = fetched[-1].failure
-    assert failure is not None
+    (failure,) = fetched.failed
     assert (failure.tp, failure.reason) == (SECOND, StopReason.SOURCE_UNAVAILABLE)
     assert str(world.nodes[2]) in str(failure)
     assert "clusters.east.security" in failure.hint
-    assert {it.tp for it in fetched[:-1]} == {FIRST}
-    reader.read_until(lambda it: it.next_offset >= fetched[-2].next_offset + 100)
+    assert {it.tp for it in fetched.batches} == {FIRST}
+    wanted = fetched.batches[-1].next_offset + 100
+    reader.read_until(lambda it: any(batch.next_offset >= wanted for batch in it.batches))
 
 
 def test_a_cluster_that_refuses_us_is_told(world: World) -> None:
@@ -118,14 +122,14 @@ def test_a_broker_that_leads_nothing_any_more_is_forgotten(world: World) -> None
     """Its share of the memory goes to the others, and nobody waits for it."""
     source = Source(world)
     reader = Reader(world)
-    reader.read_until(lambda it: it.tp == FIRST)
+    reader.read_first(FIRST)
 
     def moved(node: int, partition: int, offset: int, rack: str) -> PartitionData:
         world.topics["t"][0] = (2, 2)
         return found(partition, error=6) if (node, partition) == (1, 0) else endless(node, partition, offset, rack)
 
     source.answer = moved
-    reader.read_until(lambda it: it.tp == FIRST and (2, 0, "") in source.requested)
+    reader.read_until(lambda it: any(batch.tp == FIRST for batch in it.batches) and (2, 0, "") in source.requested)
     assert list(reader.fetcher._sessions) == [2]
 
 
@@ -145,7 +149,7 @@ def test_a_replica_nearby_that_we_can_not_reach_is_not_asked_again_at_once(
     world.stop(2)
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
-    reader.read_until(lambda it: it.tp == FIRST)
+    reader.read_first(FIRST)
     assert {node for node, _, _ in source.requested} == {1}
     world.start(2, port)
     reader.read_until(lambda _: (2, 0, "here") in source.requested)
@@ -160,5 +164,5 @@ def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
     world.loop.call_later(5 * module.LEADER_CHECK_INTERVAL_S, slow.may_answer.set)
-    reader.read_until(lambda it: it.tp == FIRST)
+    reader.read_first(FIRST)
     assert {rack for _, _, rack in source.requested} == {"here"}
