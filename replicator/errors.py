@@ -2,7 +2,7 @@
 
     ReplicatorError
     ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
-    ├── LostError                   the task belongs to another worker now: abort, commit nothing
+    ├── LostError                   another worker owns the task now: abort, commit nothing
     ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
     └── KafkaOpError                carries op, tp, hint
         ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
@@ -87,7 +87,7 @@ class RefusedError(ReplicatorError):
 
 
 class LostError(ReplicatorError):
-    """The task belongs to another worker now: abort the open transaction, commit nothing more."""
+    """Another worker owns the task now: the open transaction is aborted, nothing more is committed."""
 
 
 class KafkaOpError(ReplicatorError):
@@ -95,7 +95,7 @@ class KafkaOpError(ReplicatorError):
 
     Args:
         message: what the client or the broker said.
-        op: the operation, in words: ``commit transaction``; empty if `message` says it all.
+        op: what was being done, in words: ``commit transaction``; empty if `message` names the cluster and says it all.
         tp: the partition it concerns, if it concerns one.
         hint: what the operator can do about it.
         code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
@@ -127,7 +127,7 @@ class AbortTransactionError(KafkaOpError):
 
 
 class FatalError(KafkaOpError):
-    """The client instance is unusable; begin again from fencing."""
+    """The client instance can't be used any more; start again from fencing."""
 
 
 class FencedError(FatalError):

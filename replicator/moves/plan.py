@@ -235,7 +235,7 @@ def _placed_row(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFac
             )  # fmt: skip
         case Placed(begin, Deleted(place, records)):
             where = f"{route.far} on {facts.far} begins at {begin:,}, after the group's {place:,}"
-            text = f"{where}: up to {counted(records, 'record')} that it has not read were deleted there"
+            text = f"{where}: at most {counted(records, 'unread record')} deleted there"
             return replace(
                 row, far_next=begin, translation="expired", reason=f"{MoveReason.DELETED_ON_TARGET}: {text}",
                 between=None, at_risk_records=records,

@@ -71,7 +71,7 @@ class FlowView:
                 return f"{self.unfinished}; it may hold the last records that the group read"
             case Why.END_NOT_KNOWN:
                 remote = self.flow.naming.remote_topic(tp.topic)
-                return f"{remote} on {self.flow.target} lost records, and its end offset is unknown"
+                return f"{remote} on {self.flow.target} lost records, and its end is not known"
             case Why.NOTHING_REPLICATED | Why.BEGINNING_LOST:
                 return "nothing of this partition was replicated yet"
 

@@ -76,7 +76,7 @@ def texts_of(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and any("command" in ast.unparse(it) for it in node.decorator_list):
             yield node.lineno, ast.get_docstring(node) or ""
-        if not isinstance(node, ast.Constant) or not isinstance(node.value, str) or id(node) in docstrings:
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in docstrings:
             continue
         if " " in node.value.strip():
             yield node.lineno, node.value

@@ -747,10 +747,7 @@ def test_a_log_whose_beginning_holds_only_markers_is_whole() -> None:
 def test_the_row_says_what_is_deleted() -> None:
     row = row_of(MoveCommand.SWITCHOVER, at(104), far_logs=PURGED)
     where = f"{COPY} on west begins at 14, after the group's 4"
-    assert (
-        row.reason
-        == f"{MoveReason.DELETED_ON_TARGET}: {where}: up to 9 records that it has not read were deleted there"
-    )
+    assert row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: at most 9 unread records deleted there"
     assert not is_well(row), "`check` and `groups` show it"
 
 
@@ -798,7 +795,7 @@ def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
     view.syncs.stopped[ORDERS] = {"reason": "target_log_shorter"}
     row = row_of(MoveCommand.SWITCHOVER, at(104), router=a_router(view=view))
     assert (row.far_next, row.is_obstacle) == (None, True)
-    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and its end offset is unknown"
+    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and its end is not known"
     assert row_of(MoveCommand.FAILOVER, at(104), router=a_router(view=view)).state is RowState.SKIPPED
 
 
