@@ -114,7 +114,7 @@ class Task(threading.Thread):
                 self._set_state("fenced" if isinstance(error, FencedError) else "backoff")
                 finishing.wait(next(waits))
             except Exception:
-                self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._log.exception("task_failed_unexpectedly", hint="this is a bug in replicator; please report it")
                 self._metrics.restarted("unexpected")
                 self._set_state("backoff")
                 finishing.wait(next(waits))
