@@ -2,7 +2,7 @@
 
     ReplicatorError
     ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
-    ├── LostError                   the task belongs to another worker now: abort, commit nothing
+    ├── LostError                   another worker owns the task now: abort, commit nothing
     ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
     └── KafkaOpError                carries op, tp, hint
         ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
@@ -62,6 +62,11 @@ class StopReason(enum.StrEnum):
 class ReplicatorError(Exception):
     """Base of every error that this package raises on purpose."""
 
+    @property
+    def for_terminal(self) -> str:
+        """What happened, in one line; what the operator can do about it on a line of its own."""
+        return str(self)
+
 
 class ConfigError(ReplicatorError):
     """A setting is wrong.
@@ -82,7 +87,7 @@ class RefusedError(ReplicatorError):
 
 
 class LostError(ReplicatorError):
-    """The task belongs to another worker now: abort the open transaction, commit nothing more."""
+    """Another worker owns the task now: the open transaction is aborted, nothing more is committed."""
 
 
 class KafkaOpError(ReplicatorError):
@@ -90,7 +95,7 @@ class KafkaOpError(ReplicatorError):
 
     Args:
         message: what the client or the broker said.
-        op: the operation, in words: ``commit transaction``.
+        op: what was being done, in words: ``commit transaction``; empty if `message` names the cluster and says it all.
         tp: the partition it concerns, if it concerns one.
         hint: what the operator can do about it.
         code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
@@ -98,13 +103,19 @@ class KafkaOpError(ReplicatorError):
 
     def __init__(self, message: str, *, op: str, tp: TP | None = None, hint: str = "", code: str = "") -> None:
         where = f" of {tp}" if tp else ""
+        prefix = f"{op}{where}: " if op else ""
         tail = f" ({hint})" if hint else ""
-        super().__init__(f"{op}{where}: {message}{tail}")
+        super().__init__(f"{prefix}{message}{tail}")
+        self._headline = f"{prefix}{message}"
         self.message = message
         self.op = op
         self.tp = tp
         self.hint = hint
         self.code = code
+
+    @property
+    def for_terminal(self) -> str:
+        return f"{self._headline}\nhint: {self.hint}" if self.hint else self._headline
 
 
 class RetriableError(KafkaOpError):
@@ -116,7 +127,7 @@ class AbortTransactionError(KafkaOpError):
 
 
 class FatalError(KafkaOpError):
-    """The client instance is unusable; begin again from fencing."""
+    """The client instance can't be used any more; start again from fencing."""
 
 
 class FencedError(FatalError):

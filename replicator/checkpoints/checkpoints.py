@@ -357,7 +357,7 @@ class Checkpoints:
             return ""
         pulse = encode_pulse(self._pulse_key, began_ms, late)
         if pulse is None:
-            return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
+            return f"{len(late)} groups could not be read; the age of the checkpoints is not published"
         self._pulse_s = time.monotonic()
         self._send([pulse], budget)
         return ""
