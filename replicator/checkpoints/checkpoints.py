@@ -324,7 +324,7 @@ class Checkpoints:
         """How far the logs hold no record, for groups that have read all."""
         if self._ends is None:
             self._ends = OffsetProbe(self._target)
-        ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
+        ends = self._ends.first_at_or_after(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
         if self._ends.problem and self._ends.problem != self._ends_problem:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
         self._ends_problem = self._ends.problem

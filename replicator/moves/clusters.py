@@ -187,7 +187,7 @@ class FlowClusters:
             return {}
         if far.alias not in self._ends:
             self._ends[far.alias] = OffsetProbe(far)
-        ends = self._ends[far.alias].find(starts, self.budget())
+        ends = self._ends[far.alias].first_at_or_after(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:
