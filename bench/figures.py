@@ -20,7 +20,8 @@ class Spread(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        digits = 0 if self.high >= 100 else 1 if self.high >= 10 else 3
+        is_whole = all(value == int(value) for value in self)
+        digits = 0 if is_whole or self.high >= 100 else 1 if self.high >= 10 else 3
         text = f"{self.median:,.{digits}f}"
         return text if self.low == self.high else f"{text} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 

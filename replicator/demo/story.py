@@ -22,7 +22,7 @@ from pathlib import Path
 
 from replicator.config import WorkerSettings
 from replicator.deadline import Deadline
-from replicator.demo.calibration import RATES_PER_S, Calibration
+from replicator.demo.calibration import WARM_UP_PER_S, Calibration
 from replicator.demo.clusters import PARTITIONS, Names, Sides
 from replicator.demo.compare import Comparison, Record, compare
 from replicator.demo.display import Display, Status
@@ -161,7 +161,7 @@ class _Story:
         self._timeline = Timeline(len(flights))
         self._journal = Journal(len(flights))
         names = sides.names
-        self._load = Load(sides.source, names.topic, flights, self._timeline, RATES_PER_S[0])
+        self._load = Load(sides.source, names.topic, flights, self._timeline, WARM_UP_PER_S)
         self._watch = SlowReader(sides.target, names.remote_topic, PARTITIONS, self._timeline)
         self._trip = Trip(sides, self._journal, display, self._turn)
         self._calibration = Calibration(self._load, self._timeline, len(flights), self._turn)

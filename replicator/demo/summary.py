@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -96,11 +96,17 @@ class Account:
     examples: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, times: Sequence[int], unknown: int) -> Account:
-        """From how often each record was processed, by its number."""
+    def of(cls, times: Sequence[int], unknown: int, again: Mapping[int, Sequence[str]]) -> Account:
+        """From how often each record was processed, by its number.
+
+        Args:
+            again: who processed a record that was processed more often than once.
+        """
         never = times.count(0)
         odd = islice(((n, count) for n, count in enumerate(times) if count != 1), EXAMPLES)
-        examples = [f"processed {count} times by the group: n = {n}" for n, count in odd]
+        examples = [
+            f"processed {count} times by the group: n = {n} {', '.join(again.get(n, ()))}".rstrip() for n, count in odd
+        ]
         examples += [f"processed and never produced: {unknown} records"] if unknown else []
         return cls(len(times) - never, sum(times) - (len(times) - never), never, unknown, tuple(examples))
 

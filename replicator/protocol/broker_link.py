@@ -1,8 +1,8 @@
-"""The way to one broker on one channel: its connection, the one that replaces it in time, and pauses between attempts.
+"""Keeps one broker connected on one channel: connects with backoff, and replaces the connection before it expires.
 
-Renewal (KIP-368): a broker closes a connection whose authentication is too old. Long before, a fresh one is made beside
-it, and takes over at a moment when nothing is in flight on the old one, so that requests keep their order. Such a
-moment may not come by itself: near the end the old one is not handed out any more, until it has its last answer.
+Re-authentication (KIP-368): a broker closes a connection whose authentication is too old. Long before that, a second
+connection is made, and takes over at a moment when nothing is in flight on the first, so that requests keep their
+order. When no such moment comes, the first one is not handed out any more near its end, until its last response came.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from replicator.protocol.security import Security
 FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 2.0
 RENEW_FROM = 0.6
-"""Part of the authentication's lifetime after which a fresh connection is made: at 0.6 to 0.7, not all at once."""
+"""Part of the authentication's lifetime after which the second connection is made: 0.6 to 0.7, spread at random."""
 DRAIN_FROM = 0.8
 UNUSABLE_FROM = 0.95
 
 
 class LinkOwner(Protocol):
-    """Whom a link tells. Threading: the event loop's thread, within `EventLoop.run_once`."""
+    """Receives the events of a link. Threading: the event loop's thread, within `EventLoop.run_once`."""
 
     def link_is_up(self, link: BrokerLink) -> None: ...
     def link_is_down(self, link: BrokerLink, why: str, *, was_idle: bool) -> None:
-        """Its connection ended; the requests in flight were told before."""
+        """Its connection ended, after the requests in flight got their errors."""
 
     def link_failed(self, link: BrokerLink, error: ConnectError) -> None:
-        """An attempt did; the next one is made when somebody asks, after the backoff."""
+        """Connecting failed. `ready` or `connect` try again, after the backoff."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """What connections are made with."""
+    """What all links of a cluster connect with."""
 
     loop: EventLoop
     security: Security
@@ -50,7 +50,7 @@ class LinkSettings:
 
 @dataclass(slots=True)
 class _Lifetime:
-    """When to renew, on the monotonic clock."""
+    """When to re-authenticate, on the monotonic clock."""
 
     renew_from_s: float
     drain_from_s: float
@@ -66,10 +66,10 @@ class BrokerLink:
     """See the module.
 
     Args:
-        max_response_bytes: of an answer on this channel.
+        max_response_bytes: the largest response to accept on this channel.
 
     Attributes:
-        versions: what the broker speaks, as it said last; empty before it was reached.
+        versions: API key → lowest and highest version that the broker supports; empty before it was reached.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BrokerLink:
         self._retry: Timer | None = None
         self._failures = 0
         self.next_try_s = 0.0
-        """Not before this moment, on the monotonic clock."""
+        """The next attempt begins no earlier, on the monotonic clock."""
         self.connect_began_s = 0.0
         """When the last attempt began."""
 
@@ -102,7 +102,7 @@ class BrokerLink:
         return self._connection is not None and self._connection.is_ready
 
     def ready(self) -> Connection | None:
-        """A connection to send on now; without one, one is made in the background."""
+        """Return a connection to send on now. Without one, begin to connect in the background."""
         if self._connection is None:
             self.connect()
             return None
@@ -124,7 +124,7 @@ class BrokerLink:
         return current
 
     def _swap(self) -> None:
-        """The fresh connection takes over."""
+        """Replace the connection by the second one."""
         old = self._connection
         self._connection, self._lifetime = self._fresh, self._fresh_lifetime
         self._fresh = self._fresh_lifetime = None
@@ -132,7 +132,7 @@ class BrokerLink:
             old.close("replaced by a fresh one")
 
     def connect(self) -> None:
-        """Begin an attempt, now or when the backoff is over; at most one is under way, or waits to take over."""
+        """Begin to connect, now or when the backoff is over, unless that is under way or done."""
         is_under_way = self._connecting is not None or (self._retry is not None and self._retry.is_pending)
         if is_under_way or self._fresh is not None:
             return
@@ -177,7 +177,7 @@ class BrokerLink:
         if connection.answers:
             self._failures = 0
             self.next_try_s = 0.0
-        else:  # it is taken, and thrown away again: no reason to hurry
+        else:  # the broker accepts connections and closes them again: back off
             self._back_off()
         self._swap()
         self._owner.link_is_down(self, why, was_idle=connection.closed_idle)
@@ -188,14 +188,14 @@ class BrokerLink:
         self.next_try_s = time.monotonic() + wait_s * (0.8 + random.random() * 0.4)
 
     def set_node(self, node: int) -> None:
-        """The broker behind this address has a number now."""
+        """Set the node id of the broker behind this address."""
         self.node = node
         for connection in (self._connection, self._fresh):
             if connection is not None:
                 connection.node = node
 
     def change_endpoint(self, endpoint: Endpoint) -> None:
-        """The broker is somewhere else: what goes to the old address is given up."""
+        """Go on at the broker's new address; close the connections to the old one."""
         self.close(f"the broker moved to {endpoint}")
         self.endpoint = endpoint
         self._failures = 0

@@ -1,8 +1,8 @@
-"""The brokers of one cluster, as one task sees them: connections, leaders, and requests that go to any of them.
+"""Connects to the brokers of one cluster, knows the partitions' leaders, and sends requests to any broker.
 
-Each broker has two channels, TCP connections of their own: *bulk* for what is large or waits at the broker, *control*
-for the small requests that must not stand behind it. A broker is known by its address among the bootstrap servers
-first, under a number below 0, then by what Metadata says of it.
+Each broker has two channels, each a TCP connection: *bulk* for requests that are large or wait at the broker, *control*
+for small requests that must not wait behind those. A bootstrap server has a node id below 0 until Metadata tells which
+broker it is.
 
 Source: KIP-899 (back to the bootstrap servers when no known broker answers); clients `NetworkClient`, `Metadata`.
 """
@@ -34,17 +34,17 @@ from replicator.protocol.security import Security
 BULK = "bulk"
 CONTROL = "control"
 STAGGER_S = 1.0
-"""A broker that has not answered by then is not waited for: the next one is tried beside it."""
+"""A broker that takes longer to connect is not waited for: the next one is tried as well."""
 ERROR_MEMORY_S = 30.0
 SHORTEST_TIMEOUT_S = 2.0
-"""A caller that waits for less leaves the request in flight, instead of ending the connection for all."""
+"""The shortest timeout of a request: a shorter one would close the connection under the requests of others."""
 
 
 class Brokers:
     """See the module. Threading: the event loop's thread.
 
     Args:
-        client_id: what brokers log and count quotas by.
+        client_id: the name for the brokers' logs and quotas.
         on_trouble: called when a connection ended, or could not be made.
     """
 
@@ -60,7 +60,7 @@ class Brokers:
         self._metadata = ClusterMetadata()
         self._refresher = MetadataRefresher(loop, self._metadata, self._ask_metadata, self._on_metadata)
         self._request_queue = RequestQueue(loop, self._connection_for_queue, self.recent_error)
-        self._doubted_s = 0.0
+        self._leadership_checked_s = 0.0
         self._on_disconnect = on_disconnect
         self._errors: dict[Endpoint | None, tuple[float, ConnectError]] = {}
         rack = cluster.settings.client.get("client.rack")
@@ -71,9 +71,9 @@ class Brokers:
     # --- connections --------------------------------------------------------------------------------------------------
 
     def connection(self, node: int, channel: str = BULK) -> Connection | None:
-        """A connection that is ready; without one it is made in the background, as soon as the backoff allows.
+        """Return a connection that is ready. Without one, connect in the background, as soon as the backoff allows.
 
-        Ask before each request: an old connection is replaced between two of them.
+        Call it before each request: an old connection is replaced between two of them.
         """
         link = self._link(node, channel)
         if link is None:
@@ -85,25 +85,25 @@ class Brokers:
         return connection
 
     def _check_leadership(self, link: BrokerLink) -> None:
-        """Whether a broker that does not answer still leads anything: asked every second while it is dialled."""
+        """Request metadata once a second while a broker can't be connected to: it may lead nothing any more."""
         now_s = time.monotonic()
-        if link.is_connecting and now_s - max(link.connect_began_s, self._doubted_s) >= STAGGER_S:
-            self._doubted_s = now_s
+        if link.is_connecting and now_s - max(link.connect_began_s, self._leadership_checked_s) >= STAGGER_S:
+            self._leadership_checked_s = now_s
             self._refresher.refresh(self._metadata.led_by(link.node))
 
     def address(self, node: int) -> str:
-        """For error texts."""
+        """The broker's address, for error texts."""
         return str(self._metadata.nodes.get(node) or f"broker {node}")
 
     def is_unreachable(self, node: int) -> bool:
-        """Whether the last attempt to connect failed, or takes too long."""
+        """Whether the last attempt to connect failed, or takes longer than `STAGGER_S`."""
         link = self._link(node, BULK)
         if link is not None and link.is_connecting:
             return time.monotonic() - link.connect_began_s >= STAGGER_S
         return link is None or link.endpoint in self._errors
 
     def version(self, node: int, api_key: int) -> tuple[int, int] | None:
-        """The lowest and the highest version that the broker speaks; None: not reached yet, or it speaks none."""
+        """The lowest and the highest version that the broker supports; None: none, or it was not reached yet."""
         for channel in (CONTROL, BULK):
             link = self._links.get((node, channel))
             if link is not None and link.versions:
@@ -113,9 +113,9 @@ class Brokers:
     def close(self) -> None:
         """Close every connection; requests in flight get `NoResponseError`."""
         for link in self._links.values():
-            link.close("we are closing")
+            link.close("the replicator closes it")
         self._links.clear()
-        self._request_queue.give_up("we are closing")
+        self._request_queue.give_up("the replicator closes it")
 
     def _link(self, node: int, channel: str) -> BrokerLink | None:
         link = self._links.get((node, channel))
@@ -131,7 +131,7 @@ class Brokers:
         return self._any() if node is None else self.connection(node, CONTROL)
 
     def _any(self) -> Connection | None:
-        """A control connection to any broker; without one, another broker is tried every `STAGGER_S`."""
+        """Return a control connection to any broker. Without one, try another broker every `STAGGER_S`."""
         links = [link for (_, channel), link in self._links.items() if channel == CONTROL]
         ready = [it for it in (link.ready() for link in links if link.is_up) if it is not None]
         if ready:
@@ -144,7 +144,7 @@ class Brokers:
         return None
 
     def _try_another(self, now_s: float) -> None:
-        """Dial the broker that was not tried for longest: known ones first, then the bootstrap servers."""
+        """Connect to the broker that was not tried for longest: known ones first, then the bootstrap servers."""
         nodes = [*self._metadata.nodes, *self._bootstrap]
         random.shuffle(nodes)
         candidates = [link for link in (self._link(node, CONTROL) for node in nodes) if link is not None]
@@ -152,7 +152,7 @@ class Brokers:
         if due:
             min(due, key=lambda it: (it.connect_began_s, it.node < 0)).connect()
 
-    # --- links.Owner --------------------------------------------------------------------------------------------------
+    # --- LinkOwner ----------------------------------------------------------------------------------------------------
 
     def link_is_up(self, link: BrokerLink) -> None:
         self._errors.pop(link.endpoint, None)
@@ -180,24 +180,24 @@ class Brokers:
     def send_async(
         self, node: int | None, message: Any, version: int, on_done: Callable[[Any], None], timeout_s: float = 30.0
     ) -> None:
-        """Send a small request over the control channel, as soon as there is a connection.
+        """Send a small request over the control channel, as soon as there is a connection, and return at once.
 
         Args:
             node: None: any broker.
             message: a request of kafka-python.
-            on_done: gets the decoded answer or `NoResponseError`, once, from `EventLoop.run_once`.
+            on_done: called once from `EventLoop.run_once`, with the decoded response or `NoResponseError`.
             timeout_s: seconds for connecting and answering together.
         """
         self._request_queue.add(node, lambda _: (message, version), on_done, timeout_s)
 
     def call(self, node: int | None, message: Any, version: int, deadline: Deadline, op: str = "") -> Any:
-        """As `cast`, and run the event loop until the answer came.
+        """Send a small request, and run the event loop until its response came.
 
         Args:
-            op: what is being done, for the error; else the request's name.
+            op: the operation, for the error; by default the request's name.
 
         Raises:
-            RetriableError: no answer before the deadline.
+            RetriableError: no response before the deadline.
         """
         answers: list[Any] = []
         self.send_async(node, message, version, answers.append, max(SHORTEST_TIMEOUT_S, deadline.left_s()))
@@ -212,19 +212,19 @@ class Brokers:
     # --- metadata -----------------------------------------------------------------------------------------------------
 
     def track_topics(self, topics: Iterable[str]) -> None:
-        """Know the leaders of these topics too."""
+        """Keep the metadata of these topics up to date, too."""
         self._refresher.track(topics)
 
-    def forget(self, topics: Iterable[str]) -> None:
-        """Ask no more for these."""
-        self._refresher.forget(topics)
+    def untrack_topics(self, topics: Iterable[str]) -> None:
+        """Stop requesting metadata of these topics."""
+        self._refresher.untrack(topics)
 
     def refresh(self, topic: str | None = None) -> None:
-        """Ask for metadata soon, of one topic or of all: at once, then 0.1 to 1 s apart."""
+        """Request metadata soon, of one topic or of all: at once, then 0.1 to 1 s apart."""
         self._refresher.refresh(None if topic is None else [topic])
 
     def leader(self, topic: str, partition: int) -> Leader | None:
-        """The partition's leader; None: unknown now, and being asked for."""
+        """The partition's leader; None: unknown now, and being requested."""
         leader = self._metadata.leader(topic, partition)
         if leader is None or leader.node not in self._metadata.nodes:
             self._refresher.miss(topic)
@@ -241,29 +241,29 @@ class Brokers:
             self._refresher.refresh([topic])
 
     def topic_error(self, topic: str) -> int:
-        """The error code of the last answer; 0: none; -1: there was no answer yet."""
+        """The topic's error code in the last metadata; 0: none; -1: there was no response yet."""
         known = self._metadata.topics.get(topic)
         return metadata.NEVER_ASKED if known is None else known.error
 
     def topic_id(self, topic: str) -> bytes:
-        """16 bytes; zeros: unknown, or the brokers have none."""
+        """The topic's id, 16 bytes; zeros: unknown, or the brokers have none."""
         known = self._metadata.topics.get(topic)
         return metadata.NO_ID if known is None else known.topic_id
 
     def lacks(self, topic: str, partition: int) -> bool:
-        """Whether the last answer says that there is no such topic, or that it has fewer partitions."""
+        """Whether the last metadata has no such topic, or fewer partitions of it."""
         known = self.partitions(topic)
         is_too_small = known is not None and partition >= known
         return is_too_small or self.topic_error(topic) == KafkaError.UNKNOWN_TOPIC_OR_PART
 
     def partitions(self, topic: str) -> int | None:
-        """How many the topic has; None: unknown."""
+        """The topic's number of partitions; None: unknown."""
         known = self._metadata.topics.get(topic)
         return None if known is None else known.partitions
 
     @property
     def nodes(self) -> list[int]:
-        """The brokers that Metadata told of."""
+        """Node ids of the brokers in the last metadata."""
         return list(self._metadata.nodes)
 
     def _ask_metadata(self, make: Callable[[int], Any], on_done: Callable[[Any], None], timeout_s: float) -> None:
@@ -276,17 +276,17 @@ class Brokers:
 
     def _on_metadata(self, answer: Any) -> None:
         if self._metadata.is_of_another_cluster(answer):
-            text = f"the brokers belong to cluster {answer.cluster_id} now, and to {self._metadata.cluster_id} before"
+            text = f"the address now belongs to cluster {answer.cluster_id}, before to {self._metadata.cluster_id}"
             self._errors[None] = (time.monotonic(), ConnectError(text, "_TRANSPORT"))
             self.refresh()
             return
         self._errors.pop(None, None)
-        moved = self._metadata.update(answer)
+        changes = self._metadata.update(answer)
         for (node, _), link in list(self._links.items()):
-            if node in moved.elsewhere:
+            if node in changes.moved:
                 self._errors.pop(link.endpoint, None)
                 link.change_endpoint(self._metadata.nodes[node])
-            elif node in moved.gone:
+            elif node in changes.removed:
                 self._drop(node)
         self._match_bootstrap_links()
         self._request_queue.serve()
@@ -299,7 +299,7 @@ class Brokers:
                 self._errors.pop(link.endpoint, None)
 
     def _match_bootstrap_links(self) -> None:
-        """A connection to a bootstrap server serves the broker that turned out to be behind it."""
+        """Use connections to bootstrap servers for the brokers that metadata says are there."""
         numbers = {endpoint: node for node, endpoint in self._metadata.nodes.items()}
         for known, channel in [it for it in self._links if it[0] < 0]:
             link = self._links[known, channel]
@@ -311,17 +311,17 @@ class Brokers:
     # --- errors -------------------------------------------------------------------------------------------------------
 
     def recent_error(self) -> ConnectError | None:
-        """Why brokers can't be reached, if that was so lately; what explains it best, if there are several."""
+        """The error that explains best why brokers can't be reached; None: there was none in the last 30 s."""
         now_s = time.monotonic()
-        heard = [error for at_s, error in self._errors.values() if now_s - at_s < ERROR_MEMORY_S]
+        recent = [error for at_s, error in self._errors.values() if now_s - at_s < ERROR_MEMORY_S]
         weights = dict(zip(BY_WEIGHT, itertools.count(), strict=False))
-        return min(heard, key=lambda it: weights.get(it.code, len(weights)), default=None)
+        return min(recent, key=lambda it: weights.get(it.code, len(weights)), default=None)
 
     def login_refusal(self, node: int | None = None) -> ConnectError | None:
-        """Why a broker refuses us: our password, its certificate. None: it does not, as far as we know.
+        """Why a broker refuses the login, such as a wrong password or an untrusted certificate; None: it does not.
 
         Args:
-            node: None: the cluster. It does when no broker is connected, none is left to be tried, and one refused.
+            node: None: the cluster, which refuses when every broker was tried, none is connected, and one refused.
         """
         if node is not None:
             _, error = self._errors.get(self._metadata.nodes.get(node), (0.0, None))
@@ -332,10 +332,10 @@ class Brokers:
         return error if error is not None and error.code in REFUSALS else None
 
     def error(self, op: str, cause: NoResponseError | str = "") -> RetriableError:
-        """The error of a request that got no answer, with what the operator can do about it."""
+        """Make the error of a request that got no response, with a hint for the operator."""
         recent = self.recent_error()
         code = recent.code if recent else getattr(cause, "code", "_TRANSPORT")
-        why = str(cause or recent or "it took too long")
+        why = str(cause or recent or "timed out")
         if recent is not None and str(recent) not in why:
             why += f"; {recent}"
         return unreachable(self._cluster, op, why, code)

@@ -1,8 +1,12 @@
-"""One established connection to a broker: requests go out in order, answers come back in order, nothing blocks.
+"""Sends requests over one established connection, and hands out the responses, in order. Nothing blocks.
 
-An answer is received straight into memory of its own, which stays as it is as long as somebody holds a view of it. A
-peer is not trusted: a size, a correlation id or a header that makes no sense ends the connection, and every request in
+A response is received straight into memory of its own (`buffer_pool`), which stays unchanged as long as a view of it is
+held. The peer is not trusted: an impossible size, correlation id or header closes the connection, and every request in
 flight gets `NoResponseError`, in order.
+
+Waking up costs as much as copying 100 KB. So on Linux (SO_RCVLOWAT) a large response wakes the loop only when 512 KiB
+of it, or its rest, are there; and responses to Produce are read together while the broker has more than two requests to
+work on. Responses that are shorter than expected are found by `on_sweep`, within 0.1 s.
 
 Source: KIP-482 for the flexible headers; clients `NetworkClient`, `NetworkReceive`.
 """
@@ -32,25 +36,25 @@ MAX_RESPONSE_BYTES = 1 << 30
 MAX_IOV = 1024
 """Linux: UIO_MAXIOV."""
 JOINED_BYTES = 16 << 10
-"""TLS: smaller parts are joined; one record holds as much."""
+"""TLS: smaller parts are joined; one TLS record holds this much."""
 READ_PER_ROUND_BYTES = 8 << 20
-"""Then the other connections get their turn."""
+"""Read at most so much in one round, then let the other connections read."""
 WAKE_AT_BYTES = 512 << 10
-"""Of a large answer so much is let arrive before it is read: each wake costs as much as copying 100 KB."""
+"""A large response wakes the loop when this much of it has arrived."""
 BUSY_WITH = 2
-"""Requests that keep a broker busy: while it has more, their answers are read several at a time."""
+"""Requests that keep a broker busy: while it has more, several responses are read at a time."""
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: what is not sent yet is thrown away."""
+"""SO_LINGER: closing discards what is not sent yet."""
 API_VERSIONS = 18
-"""Its answers have the oldest header in every version: the reader doesn't know yet what the broker speaks."""
+"""Its responses have header v0 in every version: a client that asks does not know the broker's versions yet."""
 _REQUEST = struct.Struct(">ihhih")
 
 
 class NoResponseError(Exception):
-    """The connection ended, or the answer could not be understood; whether the broker did it, nobody knows.
+    """A request got no response that can be used. The broker may have carried it out all the same.
 
     Args:
-        code: why, as librdkafka names it.
+        code: the reason, by librdkafka's name for it.
     """
 
     def __init__(self, message: str, code: str = "_TRANSPORT") -> None:
@@ -63,12 +67,12 @@ class Request:
     """A request without its header.
 
     Args:
-        body: its bytes, which stay unchanged until the answer came.
+        body: its bytes, which must not change until the response came.
         on_done: called from `EventLoop.run_once` with the response's body, a writable view that no other code holds, or
             with `NoResponseError`.
-        timeout_s: seconds after which the connection is given up, with all that is in flight on it.
+        timeout_s: seconds after which the connection is closed, with all requests that are in flight on it.
         is_flexible: the version has flexible headers: request header v2, response header v1.
-        answer_bytes: the answer has at least so many, its size and header included; 0: not known.
+        answer_bytes: the response has at least so many, its size and header included; 0: unknown.
     """
 
     api_key: int
@@ -93,9 +97,9 @@ class Connection:
     Args:
         sock: connected and, where needed, through its TLS handshake and authenticated; taken over.
         address: ``host:port``, for error texts.
-        on_closed: told once, after the requests in flight were.
-        max_response_bytes: an answer that is said to be larger ends the connection.
-        slabs: memory for large answers.
+        on_closed: called once, with the reason, after the requests in flight got their error.
+        max_response_bytes: a response whose size is said to be larger closes the connection.
+        buffers: memory for large responses.
 
     Threading: the event loop's thread.
     """
@@ -107,9 +111,9 @@ class Connection:
         self.address = address
         self.node = node
         self.answers = 0
-        """How many came so far."""
+        """How many responses came so far."""
         self.closed_idle = False
-        """It ended while nothing was in flight, as brokers do after `connections.max.idle.ms`: no reason to worry."""
+        """It was closed while nothing was in flight, as brokers do after `connections.max.idle.ms`: no error."""
         self._loop = loop
         self._socket = sock
         self._client_id = client_id.encode()
@@ -137,7 +141,7 @@ class Connection:
 
     @property
     def in_flight(self) -> int:
-        """Requests without an answer, those included that are not sent yet."""
+        """Number of requests without a response, including those not sent yet."""
         return len(self._waiting)
 
     def __repr__(self) -> str:
@@ -147,7 +151,7 @@ class Connection:
         return self._socket.fileno()
 
     def send(self, request: Request) -> None:
-        """Send, at the end of the event loop's round, what the socket takes then; the rest follows.
+        """Queue a request, which is sent at the end of the event loop's round.
 
         On a closed connection `on_done` gets `NoResponseError`.
         """
@@ -162,17 +166,17 @@ class Connection:
         self._loop.call_at_end_of_round(self._settle)
 
     def close_after_invalid_response(self, why: str) -> None:
-        """End it, because of an answer that makes no sense: none of its answers is a reason to hurry back."""
+        """Close it because of an invalid response. The next connection waits as if this one had brought no response."""
         self.answers = 0
         self.close(why)
 
     def close(self, why: str, code: str = "_TRANSPORT") -> None:
-        """End it; what is in flight gets `NoResponseError`, in order."""
+        """Close it; requests in flight get `NoResponseError`, in order."""
         if self._is_closed:
             return
         self._is_closed = True
         self._loop.unwatch(self)
-        if self._waiting:  # a request that is asked again elsewhere must not follow (KIP-890)
+        if self._waiting:  # a request that is repeated over another connection must not arrive as well (KIP-890)
             with suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._socket.close()
@@ -198,14 +202,14 @@ class Connection:
     def on_sweep(self, now_s: float) -> None:
         self._buffers.sweep(now_s)
         if self._wakes_at_bytes > 1 and not self._reader.missing_bytes:
-            self._guarded(self._read)  # answers that are shorter than they may be must not wait for others
+            self._guarded(self._read)  # responses that are shorter than expected must not wait for others
         for waiting in self._waiting:
             if waiting.no_later_than_s <= now_s:
                 self.close(f"no answer within {seconds_text(waiting.request.timeout_s)}", "_TIMED_OUT")
                 return
 
     def _settle(self) -> None:
-        """The end of a round: send what was asked for, and say how much of what comes is worth waking up for."""
+        """At the end of a round: send requests, and set how many bytes wake the loop."""
         if not self._is_closed:
             self._guarded(self._send_and_wait)
 
@@ -215,7 +219,7 @@ class Connection:
         self._wake_late()
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Do a step; whatever goes wrong with the socket or the peer ends the connection."""
+        """Read or write; an error of the socket or the peer closes the connection."""
         try:
             step()
             if not self._is_closed:
@@ -229,7 +233,7 @@ class Connection:
         except OSError as error:
             self.close(error.strerror or str(error))
         except MemoryError:
-            self.close("there is no memory for its answer")
+            self.close("out of memory for its response")
 
     def _watch_what_is_needed(self) -> None:
         wants_write = self._read_wants_write or (bool(self._unsent) and not self._write_wants_read)
@@ -239,7 +243,7 @@ class Connection:
             self._loop.change(self, mask)
 
     def _wake_late(self) -> None:
-        """Be woken when a good part of what is awaited is there, or the end; at most what the kernel has room for."""
+        """Set SO_RCVLOWAT: wake when a good part of a response, or all of it, is there."""
         if self._is_tls or sys.platform != "linux":
             return
         wanted = min(self._reader.missing_bytes, WAKE_AT_BYTES) or self._worth_reading_bytes()
@@ -248,7 +252,7 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
 
     def _worth_reading_bytes(self) -> int:
-        """Of small answers: all but the last few, which the broker works at meanwhile."""
+        """Bytes of the small responses that are due, but for the last few, on which the broker works meanwhile."""
         wanted = -self._reader.gathered_bytes
         for waiting in islice(self._waiting, max(0, len(self._waiting) - BUSY_WITH)):
             if not waiting.request.min_response_bytes:
@@ -272,14 +276,14 @@ class Connection:
                 offered, taken = self._write_some()
                 self._drop_written(offered, taken)
                 if taken < offered and not self._is_tls:
-                    return  # the kernel's buffer is full: it says so when there is room
+                    return  # the kernel's buffer is full; the selector reports when there is room
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
             return
         except ssl.SSLWantReadError:
             self._write_wants_read = True
 
     def _write_some(self) -> tuple[int, int]:
-        """Bytes offered, bytes taken. TLS: after a refusal, OpenSSL wants the same bytes again, and gets them."""
+        """Write once; return bytes offered and taken. TLS: OpenSSL must get the same bytes again after a refusal."""
         if self._is_tls:
             return len(self._unsent[0]), self._socket.send(self._unsent[0])
         parts = list(islice(self._unsent, MAX_IOV))
@@ -326,12 +330,12 @@ class Connection:
             self._loop.call_soon(lambda: self.on_ready(selectors.EVENT_READ) if not self._is_closed else None)
 
     def _take(self, correlation_id: int, body: memoryview | None) -> None:
-        """Refuse an answer to anything but the oldest request, before it gets memory; hand over one that is whole."""
+        """Match a response with the oldest request, before it gets memory; hand over a complete one."""
         if not self._waiting:
-            raise InvalidResponseError("an answer that nobody asked for")
+            raise InvalidResponseError("a response to no request")
         oldest = self._waiting[0]
         if correlation_id != oldest.correlation_id:
-            raise InvalidResponseError(f"an answer to request {correlation_id} instead of {oldest.correlation_id}")
+            raise InvalidResponseError(f"a response to request {correlation_id} instead of {oldest.correlation_id}")
         if body is not None:
             result = body if _has_plain_header(oldest.request) else body[header_end(body) :]
             self._waiting.popleft()
@@ -353,7 +357,7 @@ class _ClosedCall:
 
 
 def _joined(parts: Sequence[Buffer]) -> list[memoryview]:
-    """The same bytes with runs of small parts joined; large parts as they are."""
+    """Join series of small parts, and leave large parts as they are."""
     joined: list[memoryview] = []
     small = bytearray()
     for part in parts:
@@ -370,5 +374,5 @@ def _joined(parts: Sequence[Buffer]) -> list[memoryview]:
 
 
 def _has_plain_header(request: Request) -> bool:
-    """Whether the answer's header is v0, without tagged fields."""
+    """Whether the response's header is v0, without tagged fields."""
     return not request.is_flexible or request.api_key == API_VERSIONS

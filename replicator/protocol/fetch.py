@@ -1,6 +1,6 @@
-"""Fetch, version 13, which names topics by their ids (brokers from 3.1 on), and 12, which names them by name (2.7).
+"""Encodes Fetch requests and decodes the responses: version 13 names topics by id (brokers from 3.1), 12 by name (2.7).
 
-By id, a topic that was deleted and created again is another one; by name, it is not.
+A topic that was deleted and created again has another id, and the same name.
 
 A fetch session (KIP-227) lets a request name only the partitions that changed, and a response only those with news:
 epoch 0 asks for a new session and names all partitions, epoch -1 asks for none, 1, 2, 3… continue `session_id`.
@@ -38,7 +38,7 @@ _DIVERGING, _LEADER = Struct(">iq"), Struct(">ii")
 
 
 TopicKey = str | bytes
-"""A name in version 12, an id of 16 bytes in version 13."""
+"""A topic's name in version 12, its id of 16 bytes in version 13."""
 T = TypeVar("T", bound=TopicKey)
 
 
@@ -47,8 +47,8 @@ class FetchPosition:
     """Where to fetch a partition from.
 
     Args:
-        leader_epoch: the leader's, as in the metadata; a broker with another one refuses. -1: unknown, not compared.
-        last_epoch: of the last batch fetched; the broker answers with `PartitionData.diverging` when its log holds
+        leader_epoch: from the metadata; a broker with another one refuses. -1: unknown, not compared. last_epoch:
+        leader epoch of the last batch fetched; the broker answers with `PartitionData.diverging` when its log holds
             something else before `offset`. -1: unknown, not compared.
     """
 
@@ -137,10 +137,10 @@ def _topic(topic: TopicKey) -> bytes:
 
 
 def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
-    """The body of a response, after the response header.
+    """Decode the body of a response, after the response header.
 
     Raises:
-        WireError: it can't be decoded.
+        ProtocolError: it can't be decoded.
     """
     reader = ByteReader(body)
     throttle_ms, error, session_id = reader.unpack(_RESPONSE)
@@ -155,7 +155,7 @@ def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
 
 
 def _partition(reader: ByteReader, topic: TopicKey) -> PartitionData:
-    """The hot path: lengths of one byte, and absent tags, are handled without a call."""
+    """Decode one partition. On the hot path: lengths of one byte and absent tags are handled without a call."""
     partition, error, high_watermark, stable, log_start, length = reader.unpack(_PARTITION)
     aborted = []
     if length > 1:

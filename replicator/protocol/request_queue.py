@@ -19,7 +19,7 @@ from replicator.protocol.event_loop import EventLoop, Timer
 LOOK_AGAIN_S = 0.05
 
 RequestFactory = Callable[[int], tuple[Any, int]]
-"""Node → the request for it (of kafka-python), and its version."""
+"""Makes the request (of kafka-python) for a node, and says its version."""
 
 
 @dataclass(slots=True)
@@ -34,11 +34,11 @@ class _QueuedRequest:
 
 
 class RequestQueue:
-    """What waits for a connection, in order. Threading: the event loop's thread.
+    """Requests that wait for a connection, in order. Threading: the event loop's thread.
 
     Args:
-        connection: one to a broker, or to any for None; None while there is none.
-        recent_error: why there is none.
+        connection: returns a connection to that node, or for None to any; None while there is none.
+        recent_error: says why there is none.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class RequestQueue:
     def add(
         self, node: int | None, make_request: RequestFactory, on_done: Callable[[Any], None], timeout_s: float
     ) -> None:
-        """Send as soon as there is a connection.
+        """Send a request as soon as there is a connection.
 
         Args:
-            on_done: gets the decoded answer or `NoResponseError`, once, from `EventLoop.run_once`.
-            timeout_s: for waiting and the answer together.
+            on_done: called once from `EventLoop.run_once`, with the decoded response or `NoResponseError`.
+            timeout_s: seconds for connecting and answering together.
         """
         queued = _QueuedRequest(node, make_request, on_done, time.monotonic() + timeout_s, timeout_s)
         if not self._try_send(queued, timeout_s):
@@ -68,7 +68,7 @@ class RequestQueue:
             self._retry_later()
 
     def serve(self) -> None:
-        """Send what can be sent now, and give up what waited for too long."""
+        """Send the requests for which there is a connection now, and fail those that waited for too long."""
         now_s = time.monotonic()
         waiting, self._waiting = self._waiting, []
         for queued in waiting:
@@ -80,7 +80,7 @@ class RequestQueue:
             self._retry_later()
 
     def give_up(self, why: str) -> None:
-        """Lose all that waits."""
+        """Fail all requests that wait."""
         for queued in self._waiting:
             self._fail(queued, NoResponseError(why))
         self._waiting.clear()
@@ -111,7 +111,7 @@ class RequestQueue:
 def _request(
     connection: Connection, message: Any, version: int, on_done: Callable[[Any], None], timeout_s: float
 ) -> Request:
-    """With the answer decoded; one that can't be ends the connection: nobody knows what else is wrong."""
+    """Make a request whose response is decoded; one that can't be closes the connection, which is no longer trusted."""
 
     def received(body: memoryview | NoResponseError) -> None:
         if isinstance(body, NoResponseError):

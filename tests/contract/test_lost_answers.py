@@ -15,7 +15,7 @@ from replicator.offset_map.runs import Placement
 from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.fetch import API_KEY as FETCH
 from replicator.protocol.produce import API_KEY as PRODUCE
-from tests.contract.conftest import Lane
+from tests.support.lane import Lane
 from tests.support.planes import assert_placed
 from tests.support.records import NewRecord, create_topic, produce
 

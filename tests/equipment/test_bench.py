@@ -245,7 +245,7 @@ def test_a_table_has_medians_with_their_range() -> None:
     assert figures.table({"kind": "latency", "result": runs}).splitlines() == [
         "| contender | x_ms | y_s | rounds |",
         "| --- | --- | --- | --- |",
-        "| a | 20.0 (10.0 to 30.0) | none | 3 |",
+        "| a | 20 (10 to 30) | none | 3 |",
     ]
 
 

@@ -1,14 +1,14 @@
-"""Fetches the assigned partitions from the brokers that lead them: one request on its way per broker, always.
+"""Fetches the assigned partitions from their leaders or followers, with one Fetch request in flight per broker.
 
-While a transaction is flushed or committed, the next answer arrives. What arrived and was not taken yet is bounded: a
-slow target slows the fetch. Requests are incremental (KIP-227): only partitions whose position moved are named, so that
-a thousand idle partitions cost nothing.
+While a transaction is flushed or committed, the next response arrives. What was fetched and not taken yet is bounded,
+so that a slow target slows the fetch. Requests are incremental (KIP-227): they name only partitions whose position
+moved, so that a thousand idle partitions cost nothing.
 
-A partition belongs to one *session*, that of the broker where it is read: its leader, or the replica nearby that the
-leader names (KIP-392). It has no session while its leader is not known, or after an error that passes.
+A partition belongs to one fetch session, that of the broker where it is read: its leader, or the follower in our rack
+that the leader names (KIP-392). It has no session while its leader is unknown, or after an error that passes.
 
-An answer counts for a partition only if it was asked for at the partition's present position: what was asked for before
-`assign` or `remove` is dropped.
+A response counts for a partition only if it was requested at the partition's present position: what was requested
+before `assign` or `remove` is dropped.
 
 Source: KIP-227, KIP-320, KIP-392; clients `Fetcher`, `FetchSessionHandler`, `CompletedFetch`.
 """
@@ -36,16 +36,16 @@ from replicator.protocol.record_format.walk import walk
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES = 1_048_576
 FETCHED_SHARE = 8
-"""What arrived may take this part of the task's memory, in two answers: one is taken while the next one comes."""
+"""The part of the task's memory for fetched batches, as two responses: one is taken while the next one arrives."""
 MISSING_AFTER_S = 5.0
-"""How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
+"""How long brokers may not know a partition before it stops: they learn of a topic just created only after a while."""
 REFUSED_AFTER_S = 5.0
-"""How long a partition's leader may refuse us, while other brokers do not, before the partition stops."""
+"""How long a leader may refuse the login, while other brokers do not, before its partitions stop."""
 LEADER_CHECK_INTERVAL_S = 0.1
-"""How often partitions of a broker that can't be reached look for another leader."""
+"""How often the leaders of partitions are checked whose broker can't be reached."""
 FOLLOWER_S = 300.0
-"""How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`), and how long it
-is not after it was given up."""
+"""How long a follower is read before the leader is asked again (clients: `metadata.max.age.ms`), and how long none is
+read after one failed."""
 UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID, FETCH_SESSION_TOPIC_ID_ERROR = 100, 103, 106
 _SESSION_ERRORS = frozenset(
     {KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR}
@@ -57,7 +57,7 @@ class Fetcher:
     """See the module. Threading: the plane's thread.
 
     Args:
-        buffer_bytes: of the task, see `FETCHED_SHARE`.
+        buffer_bytes: memory of the task, see `FETCHED_SHARE`.
         max_batch_bytes: larger batches are split.
     """
 
@@ -72,26 +72,28 @@ class Fetcher:
         self._fetched_bytes = 0
         self._partitions: dict[TP, Assigned] = {}
         self._unassigned: set[TP] = set()
-        """Without a session."""
+        """Partitions without a session."""
         self._from_follower: set[TP] = set()
-        """Read from a replica nearby."""
+        """Partitions that are read from a follower."""
         self._follower_banned_until: dict[TP, float] = {}
-        """Whose replica nearby was given up: until when the leader, which would name it again, is not told our rack."""
+        """Partitions whose follower failed → until when Fetch names no rack, so that the leader names no follower."""
         self._sessions: dict[int, Session] = {}
         self._epochs: dict[TP, tuple[int, int]] = {}
-        """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
+        """Position and leader epoch of partitions that left: shows whether a log was truncated and has grown since."""
         self._names: dict[TopicKey, str] = {}
-        """Of topics, by id."""
+        """Topic names by topic id."""
         self._fetched = Fetched()
         self._failure: KafkaOpError | None = None
 
     # --- which partitions ---------------------------------------------------------------------------------------------
 
     def assign(self, positions: Mapping[TP, int]) -> None:
-        """Exactly these, from these positions; what was fetched earlier is dropped."""
+        """Fetch exactly these partitions, from these positions; drop what was fetched earlier."""
         self._clear()
-        for tp in [tp for tp in self._partitions if tp not in positions]:
+        left = [tp for tp in self._partitions if tp not in positions]
+        for tp in left:
             self._drop(tp)
+        self._untrack_topics(left)
         for tp, position in positions.items():
             known = self._partitions.get(tp)
             if known is None or known.failed:
@@ -102,14 +104,24 @@ class Fetcher:
                 self._change(tp, known)
 
     def add(self, positions: Mapping[TP, int]) -> None:
-        """These too."""
-        self.remove(positions)
+        """Fetch these partitions too, from these positions."""
+        self._remove(set(positions))
         for tp, position in positions.items():
             self._assign_one(tp, position)
 
     def remove(self, tps: Iterable[TP]) -> None:
-        """These no more; nothing of them that arrived already comes either."""
+        """Stop fetching these partitions, and drop what was fetched of them."""
         gone = set(tps)
+        self._remove(gone)
+        self._untrack_topics(gone)
+
+    def _untrack_topics(self, gone: Iterable[TP]) -> None:
+        """Stop requesting metadata of topics of which no partition is left."""
+        left = {tp.topic for tp in gone} - {tp.topic for tp in self._partitions}
+        if left:
+            self._brokers.untrack_topics(left)
+
+    def _remove(self, gone: set[TP]) -> None:
         self._fetched = self._fetched.without(gone)
         self._fetched_bytes = sum(it.size_bytes for it in self._fetched.batches)
         for tp in gone:
@@ -135,7 +147,7 @@ class Fetcher:
                 self._epochs[tp] = partition.position, partition.last_epoch
 
     def _leave(self, tp: TP, partition: Assigned) -> None:
-        """Out of its session."""
+        """Take a partition out of its session."""
         session = self._sessions.get(partition.node) if partition.node is not None else None
         partition.node = None
         if session is not None:
@@ -147,14 +159,14 @@ class Fetcher:
             session.changed.add(tp)
 
     def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """The high watermarks as last seen."""
+        """The high watermarks as last seen; partitions without one are left out."""
         found = {tp: self._partitions[tp].end for tp in tps if tp in self._partitions}
         return {tp: end for tp, end in found.items() if end >= 0}
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Send what can be asked now."""
+        """Send a Fetch to each broker that has none in flight."""
         now_s = time.monotonic()
         self._expire_followers(now_s)
         self._join_sessions(now_s)
@@ -165,7 +177,7 @@ class Fetcher:
                 self._send_fetch(node, session)
 
     def _expire_followers(self, now_s: float) -> None:
-        """Back to the leader, from replicas nearby whose time is over; and an end to doing without them."""
+        """Return to the leader after `FOLLOWER_S`, and allow followers again whose ban is over."""
         for tp in [tp for tp, until_s in self._follower_banned_until.items() if until_s <= now_s]:
             del self._follower_banned_until[tp]
         for tp in [tp for tp in self._from_follower if self._partitions[tp].follower_until_s <= now_s]:
@@ -175,7 +187,7 @@ class Fetcher:
             self._leave_session(tp, partition)
 
     def _join_sessions(self, now_s: float) -> None:
-        """Give partitions without a session one."""
+        """Put partitions without a session into that of their leader or follower."""
         for tp in list(self._unassigned):
             partition = self._partitions[tp]
             if partition.failed or partition.no_earlier_than_s > now_s:
@@ -193,7 +205,7 @@ class Fetcher:
             self._unassigned.discard(tp)
 
     def _is_same_topic(self, tp: TP, partition: Assigned) -> bool:
-        """Whether the topic is the one that was read from so far: if not, the partition fails."""
+        """Whether the topic has the id that was read so far; if not, the partition stops."""
         topic_id = self._brokers.topic_id(tp.topic)
         if partition.topic_id in (NO_ID, topic_id) or topic_id == NO_ID:
             partition.topic_id = topic_id if partition.topic_id == NO_ID else partition.topic_id
@@ -204,7 +216,7 @@ class Fetcher:
         return False
 
     def _wait_for_leader(self, tp: TP, partition: Assigned, now_s: float) -> None:
-        """Wait for it; what the cluster says it does not have, for a while, has failed."""
+        """Wait for a leader; stop the partition when the cluster has not known it for `MISSING_AFTER_S`."""
         code = self._brokers.topic_error(tp.topic)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._fail(tp, partition, code)
@@ -238,7 +250,7 @@ class Fetcher:
         connection.send(Request(FETCH, version, body, done, REQUEST_TIMEOUT_S))
 
     def _follow_leaders(self, node: int, session: Session) -> None:
-        """The broker can't be reached: its partitions go where they are led now, if that is elsewhere."""
+        """Move partitions from a broker that can't be reached to their new leaders, if there are any."""
         now_s = time.monotonic()
         if session.leader_checked_s + LEADER_CHECK_INTERVAL_S > now_s:
             return
@@ -258,9 +270,11 @@ class Fetcher:
                 self._stop_login_refused(tp, partition, refusal)
 
     def _stop_login_refused(self, tp: TP, partition: Assigned, refusal: ConnectError) -> None:
-        told = unreachable(self._source, "fetch", str(refusal), refusal.code)
+        cause = unreachable(self._source, "fetch", str(refusal), refusal.code)
         reason = StopReason.SOURCE_UNAVAILABLE
-        error = PartitionError(f"its leader refuses us: {refusal}", op="fetch", tp=tp, reason=reason, hint=told.hint)
+        error = PartitionError(
+            f"its leader refuses the login: {refusal}", op="fetch", tp=tp, reason=reason, hint=cause.hint
+        )
         self._stop(tp, partition, error)
 
     # --- answers ------------------------------------------------------------------------------------------------------
@@ -291,7 +305,7 @@ class Fetcher:
                 self._on_partition_data(tp, partition, data, partition.topic_id if session.by_id else b"")
 
     def _on_connection_lost(self, session: Session) -> None:
-        """The connection is gone: the broker's partitions look for their leaders again."""
+        """The connection was closed: look for the leaders of the broker's partitions again."""
         members = list(session.members)
         session.members.clear()
         session.reset()
@@ -309,7 +323,7 @@ class Fetcher:
             connection.close_after_invalid_response(why)
 
     def _on_request_error(self, code: int, session: Session) -> None:
-        """The broker refuses the whole request."""
+        """The broker refused the whole request."""
         error = self._source.error(KafkaError(code), op="fetch")
         if isinstance(error, FatalError):
             self._failure = error
@@ -351,14 +365,14 @@ class Fetcher:
             self._change(tp, partition)
         if walked.bad is not None:
             text = f"{walked.bad} at offset {partition.position}"
-            hint = "the log of the source is damaged there, or its batch is of a kind that this program does not know"
+            hint = "the source's log is damaged at that offset, or the batch has a format unknown to this version"
             reason = StopReason.BAD_RECORD
             self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
     def _diverged(self, tp: TP, partition: Assigned, diverging: tuple[int, int]) -> None:
-        """KIP-595: the log went on differently since we read it."""
+        """Stop a partition whose log was truncated since it was read, and went on differently (KIP-595)."""
         epoch, end = diverging
-        text = f"the source's log was cut at {end} (leader epoch {epoch}), but it was read up to {partition.position}"
+        text = f"the source's log was truncated to {end} (leader epoch {epoch}), after {partition.position} was read"
         hint = "an unclean election lost records on the source that are on the target; see `replicator recopy`"
         reason = StopReason.SOURCE_LOG_SHORTER
         self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
@@ -370,7 +384,7 @@ class Fetcher:
         self._leave_session(tp, partition)
 
     def _ban_follower(self, tp: TP, partition: Assigned) -> None:
-        """The one nearby, for a while."""
+        """Stop reading from the partition's follower, and from any other, for `FOLLOWER_S`."""
         partition.follower = -1
         self._from_follower.discard(tp)
         self._follower_banned_until[tp] = time.monotonic() + FOLLOWER_S
@@ -380,7 +394,7 @@ class Fetcher:
         code = data.error
         if data.leader is not None:
             self._brokers.update_leader(*tp, *data.leader)
-        if partition.follower >= 0:  # the leader knows better
+        if partition.follower >= 0:  # the leader says more
             self._ban_follower(tp, partition)
         elif code in _UNKNOWN:
             partition.missing_since_s = partition.missing_since_s or now_s
@@ -406,24 +420,24 @@ class Fetcher:
 
     def _fail(self, tp: TP, partition: Assigned, code: int) -> None:
         error = self._source.error(KafkaError(code), op="fetch", tp=tp, topic=tp.topic)
-        assert isinstance(error, PartitionError), f"{code} is a matter of one partition"
+        assert isinstance(error, PartitionError), f"{code} concerns one partition"
         self._stop(tp, partition, error)
 
     def _stop(self, tp: TP, partition: Assigned, error: PartitionError) -> None:
-        """It delivers nothing more until it is assigned again."""
+        """Stop a partition: nothing more is fetched of it until it is assigned again."""
         partition.failed = True
         self._leave(tp, partition)
         self._unassigned.discard(tp)
         self._from_follower.discard(tp)
         self._fetched.failed.append(error)
 
-    # --- what arrived -------------------------------------------------------------------------------------------------
+    # --- what was fetched ---------------------------------------------------------------------------------------------
 
     def wait(self, wait_s: float) -> None:
-        """Until something arrived, at most so long.
+        """Wait until something was fetched, at most so long.
 
         Raises:
-            KafkaOpError: fetching can't go on as a whole.
+            KafkaOpError: no partition can be fetched.
         """
         deadline = Deadline(wait_s)
         self.push()
@@ -436,7 +450,7 @@ class Fetcher:
             failure, self._failure = self._failure, None
             raise failure
         if self._fetched.is_empty and self._partitions and self._brokers.login_refusal() is not None:
-            raise self._brokers.error("fetch")  # nothing comes from there by waiting
+            raise self._brokers.error("fetch")  # waiting longer does not help
 
     def _clear(self) -> None:
         self._fetched = Fetched()
@@ -446,7 +460,7 @@ class Fetcher:
         return not self._fetched.is_empty or self._failure is not None
 
     def take(self) -> Fetched:
-        """All that arrived; the next requests go out."""
+        """Return all that was fetched, and send the next requests."""
         fetched = self._fetched
         self._clear()
         self.push()

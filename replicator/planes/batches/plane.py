@@ -1,7 +1,7 @@
-"""The `batches` plane: record batches of the source pass through unopened, in transactions of our own.
+"""The `batches` plane: record batches of the source pass through unopened, in transactions of the replicator.
 
-    fetcher ──packs──> plane ──batches──> producer ──places──> plane
-       └──────────── event loop: every connection, one thread ───────┘
+    fetcher ──fetched batches──> plane ──batches──> producer ──placements──> plane
+       └──────────────── event loop: every connection, one thread ───────────────┘
 
 See `replicator.planes.Plane` for the contract, and the package for what passes unopened and what does not.
 """
@@ -27,16 +27,16 @@ from replicator.protocol.record_format.records import build_batch
 from replicator.protocol.transaction_manager import TransactionManager
 
 PUSH_BYTES = 262_144
-"""Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
+"""Batches are sent before `flush` once so much waits; less is sent together, after one AddPartitionsToTxn."""
 UNPLACED_SHARE = 16
-"""What was appended and is not acknowledged may take this part of the task's memory: as much as one large answer."""
+"""The part of the task's memory for batches that are not acknowledged yet: as much as one large response."""
 OWN_BATCH_BYTES = 524_288
 WRITE_TIMEOUT_S = 30.0
 _UPSTREAM_BASE = attrgetter("upstream_base")
 
 
 class _PlacementRecorder:
-    """Notes where the batches of one partition landed."""
+    """Records the offsets on the target at which the batches of one partition were appended."""
 
     __slots__ = ("_placements",)
 
@@ -54,7 +54,7 @@ class BatchesPlane:
 
     Args:
         source, target: the clusters.
-        settings: the task's share of them.
+        settings: of the task.
     """
 
     def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
@@ -118,13 +118,13 @@ class BatchesPlane:
         self._producer.push()
         self._loop.run_once(0)
         if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= self._unplaced_limit_bytes, deadline):
-            raise self._timed_out(f"the target took nothing for {deadline.seconds:g} s", "append")
+            raise self._timed_out(f"the target acknowledged nothing for {deadline.seconds:g} s", "append")
         self._producer.check()
 
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
         self._await_acknowledgements(deadline)
         placements, self._placements = self._placements, {}
-        for places in placements.values():  # a batch whose answer was lost is placed after those behind it
+        for places in placements.values():  # a batch whose response was lost is placed after those behind it
             places.sort(key=_UPSTREAM_BASE)
         return placements
 
@@ -143,14 +143,16 @@ class BatchesPlane:
             deadline = Deadline(WRITE_TIMEOUT_S)
             limit = self._unplaced_limit_bytes
             if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= limit, deadline):
-                raise self._timed_out(f"the target took nothing for {deadline.seconds:g} s", f"write to {topic}")
+                raise self._timed_out(
+                    f"the target acknowledged nothing for {deadline.seconds:g} s", f"write to {topic}"
+                )
 
     def _append_own_records(self) -> None:
         """Queue what `write` gathered, as one batch per partition."""
         now_ms = int(time.time() * 1000)
         for target, records in self._own_records.items():
             data = build_batch(records, now_ms)
-            batch = RawBatch(0, len(records), len(records), (), now_ms, -1, data)
+            batch = RawBatch(0, len(records), len(records), (), now_ms, data)
             self._producer.append(target, None, batch, None)
             self._own_partitions.add(target)
         self._own_records.clear()
@@ -172,11 +174,11 @@ class BatchesPlane:
         if self._producer.is_untouched:
             return
         self._producer.stop()
-        # What reaches its broker after markers of its own epoch is appended, and the next transaction commits it, where
-        # the broker does not ask whether there is one (KIP-890). Fencing writes markers of a newer epoch.
+        # A batch that reaches its broker after markers of its own epoch is appended, and the next transaction commits
+        # it, unless the broker verifies that a transaction is open (KIP-890). Fencing writes markers of a newer epoch.
         is_at_rest = self._loop.run_until(lambda: self._producer.is_at_rest, deadline)
         if not is_at_rest or self._producer.may_follow:
-            text = "batches of it got no answer, and may arrive later; the transaction ends when the task begins anew"
+            text = "batches without a response may arrive later; the transaction ends when the task restarts"
             raise RetriableError(text, op="abort transaction")
         if self._producer.has_begun:
             self._transaction_manager.end(deadline, commit=False)

@@ -194,4 +194,4 @@ TestAnythingHappens.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 if is_long():
-    TestAnythingHappens.pytestmark = [pytest.mark.timeout(0)]
+    TestAnythingHappens = pytest.mark.timeout(0)(TestAnythingHappens)

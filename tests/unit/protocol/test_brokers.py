@@ -93,7 +93,7 @@ def test_a_leader_that_moves_is_followed_and_old_news_is_not(world: World) -> No
     world.topics["t"] = {0: (1, 5)}
     before = len(world.asked)
     brokers.refresh()
-    world.until(lambda: len(world.asked) > before and not brokers._refresher.is_asking)
+    world.until(lambda: len(world.asked) > before and not brokers._refresher.is_in_flight)
     assert brokers.leader("t", 0) == Leader(2, 6)
 
 
@@ -174,7 +174,7 @@ def test_a_topic_of_which_nobody_asked_yet_does_not_wait(world: World, monkeypat
 
 
 def test_only_stale_topics_are_asked_for(world: World) -> None:
-    """And forgotten ones are not."""
+    """And untracked ones are not."""
     world.start(1)
     world.topics = {"a": {0: (1, 0)}, "b": {0: (1, 0)}, "c": {0: (1, 0)}}
     brokers = world.brokers(1)
@@ -182,9 +182,9 @@ def test_only_stale_topics_are_asked_for(world: World) -> None:
     world.until(lambda: brokers.leader("b", 0))
     brokers.track_topics(["a", "c"])
     world.until(lambda: brokers.leader("c", 0))
-    brokers.forget(["a"])
+    brokers.untrack_topics(["a"])
     brokers.refresh()
-    world.until(lambda: len(world.asked) == 3 and not brokers._refresher.is_asking)
+    world.until(lambda: len(world.asked) == 3 and not brokers._refresher.is_in_flight)
     assert world.asked == [["a", "b"], ["c"], ["b", "c"]]
     assert brokers.leader("a", 0) is None
 
@@ -210,7 +210,7 @@ def test_an_address_that_belongs_to_another_cluster_by_now_is_not_believed(world
     world.topics["t"] = {0: (1, 9)}
     brokers.refresh()
     world.until(brokers.recent_error)
-    assert "cluster another now" in str(brokers.recent_error())
+    assert "now belongs to cluster another" in str(brokers.recent_error())
     assert brokers.leader("t", 0) == Leader(1, 5)
 
 
@@ -608,7 +608,7 @@ def test_closing_loses_what_waits(world: World) -> None:
     brokers.send_async(None, question(), 3, answers.append)
     brokers.close()
     world.loop.run_once(0)
-    assert [str(it) for it in answers] == ["we are closing"]
+    assert [str(it) for it in answers] == ["the replicator closes it"]
 
 
 def test_an_attempt_that_nobody_waits_for_closes_its_socket(world: World) -> None:

@@ -365,16 +365,16 @@ def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeyp
 @pytest.mark.parametrize(
     ("garbage", "why"),
     [
-        (b"\xff\xff\xff\xff", "an answer of -1 bytes"),
-        (b"\x00\x00\x00\x00", "an answer of 0 bytes"),
-        (b"\x00\x00\x00\x03", "an answer of 3 bytes"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "an answer of 1213486160 bytes"),
-        (b"\x00\x00\x00\x08\x00\x00\x00\x09\x00\x00\x00\x00", "an answer to request 9 instead of 1"),
-        (b"\x7f\xff\xff\xff", "an answer of 2147483647 bytes"),
-        (b"\x00\x00\x00\x04\x00\x00\x00\x01", "a header that is longer than its answer"),
-        (b"\x00\x00\x00\x08\x00\x00\x00\x01\xff\xff\xff\xff", "a header that is longer than its answer"),
+        (b"\xff\xff\xff\xff", "a response of -1 bytes"),
+        (b"\x00\x00\x00\x00", "a response of 0 bytes"),
+        (b"\x00\x00\x00\x03", "a response of 3 bytes"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a response of 1213486160 bytes"),
+        (b"\x00\x00\x00\x08\x00\x00\x00\x09\x00\x00\x00\x00", "a response to request 9 instead of 1"),
+        (b"\x7f\xff\xff\xff", "a response of 2147483647 bytes"),
+        (b"\x00\x00\x00\x04\x00\x00\x00\x01", "a header that is longer than its response"),
+        (b"\x00\x00\x00\x08\x00\x00\x00\x01\xff\xff\xff\xff", "a header that is longer than its response"),
         (b"\x00\x00\x00\x0a\x00\x00\x00\x01\xff\xff\xff\xff\xff\xff", "a number of more than 5 bytes"),
-        (b"\x00\x00\x00\x07\x00\x00\x00\x01\x01\x00\x7f", "a header that is longer than its answer"),
+        (b"\x00\x00\x00\x07\x00\x00\x00\x01\x01\x00\x7f", "a header that is longer than its response"),
     ],
 )
 def test_nonsense_ends_the_connection(bench: Bench, garbage: bytes, why: str) -> None:
@@ -398,7 +398,7 @@ def test_an_answer_over_the_limit_is_refused(bench: Bench) -> None:
         peer.say(peer.ask(), b"x" * 2000)
 
     bench.send(bench.connect(talk, limit=1000), "a")
-    assert "an answer of 2005 bytes (allowed: 4 to 1000)" in str(bench.only_lost())
+    assert "a response of 2005 bytes (allowed: 4 to 1000)" in str(bench.only_lost())
 
 
 def test_an_answer_that_nobody_asked_for(bench: Bench) -> None:
@@ -412,7 +412,7 @@ def test_an_answer_that_nobody_asked_for(bench: Bench) -> None:
     bench.send(connection, "a")
     assert bench.loop.run_until(lambda: connection.is_closed, Deadline(WAIT_S))
     bench.loop.run_once(0)
-    assert "an answer that nobody asked for" in bench.closed[0]
+    assert "a response to no request" in bench.closed[0]
     assert [name for name, it in bench.results if not isinstance(it, NoResponseError)] == ["a"]
 
 

@@ -35,6 +35,9 @@ def endless(node: int, partition: int, offset: int, rack: str) -> PartitionData:
     return found(partition, batch(offset, 1))
 
 
+UNKNOWN_TOPIC = 3
+
+
 class Source:
     """Brokers that keep no fetch sessions: each request names all that is wanted.
 
@@ -166,3 +169,32 @@ def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -
     world.loop.call_later(5 * module.LEADER_CHECK_INTERVAL_S, slow.may_answer.set)
     reader.read_first(FIRST)
     assert {rack for _, _, rack in source.requested} == {"here"}
+
+
+@pytest.mark.parametrize("by_assign", [False, True])
+def test_metadata_of_a_topic_that_left_the_flow_is_not_requested_any_more(world: World, by_assign: bool) -> None:
+    """It would otherwise be in every Metadata request until the task ends."""
+    Source(world)
+    reader = Reader(world)
+    reader.fetcher.add({TP("left", 0): 0, TP("left", 1): 0})
+    world.until(lambda: reader.brokers.topic_error("left") == UNKNOWN_TOPIC)
+    reader.fetcher.remove([TP("left", 0)])
+    assert reader.brokers.topic_error("left") == UNKNOWN_TOPIC
+    if by_assign:
+        reader.fetcher.assign({FIRST: 0, SECOND: 0})
+    else:
+        reader.fetcher.remove([TP("left", 1), SECOND])
+    world.until(lambda: not reader.brokers._refresher.is_in_flight)
+    before = len(world.asked)
+    reader.brokers.refresh()
+    world.until(lambda: len(world.asked) > before and not reader.brokers._refresher.is_in_flight)
+    assert world.asked[-1] == ["t"]
+
+
+def test_a_partition_that_is_added_again_keeps_its_leader(world: World) -> None:
+    """Its topic is not forgotten in between, which would cost a Metadata request."""
+    Source(world)
+    reader = Reader(world)
+    world.until(lambda: reader.brokers.leader("t", 0))
+    reader.fetcher.add({FIRST: 0, SECOND: 0})
+    assert reader.brokers.leader("t", 0)
