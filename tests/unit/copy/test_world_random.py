@@ -187,7 +187,7 @@ class AnythingHappens(RuleBasedStateMachine):
 
 TestAnythingHappens = AnythingHappens.TestCase
 TestAnythingHappens.settings = settings(
-    max_examples=2000 if is_long() else 20,
+    max_examples=400 if is_long() else 20,
     stateful_step_count=40 if is_long() else 25,
     deadline=None,
     print_blob=True,
