@@ -35,9 +35,11 @@ from replicator.checkpoints.topic import CheckpointWriter, read_checkpoints
 from replicator.config import Flow
 from replicator.deadline import Deadline, StopToken
 from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
+from replicator.groups.listing import GroupList
+from replicator.groups.offsets import GroupOffsets
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import LATEST, AdminClient, Cluster
-from replicator.kafka.group_offsets import GroupOffsets
-from replicator.kafka.groups import GroupList, OffsetsReader
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.kafka.topics import Catalog, Snapshot, SourceTopic, list_offsets
 from replicator.log import Logger
@@ -196,9 +198,10 @@ class Checkpoints:
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
-        self._groups = GroupList(source, admins[0], flow.group_filter.matches, GROUPS_EVERY_S, log)
+        self._client = ClusterGroups(source)
+        self._groups = GroupList(self._client, flow.group_filter.matches, GROUPS_EVERY_S, log)
         self._remembers = False
-        self._offsets = OffsetsReader(source, admins[0], log)
+        self._offsets = OffsetsReader(self._client, log)
         self._topic = flow.naming.checkpoints_topic
         self._reader: SyncsReader[MapsState] | None = None
         self._followed_s = 0.0
@@ -237,7 +240,7 @@ class Checkpoints:
         translated = translate_groups(offsets, syncs, topics)
         placed = past_markers(translated, self._find_ends(translated, leash, timeout_s))
         found = within_logs(placed, self._ends_of_cut(syncs, topics, budget))
-        unread = groups - offsets.keys()  # what is known of them stays
+        unread = self._offsets.unsure | (groups - offsets.keys())  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
         if not self._may_write(leash, timeout_s):
@@ -375,6 +378,7 @@ class Checkpoints:
             self._reader.close()
         if self._ends is not None:
             self._ends.close()
+        self._client.close()
         self._writer = None
 
 

@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError, RetriableError
+from replicator.groups.offsets import GroupOffsets
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import LATEST, AdminClient, Cluster
-from replicator.kafka.group_offsets import GroupOffsets
-from replicator.kafka.groups import OffsetsReader
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.kafka.topics import Catalog, Snapshot, describe_topics, list_offsets, list_topics, topic_ids
 from replicator.log import NO_LOG
@@ -60,6 +61,7 @@ class FlowClusters:
         """The flow in the other direction, if the configuration has one."""
         self._views: dict[str, _ViewReader] = {}
         self._ends: dict[str, OffsetProbe] = {}
+        self._groups: dict[str, ClusterGroups] = {}
         self._offset_readers: dict[str, OffsetsReader] = {}
 
     def connect(self, *, needs_source: bool, otherwise: str = "") -> None:
@@ -87,12 +89,14 @@ class FlowClusters:
                 raise RefusedError(f"{error}; {otherwise}" if otherwise else str(error)) from error
 
     def close(self) -> None:
-        """Let go of the consumers."""
+        """Let go of the consumers and connections."""
         with ExitStack() as stack:
             for view in self._views.values():
                 stack.callback(view.close)
             for ends in self._ends.values():
                 stack.callback(ends.close)
+            for groups in self._groups.values():
+                stack.callback(groups.close)
 
     def admin(self, cluster: Cluster) -> AdminClient:
         """The admin client of a cluster that answered."""
@@ -152,7 +156,13 @@ class FlowClusters:
 
     def offsets_reader(self, cluster: Cluster) -> OffsetsReader:
         """The reader of what groups committed on a cluster."""
-        return self._offset_readers.setdefault(cluster.alias, OffsetsReader(cluster, self.admin(cluster), NO_LOG))
+        return self._offset_readers.setdefault(cluster.alias, OffsetsReader(self.groups(cluster), NO_LOG))
+
+    def groups(self, cluster: Cluster) -> ClusterGroups:
+        """The client for the groups of a cluster."""
+        if cluster.alias not in self._groups:
+            self._groups[cluster.alias] = ClusterGroups(cluster)
+        return self._groups[cluster.alias]
 
     def far_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, tuple[int, int]]:
         """How far past markers groups may go that have read all (`Facts.far_ends`)."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from replicator.deadline import Deadline, seconds_text
+from replicator.deadline import Deadline, backoff_s, seconds_text
 from replicator.errors import RetriableError
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.kafka.error_codes import BY_WEIGHT, REFUSALS
@@ -28,7 +28,7 @@ from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.handshake import Endpoint
 from replicator.protocol.metadata import Leader, View
 from replicator.protocol.metadata_refresher import Refresher
-from replicator.protocol.request_queue import RequestQueue
+from replicator.protocol.request_queue import Make, RequestQueue
 from replicator.protocol.security import Security
 
 BULK = "bulk"
@@ -190,6 +190,14 @@ class Brokers:
         """
         self._casts.add(node, lambda _: (message, version), on_done, timeout_s)
 
+    def ask(self, node: int | None, make: Make, on_done: Callable[[Any], None], timeout_s: float) -> None:
+        """As `cast`, with a request that depends on the broker it goes to.
+
+        Args:
+            make: the number of the broker → the request and its version; called when it is sent.
+        """
+        self._casts.add(node, make, on_done, timeout_s)
+
     def call(self, node: int | None, message: Any, version: int, deadline: Deadline, op: str = "") -> Any:
         """As `cast`, and run the reactor until the answer came.
 
@@ -262,6 +270,27 @@ class Brokers:
     def nodes(self) -> list[int]:
         """The brokers that Metadata told of."""
         return list(self._view.nodes)
+
+    def nodes_now(self, deadline: Deadline, op: str) -> list[int]:
+        """The brokers that the cluster has at this moment.
+
+        Raises:
+            RetriableError: no answer before the deadline.
+        """
+        waits = backoff_s(0.02, 0.5)
+        while True:
+            answers: list[Any] = []
+            timeout_s = max(SHORTEST_TIMEOUT_S, deadline.left_s())
+            self._ask_metadata(lambda version: metadata.request([], version), answers.append, timeout_s)
+            self._reactor.run_until(lambda answers=answers: bool(answers), deadline)  # type: ignore[misc]
+            answer = answers[0] if answers else Lost(f"no answer within {seconds_text(deadline.seconds)}", "_TIMED_OUT")
+            if not isinstance(answer, Lost):
+                self._take_metadata(answer)
+                if self._view.nodes and not self._view.is_of_another_cluster(answer):
+                    return self.nodes
+            if deadline.expired:
+                raise self.error(op, answer if isinstance(answer, Lost) else "")
+            self._reactor.pause(next(waits), deadline)
 
     def _ask_metadata(self, make: Callable[[int], Any], on_done: Callable[[Any], None], timeout_s: float) -> None:
         def for_node(node: int) -> tuple[Any, int]:

@@ -14,6 +14,7 @@ from typing import Any
 from kafka.protocol.api_header import ResponseClassRegistry
 
 from replicator.errors import TP
+from replicator.protocol.primitives import ProtocolError
 
 MAX_BYTES = 64 << 20
 """Of an answer that is decoded here."""
@@ -21,7 +22,7 @@ _ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{1024}")
 """A varint has no end in kafka-python, and its cost grows with the square of its length."""
 
 Message = Any
-"""A request of kafka-python (`kafka.protocol.api_message.ApiMessage`)."""
+"""A request of kafka-python (`kafka.protocol.api_message.ApiMessage`), or one that decodes its own answer."""
 
 
 class NotUnderstoodError(Exception):
@@ -78,6 +79,12 @@ def decode_framed(message: Message, version: int, correlation_id: int, frame: by
 
 
 def _guarded(message: Message, version: int, data: memoryview, *, has_header: bool) -> Any:
+    by_hand = getattr(message, "decode_answer", None)
+    if by_hand is not None:
+        try:
+            return by_hand(data)
+        except ProtocolError as error:
+            raise NotUnderstoodError(f"no {name(message)} answer of version {version}: {error}") from error
     if len(data) > MAX_BYTES or _ENDLESS_NUMBER.search(data):
         raise NotUnderstoodError(f"{len(data)} bytes that are no {name(message)} answer")
     try:

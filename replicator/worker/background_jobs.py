@@ -119,9 +119,9 @@ class BackgroundJobs:
         self._metrics = metrics
         self._log = log
         checkpoints = Checkpoints(flow, clusters, admins, catalog, metrics, log)
-        duties: list[BackgroundJob] = [checkpoints, LagGroup(flow, clusters[0], admins[0], checkpoints, log)]
+        duties: list[BackgroundJob] = [checkpoints, LagGroup(flow, clusters[0], checkpoints, log)]
         if flow.settings.sync_groups:
-            duties.append(GroupSync(flow, clusters[1], admins[1], checkpoints, catalog, metrics, log))
+            duties.append(GroupSync(flow, clusters[1], checkpoints, catalog, metrics, log))
         if flow.settings.heartbeat_interval_s > 0:
             duties.append(Heartbeats(flow, clusters[0], admins[0], catalog))
         self._threads = [JobThread(duty, timeout_s, metrics, log) for duty in duties]

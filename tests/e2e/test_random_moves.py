@@ -17,7 +17,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, P
 
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.kafka.group_offsets import tag
+from replicator.groups.offsets import tag
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
 from tests.e2e.conftest import PARTITIONS, Bench, MakeBench
 from tests.support.commands import move, run

@@ -16,7 +16,7 @@ from replicator.checkpoints.checkpoints import place_of
 from replicator.checkpoints.group_sync import decide
 from replicator.config import Flow, build
 from replicator.errors import TP, RefusedError
-from replicator.kafka.group_offsets import Committed, GroupOffsets, GroupState
+from replicator.groups.offsets import Committed, GroupOffsets, GroupState
 from replicator.moves.model import MoveCommand, MovePlan, Order, Row
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
