@@ -1,9 +1,10 @@
 """Group offset sync: checkpoints committed on the target, for groups that have not moved there.
 
-A commit of ours carries a tag in its metadata (`committed`), so that one that somebody else made since is recognised.
+A commit of ours carries a tag in its metadata (`groups.offsets`), so that one that somebody else made since is
+recognised.
 
     read the group's offsets on the target → nobody else's among them, and no members? → place what differs → look again
-    → commit (`group_commits`)
+    → commit (`offset_cas`)
 
 The first look says what is to be written, the second one whether it may be.
 

@@ -188,7 +188,7 @@ class Brokers:
             on_done: gets the decoded answer or `Lost`, once, from `EventLoop.pump`.
             timeout_s: seconds for connecting and answering together.
         """
-        self._casts.add(node, lambda _: (message, version), on_done, timeout_s)
+        self.ask(node, lambda _: (message, version), on_done, timeout_s)
 
     def ask(self, node: int | None, make: Make, on_done: Callable[[Any], None], timeout_s: float) -> None:
         """As `cast`, with a request that depends on the broker it goes to.

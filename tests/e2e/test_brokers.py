@@ -65,9 +65,7 @@ def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: 
 def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
     make_bench: MakeBench, pair: Clusters, victim: str
 ) -> None:
-    """The same process goes on: librdkafka alone would end it, when the broker stops (`offsets_process`) and when it is
-    back (`coordinators`).
-    """
+    """The same process goes on; librdkafka alone would end it, when the broker stops and when it is back."""
     bench = make_bench(pair["source"], pair["target"], flow={"checkpoint_interval_s": 0.2}, connect_timeout_s=2)
     pump = bench.pump(records_per_s=500)
     worker = bench.start_worker(groups=True)

@@ -22,6 +22,7 @@ from replicator.groups.select import ClusterGroups
 from replicator.groups.wire import WireOffsetsTransaction
 from replicator.kafka.cluster import Cluster as Clients
 from replicator.log import NO_LOG
+from replicator.protocol.capabilities import reason_against
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
 from tests.support.flows import REACT_S, FlowBench, FlowBenches
@@ -31,9 +32,12 @@ from tests.support.records import create_topic
 OURS = Committed(5, tag("east->west", 5))
 
 
-@pytest.fixture
-def clients(target: EmbeddedCluster) -> Clients:
-    settings = ClusterSettings(bootstrap_servers=target.admin_servers)
+@pytest.fixture(params=["our own client", "librdkafka"])
+def clients(target: EmbeddedCluster, request: pytest.FixtureRequest) -> Clients:
+    """With a property that only librdkafka heeds, all goes through librdkafka."""
+    properties = {"client.dns.lookup": "use_all_dns_ips"} if request.param == "librdkafka" else {}
+    settings = ClusterSettings(bootstrap_servers=target.admin_servers, client=properties)
+    assert (reason_against(settings) is not None) == bool(properties)
     return Clients("west", "target", settings, "replicator-east-west")
 
 
