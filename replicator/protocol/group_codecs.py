@@ -31,6 +31,9 @@ GROUP_KEY = 0
 UNKNOWN_STATE = "Unknown"
 NO_TAGS = b"\0"
 NULL = b"\0"
+END = "\0"
+"""What librdkafka's Python client writes behind metadata, and needs when it reads it: it runs past the end of metadata
+without one, and may fail. No part of what callers see; brokers and other clients keep it."""
 _NO_EPOCH = -1
 _PLACE = Struct(">iqi")
 _PLAIN_PLACE = Struct(">iqiBhB")
@@ -157,7 +160,7 @@ def _topics(places: Places) -> bytes:
     """Offsets to commit, by topic."""
     topics: dict[str, list[bytes]] = {}
     for tp, (next_offset, metadata) in places.items():
-        place = _PLACE.pack(tp.partition, next_offset, _NO_EPOCH) + _text(metadata) + NO_TAGS
+        place = _PLACE.pack(tp.partition, next_offset, _NO_EPOCH) + _text(metadata and metadata + END) + NO_TAGS
         topics.setdefault(tp.topic, []).append(place)
     parts = [uvarint(len(topics) + 1)]
     for name, found in topics.items():
@@ -342,7 +345,7 @@ def _read_places(reader: ByteReader, found: FetchedOffsets) -> None:
             if code:
                 codes[TP(topic, partition)] = code
             elif next_offset >= 0:
-                places[TP(topic, partition)] = next_offset, metadata or ""
+                places[TP(topic, partition)] = next_offset, (metadata or "").removesuffix(END)
         reader.skip_tags()
 
 

@@ -46,6 +46,7 @@ class Coordinators:
         """Nodes that do not answer OffsetFetch."""
         self.unstable: Counter[str] = Counter()
         """Group → how many answers lack its offset."""
+        self.metadata = "mine"
         self.counts: Counter[int] = Counter()
         self.asked: list[tuple[int, list[str]]] = []
         world.other = self._answer
@@ -98,7 +99,7 @@ class Coordinators:
             self.unstable[name] -= is_unstable
             at = place(
                 partition_index=0, committed_offset=-1 if is_unstable else self.offsets.get(name, -1),
-                committed_leader_epoch=3, metadata="mine" if name == "a b" else "",
+                committed_leader_epoch=3, metadata=self.metadata if name == "a b" else "",
                 error_code=int(KafkaError.UNSTABLE_OFFSET_COMMIT) if is_unstable else 0,
             )  # fmt: skip
             topics = [topic(name="orders", partitions=[at])] if not code else []
@@ -309,7 +310,20 @@ def test_a_commit_in_a_transaction_is_encoded_as_the_schema_says() -> None:
     assert (said.producer_id, said.producer_epoch) == (1 << 40, 12)
     assert (said.generation_id, said.member_id, said.group_instance_id) == (-1, "", None)
     assert {
-        TP(topic.name, it.partition_index): (it.committed_offset, it.committed_metadata)
+        TP(topic.name, it.partition_index): (it.committed_offset, it.committed_metadata.removesuffix("\0"))
         for topic in said.topics
         for it in topic.partitions
     } == places
+    ends = {it.committed_metadata[-1:] for topic in said.topics for it in topic.partitions}
+    assert ends == {"", "\0"}, "librdkafka's readers need an end where there is something"
+
+
+def test_metadata_of_other_clients_is_the_same_with_and_without_an_end(three: Coordinators, requests: Make) -> None:
+    three.nodes = {"a b": 1, "a": 1}
+    three.offsets = {"a b": 5, "a": 6}
+    for metadata in ("mine", "mine\0"):
+        three.metadata = metadata
+        query = requests().fetch(["a b", "a"], Deadline(WAIT_S), stable=True)
+        query.wait(Deadline(WAIT_S), Deadline(WAIT_S))
+        assert query.results["a b"].places == {ORDERS: (5, "mine")}
+        assert query.results["a"].places == {ORDERS: (6, "")}
