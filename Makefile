@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit contract integration e2e build clean
+.PHONY: help setup demo test test-all lint types unit contract integration e2e brokers equipment build clean
 .PHONY: bench bench-full
 
 help: ## list the targets
@@ -24,7 +24,13 @@ $(STAMP): pyproject.toml
 demo: setup ## two clusters, 336,776 real records, a worker killed, a consumer group moved there and back, all of it checked
 	@$(BIN)/replicator demo $(ARGS)
 
-test: setup lint types unit contract integration e2e ## everything: lint, types, and the four tiers of tests
+test: $(STAMP) ## all that a change has to pass: lint, types, and every tier of tests
+	@$(MAKE) --no-print-directory -j3 setup lint types unit
+	@$(MAKE) --no-print-directory brokers
+
+test-all: $(STAMP) ## that, with each data plane and many seeds, and the tests of the equipment: before a release
+	@$(MAKE) --no-print-directory test ARGS='--thorough $(ARGS)'
+	@$(MAKE) --no-print-directory equipment
 
 lint: $(STAMP) ## style, and which package may import which
 	$(BIN)/ruff check .
@@ -34,14 +40,17 @@ lint: $(STAMP) ## style, and which package may import which
 types: $(STAMP)
 	$(BIN)/mypy
 
-# Tests mostly wait for brokers, so several processes run side by side, each with clusters of its own; what is timed
-# wants a machine that is not too busy: JOBS=1 there, or when the brokers are given.
-unit: JOBS ?= 2
-contract: JOBS ?= 3
-integration: JOBS ?= 4
-e2e: JOBS ?= 2
-unit contract integration e2e: $(STAMP)
-	$(BIN)/python -m pytest tests/$@ $(if $(JOBS),-n $(JOBS) --dist loadfile) $(ARGS)
+# Tests mostly wait for brokers, so several processes run side by side; they share a pair of clusters. Tests of one
+# group (tests/support/brokers.py) run in one of them. What is timed wants a machine that is not too busy: JOBS=1 there.
+JOBS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+unit: JOBS := 2
+unit contract integration e2e equipment: $(STAMP)
+	$(PYTEST) tests/$@ $(ARGS)
+
+brokers: $(STAMP) ## contract, integration and e2e, in one run
+	$(PYTEST) tests/contract tests/integration tests/e2e $(ARGS)
 
 bench: setup ## measured next to MirrorMaker 2, in short: some minutes (one part: python -m bench --help)
 	$(BIN)/python -m bench all $(ARGS)

@@ -157,7 +157,9 @@ class Watch:
             try:
                 found[tp.topic, tp.partition] = future.result(deadline.left_s()).offset
             except (KafkaException, TimeoutError):
-                self._exist.discard(tp.topic)  # being created, or led anew: the next look asks for the leaders first
+                self._exist.discard(
+                    tp.topic
+                )  # being created, or its leader changed: the next look asks for the leaders first
         return found
 
     def is_complete(self, ends: Mapping[tuple[str, int], int]) -> bool:
@@ -204,7 +206,7 @@ class Watch:
 
 
 def clean_up(bootstrap_servers: str, keep: Iterable[str]) -> None:
-    """Delete every topic but `keep` and the broker's own, and every group that nobody is in; wait until they are gone.
+    """Delete every topic but `keep` and the broker's own, and every group without members; wait until they are gone.
 
     Raises:
         BenchError: they did not go.

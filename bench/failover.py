@@ -91,8 +91,8 @@ class Run:
         records_per_s: that the source took while commits were timed.
         planned_s, failover_s: what the operator's step took; None where there is no step.
         unreplicated_records: acknowledged by the source before it was killed, and not on the target.
-        other_cpu: share of the machine that neither the contender, the brokers nor the bench used while commits were
-            timed. High: not to be trusted.
+        other_cpu: CPU that neither the contender, the brokers nor the bench used while commits were timed, as a
+            fraction of the machine's. High: not to be trusted.
     """
 
     contender: str
@@ -105,7 +105,7 @@ class Run:
     groups: list[GroupCost]
 
     def complaints(self) -> list[str]:
-        """What was promised and not kept: nobody skips a record, and a planned move of ours repeats none."""
+        """Bounds that were exceeded: no group skips a record, and a planned move by the replicator repeats none."""
         found = []
         for it in self.groups:
             if it.planned_skipped or it.failover_skipped:

@@ -130,8 +130,8 @@ class Load:
             key, value = KEY.pack(number), self._values[number % len(self._values)]
             is_last = number == due - 1
             for partition in partitions:
-                told = partial(self._acknowledge, partition, due) if is_last else None
-                produce(self._topic, value, key, partition, told)
+                reported = partial(self._acknowledge, partition, due) if is_last else None
+                produce(self._topic, value, key, partition, reported)
         self._number = max(due, self._number)
         self._producer.poll(0)
 

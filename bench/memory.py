@@ -1,7 +1,7 @@
-"""The proof that memory is bounded by configuration: many partitions, large records, and a target that stands still.
+"""The proof that memory is bounded by configuration: many partitions, large records, and a target that stops answering.
 
 The bound covers what the worker holds of records. Beside it there is what a process needs before the first record (the
-base: Python, the clients, and librdkafka's books for each partition), so the promise is about the growth over the base:
+base: Python, the clients, and librdkafka's books for each partition), so the bound is on the growth over the base:
 at most `ALLOWED_FACTOR` times `worker.buffer_bytes`. The factor is over 1 because a fetch in flight is held compressed
 and uncompressed for a moment, and because the allocator gives memory back late.
 """
@@ -41,7 +41,7 @@ class Options:
     Args:
         partitions: of all topics together; half hold large records.
         backlog_bytes: keys and values, uncompressed.
-        contender: one of ours.
+        contender: one of the replicator's.
     """
 
     partitions: int
@@ -69,7 +69,7 @@ class Found:
     mib_per_s: float
 
     def complaints(self) -> list[str]:
-        """What was promised and not kept."""
+        """Bounds that were exceeded."""
         found = []
         if self.factor > self.allowed_factor:
             found.append(f"it grew by {self.factor:.2f} times the buffer, {self.allowed_factor:g} are allowed")
@@ -80,7 +80,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: seconds since the start, resident bytes, and whether the target stood still."""
+    """One look: seconds since the start, resident bytes, and whether the target was stopped."""
 
     at_s: float
     rss_bytes: int

@@ -4,8 +4,8 @@
 `mm2-tuned-eos`   MirrorMaker 2 has no command: it writes the groups' offsets to the target all the time. For a planned
                   move the operator stops the consumers and waits until nothing changes there any more; when the source
                   is gone there is nothing to wait for
-`mm2-stock-eos`   the same; but as it comes it writes checkpoints only, so somebody has to commit what they say, as
-                  programs that use `RemoteClusterUtils.translateOffsets` do
+`mm2-stock-eos`   the same; but by default it writes checkpoints only, so the operator's program commits what they say,
+                  as programs that use `RemoteClusterUtils.translateOffsets` do
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bench.stage import Say
 from replicator.offset_map.map import Between, OffsetMap, Translation
 from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Run
+from replicator.offset_map.topic_id import NO_ID
 
 RUNS = 10_000_000
 MOST_RUNS = (MAX_LEVEL + 1) * RESOLUTION + 1
@@ -24,7 +25,7 @@ PLACES = 2000
 ROUNDS = 5
 RECORDS, SPAN = 10, 12
 """Records of a run, and offsets that it takes: on the source a gap and a marker more, on the target two markers."""
-TOPIC_ID = bytes(16)
+TOPIC_ID = NO_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Found:
     ages: tuple[Age, ...]
 
     def complaints(self) -> list[str]:
-        """What was promised and not kept."""
+        """Bounds that were exceeded."""
         slowest = max(max(age.translate_us, age.back_us) for age in self.ages)
         found = []
         if self.kept > self.most:

@@ -192,7 +192,7 @@ def _meet(arrival: Arrival, message: Message, at_s: float) -> None:
 
 
 def _committed(consumer: Consumer, topic: str, partitions: int, deadline: Deadline) -> dict[int, int]:
-    """What the group began with: its consumer commits nothing, and nobody else may while it is there."""
+    """What the group began with: its consumer commits nothing, and no other member may while it is there."""
     wanted = [TopicPartition(topic, number) for number in range(partitions)]
     found = consumer.committed(wanted, timeout=max(1.0, deadline.left_s()))
     return {it.partition: it.offset for it in found if it.offset >= 0}

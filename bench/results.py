@@ -1,4 +1,4 @@
-"""What was measured: plain values, written as JSON, read back by the report."""
+"""What was measured: plain values, one JSON file for each run of a measurement, with all that a reader needs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One contender's way through one backlog.
+    """One contender drains one backlog.
 
     Args:
         first_record_s: from the start of the process until a reader sees a record.
@@ -55,7 +55,7 @@ class Run:
         cpu_us, half_cpu_us: CPU time per record, whole run and second half.
         peak_rss_bytes: of all its processes.
         markers: offsets on the target that hold no record: partitions times transactions.
-        other_cpu: share of the machine that neither the contender, the brokers nor the bench used. High: not to be
+        other_cpu: part of the machine's CPU that neither the contender, the brokers nor the bench used. High: not to be
             trusted.
     """
 
@@ -108,25 +108,32 @@ def _half(samples: Sequence[Sample], records: int) -> Sample:
 
 
 def machine() -> dict[str, str]:
-    """What a reader has to know of the machine and the versions to judge the figures."""
+    """The machine, as far as it matters for the figures."""
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    java = subprocess.run([str(find_java().path), "-version"], capture_output=True, text=True, check=False)
     return {
         "CPU": f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}",
         "memory": f"{memory / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that is measured."""
+    java = subprocess.run([str(find_java().path), "-version"], capture_output=True, text=True, check=False)
+    return {
         "Kafka and MirrorMaker 2": kafka_version(),
         "Java": (java.stderr.splitlines() or ["?"])[0],
         "Python": platform.python_version(),
         "confluent-kafka": str(confluent_kafka.__version__),
         "librdkafka": str(confluent_kafka.libversion()[0]),
-        "replicator": f"{replicator.__version__} ({_commit()})",
-        "load before": f"{os.getloadavg()[0]:.1f}",
+        "replicator": replicator.__version__,
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is measured."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -135,24 +142,28 @@ def _commit() -> str:
     return done.stdout.strip() or "no git"
 
 
-def save(kind: Kind, about: dict[str, str], options: dict[str, Any], content: Any, *, is_full: bool) -> Path:
-    """Write one file under bench/out, and return its path.
+def begin(kind: Kind, configuration: dict[str, Any], *, is_full: bool) -> dict[str, Any]:
+    """A document without its result: to be made before the measurement, for the load of the machine.
 
     Args:
-        is_full: whether it may be published.
+        is_full: whether it is measured with the configuration of what is published.
     """
-    OUT.mkdir(parents=True, exist_ok=True)
-    now = dt.datetime.now(dt.UTC)
-    document = {
+    return {
         "kind": kind,
-        "at": f"{now:%Y-%m-%d %H:%M} UTC",
+        "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
         "is_full": is_full,
-        "machine": about,
-        "options": options,
-        "result": content,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "configuration": configuration,
     }
-    file = OUT / f"{kind}-{now:%Y%m%dT%H%M%S}.json"
-    file.write_text(json.dumps(document, indent=1, default=dataclasses.asdict) + "\n")
+
+
+def save(document: dict[str, Any], result: Any) -> Path:
+    """Write the document with its result to a file of its own under bench/out, and return the path."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    file = OUT / f"{document['kind']}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}.json"
+    file.write_text(json.dumps({**document, "result": result}, indent=1, default=dataclasses.asdict) + "\n")
     return file
 
 
@@ -160,13 +171,3 @@ def load(file: Path) -> dict[str, Any]:
     """One saved document."""
     document: dict[str, Any] = json.loads(file.read_text())
     return document
-
-
-def newest(kind: Kind, folder: Path = OUT, *, full_only: bool = False) -> Path | None:
-    """The newest file of a kind; names sort by time.
-
-    Args:
-        full_only: of those that were measured in full.
-    """
-    files = sorted(folder.glob(f"{kind}*.json"), reverse=True)
-    return next((file for file in files if not full_only or load(file).get("is_full")), None)

@@ -99,7 +99,7 @@ class Usage:
 
     Args:
         cpu_s: of the contender's processes.
-        other_cpu: share of the machine that neither the contender, the brokers nor the bench used. High: not to be
+        other_cpu: part of the machine's CPU that neither the contender, the brokers nor the bench used. High: not to be
             trusted.
     """
 

@@ -1,4 +1,4 @@
-"""How long partitions stand still when the process that replicates them is killed with SIGKILL, and another takes over.
+"""How long partitions get no record when their process is killed with SIGKILL, and another takes over.
 
 Two workers share a flow under load. The one that worked more is killed. The time of a partition ends when a
 read_committed reader of the target gets the first record that was written on the source after the kill; that of the
@@ -115,7 +115,7 @@ def _run(stage: Stage, name: str, number: int, options: Options) -> Run:
 
 
 def _kill_the_busier(live: Live, warm_up_s: float) -> tuple[float, int]:
-    """Let them work, kill one; its share of the work, and when it was killed (ms since 1970)."""
+    """Let them work, kill one; returns its part of the CPU time, and when it was killed (ms since 1970)."""
     trees = [proc.tree(process.pid) for process in live.processes]
     before_s = [proc.cpu_s(pids) for pids in trees]
     live.let_pass(warm_up_s)

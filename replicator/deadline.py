@@ -1,4 +1,4 @@
-"""One time budget, shared by every step of an operation."""
+"""Time budgets that every step of an operation shares, stop requests, and backoff."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 
 REFUSED_RETRY_S = 60.0
-"""A right that is missing is not granted within seconds."""
+"""Pause after an authorization error: a missing right is not granted within seconds."""
 AFTER_FINISH_S = 5.0
-"""What a step may take that begins after the end was asked for, such as an abort."""
+"""Budget of a step that begins after the thread was asked to finish, such as an abort."""
 
 
 def seconds_text(seconds: float) -> str:
-    """For texts: ``30 s``, ``2.84 s``; what is left of a budget has more digits than anybody wants to read."""
+    """Format seconds for texts, with two decimals at most: ``30 s``, ``2.84 s``."""
     return f"{round(seconds, 2):g} s"
 
 
@@ -48,14 +48,14 @@ class Deadline:
 
 
 class StopToken:
-    """How long a thread may still work: told by its owner, asked by itself.
+    """A stop request with a deadline, set by the owner of a thread and polled by the thread.
 
     Threading: `finish` and `abandon` by the owner, `budget` by the thread, the events by both.
 
     Attributes:
-        finishing: end soon, in good order.
-        lost: the work belongs to somebody else now: commit nothing more.
-        finish_by_s: on the monotonic clock; what the thread waits for at that moment is cut short.
+        finishing: the thread is to end soon, in good order.
+        lost: another worker owns the work: the thread must commit nothing more.
+        finish_by_s: when every wait of the thread ends, on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -64,37 +64,37 @@ class StopToken:
         self.finish_by_s = math.inf
 
     def finish(self, within_s: float) -> None:
-        """End within `within_s`: every budget that was given ends by then."""
+        """Ask the thread to end within `within_s`: every budget that it was given ends by then."""
         self.finish_by_s = min(self.finish_by_s, time.monotonic() + within_s)
         self.finishing.set()
 
     def abandon(self) -> None:
-        """Somebody else has the work: end at once."""
+        """Ask the thread to end at once, because another worker owns the work."""
         self.lost.set()
         self.finish(1.0)
 
     def budget(self, seconds: float) -> Deadline:
-        """A deadline for the thread's next step; one that begins after `finish` is short from the start."""
+        """Return a deadline for the thread's next step; after `finish` it is at most `AFTER_FINISH_S`."""
         if self.finishing.is_set():
             return Deadline(min(seconds, AFTER_FINISH_S))
         return _StoppableDeadline(seconds, self)
 
 
 class _StoppableDeadline(Deadline):
-    """Ends when its leash says to finish, however many of them there are."""
+    """A deadline that ends early when its stop token says to finish."""
 
-    __slots__ = ("_leash",)
+    __slots__ = ("_stop_token",)
 
-    def __init__(self, seconds: float, leash: StopToken) -> None:
+    def __init__(self, seconds: float, stop_token: StopToken) -> None:
         super().__init__(seconds)
-        self._leash = leash
+        self._stop_token = stop_token
 
     def left_s(self) -> float:
-        return max(0.0, min(self._end, self._leash.finish_by_s) - time.monotonic())
+        return max(0.0, min(self._end, self._stop_token.finish_by_s) - time.monotonic())
 
 
 def backoff_s(first_s: float, max_s: float) -> Iterator[float]:
-    """Waits that double from `first_s` to `max_s`, for ever."""
+    """Yield waits that double from `first_s` up to `max_s`, without end."""
     wait_s = first_s
     while True:
         yield wait_s

@@ -1,13 +1,13 @@
-"""The exception tree. Three classes decide what the transaction loop does; call sites never decide by error code.
+"""The exceptions. Three classes decide what the transaction loop does; call sites never decide by error code.
 
     ReplicatorError
     ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
-    ├── LostError                   the task belongs to somebody else now: abort, commit nothing
+    ├── LostError                   the task belongs to another worker now: abort, commit nothing
     ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
     └── KafkaOpError                carries op, tp, hint
         ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
         ├── AbortTransactionError   abort, seek back to the last committed syncs, go on
-        ├── FatalError              this producer is finished: start again from fencing (DESIGN: step 1)
+        ├── FatalError              this producer is unusable: start again from fencing
         │   └── FencedError         another owner has this task; start again only after the group confirmed ownership
         └── PartitionError          one partition cannot go on; it stops alone, the others continue
 
@@ -36,13 +36,13 @@ class StopReason(enum.StrEnum):
     TRUNCATED = "truncated"
     """Retention deleted source records before they were replicated."""
     SOURCE_LOG_SHORTER = "source_log_shorter"
-    """The source log ends before our position: an unclean election or a restored disk lost records there."""
+    """The source log ends before the replicated position: an unclean election or a restored disk lost records."""
     RECREATED = "recreated"
     """The source topic has another topic id than the records replicated so far."""
     SOURCE_GONE = "source_gone"
     SOURCE_UNAUTHORIZED = "source_unauthorized"
     SOURCE_UNAVAILABLE = "source_unavailable"
-    """The source partition has no leader, or its leader gives no answer."""
+    """The source partition has no leader, or its leader does not answer."""
     TARGET_GONE = "target_gone"
     TARGET_NOT_CREATED = "target_not_created"
     TARGET_UNAVAILABLE = "target_unavailable"
@@ -54,7 +54,7 @@ class StopReason(enum.StrEnum):
     TARGET_UNAUTHORIZED = "target_unauthorized"
     RECORD_TOO_LARGE = "record_too_large"
     RECORD_REFUSED = "record_refused"
-    """The target broker calls the record invalid (for example a record without a key for a compacted topic)."""
+    """The target broker rejected the record (for example one without a key for a compacted topic)."""
     BAD_RECORD = "bad_record"
     """The source record can't be read: a wrong checksum, an unknown codec or an unknown magic."""
 
@@ -82,7 +82,7 @@ class RefusedError(ReplicatorError):
 
 
 class LostError(ReplicatorError):
-    """The task was taken from us: what is open is aborted, nothing more is committed."""
+    """The task belongs to another worker now: abort the open transaction, commit nothing more."""
 
 
 class KafkaOpError(ReplicatorError):
@@ -90,7 +90,7 @@ class KafkaOpError(ReplicatorError):
 
     Args:
         message: what the client or the broker said.
-        op: what was being done, in words: ``commit transaction``.
+        op: the operation, in words: ``commit transaction``.
         tp: the partition it concerns, if it concerns one.
         hint: what the operator can do about it.
         code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
@@ -112,11 +112,11 @@ class RetriableError(KafkaOpError):
 
 
 class AbortTransactionError(KafkaOpError):
-    """The open transaction has to be aborted; the producer lives on."""
+    """The open transaction has to be aborted; the producer stays usable."""
 
 
 class FatalError(KafkaOpError):
-    """The client instance is finished; begin again from fencing."""
+    """The client instance is unusable; begin again from fencing."""
 
 
 class FencedError(FatalError):
@@ -124,11 +124,11 @@ class FencedError(FatalError):
 
 
 class PartitionError(KafkaOpError):
-    """One partition can't go on.
+    """One partition can't be replicated; the others go on.
 
     Args:
         reason: the state that operators see.
-        is_lasting: a log lost records, and as it grows on it will look whole: trying again would pass over them.
+        is_lasting: a log lost records, and will look complete as it grows: trying again would skip them.
     """
 
     def __init__(

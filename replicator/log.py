@@ -16,7 +16,7 @@ from replicator.config import LogSettings
 
 Logger = FilteringBoundLogger
 NO_LOG: Logger = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-"""For commands, which say what they have to say themselves."""
+"""Discards everything; for commands, which print their results themselves."""
 
 
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:
@@ -51,7 +51,7 @@ def get_logger(**bound: object) -> Logger:
 
 
 def _in_reading_order(logger: object, name: str, event: EventDict) -> EventDict:
-    """Where it happened first, the long texts last."""
+    """Put the keys that say where it happened first, and long texts last."""
     ends = [key for key in ("error", "hint", "exception") if key in event]
     starts = [key for key in ("flow", "task", "topic", "partition", "reason") if key in event]
     middle = [key for key in event if key not in starts and key not in ends]

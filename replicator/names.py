@@ -1,4 +1,4 @@
-"""Names on both clusters: remote topics, our own topics, topic and group filters, cycles.
+"""Names on both clusters: remote topics, the replicator's own topics, topic and group filters, cycles.
 
 Pure. The naming rules are Kafka's, so that MirrorMaker 2 and its clients see what they expect.
 
@@ -19,9 +19,9 @@ HEARTBEATS_TOPIC = "heartbeats"
 AUDIT_TOPIC = "replicator.audit"
 
 DEFAULT_EXCLUDED_TOPICS = (r".*[\-\.]internal", r".*\.replica", r"__.*")
-"""What MM2 leaves out by default (`DefaultTopicFilter`)."""
+"""Topics that MM2 excludes by default (`DefaultTopicFilter`)."""
 DEFAULT_EXCLUDED_GROUPS = (r"console-consumer-.*", r"connect-.*", r"__.*")
-"""What MM2 leaves out by default (`DefaultGroupFilter`)."""
+"""Groups that MM2 excludes by default (`DefaultGroupFilter`)."""
 
 
 def syncs_topic(source: str) -> str:
@@ -56,7 +56,7 @@ def task_of(topic: str, partition: int, tasks: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How topics of `source` are called on the target.
+    """Names the remote topics of `source` on the target.
 
     Args:
         source: alias of the source cluster.
@@ -92,12 +92,12 @@ class Naming:
         return hop in f"{self.separator}{topic}"
 
     def is_heartbeats(self, topic: str) -> bool:
-        """``heartbeats``, and its copies from other clusters."""
+        """Whether a topic is ``heartbeats``, or the remote topic of one."""
         return topic.rsplit(self.separator, 1)[-1] == HEARTBEATS_TOPIC
 
 
 def is_internal(topic: str, separator: str = ".") -> bool:
-    """Topics of Kafka, Connect, MM2 and ours, that are never replicated, whatever the filters say."""
+    """Whether a topic belongs to Kafka, Connect, MM2 or the replicator: never replicated, whatever the filters say."""
     is_kafkas = topic.startswith(("__", ".")) or topic.endswith(("-internal", ".internal", f"{separator}internal"))
     is_ours = topic == AUDIT_TOPIC or (topic.startswith("replicator.") and topic.endswith(".syncs"))
     return is_kafkas or is_ours
@@ -140,7 +140,7 @@ class GroupFilter:
     Args:
         include: regular expressions that must match the whole name; an empty list matches nothing.
         exclude: regular expressions; one that matches the whole name wins over `include`.
-        source: alias of the source cluster, to recognise the groups of our own workers there.
+        source: alias of the source cluster, to recognise the groups of the replicator's workers there.
     """
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str], source: str) -> None:

@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.brokers"]
+pytest_plugins = ["tests.support.selection", "tests.support.brokers"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)

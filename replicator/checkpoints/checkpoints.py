@@ -3,11 +3,7 @@
 One pass: follow the syncs topic → list the groups → read what they committed → translate → write what changed → write
 the pulse, which tells how fresh all of it is.
 
-    Exact            the place itself; at the replicated end, past the transaction markers (`target_ends`): lag 0
-    Between          the first place of the stretch: some records are read again, none is missed
-    Ahead            the replicated end: all that is there was read
-    Expired          the place before the first record that was replicated: the group reads all that is there
-    Unknown          no checkpoint
+How an offset translates stands in `offset_map.translate`; where that finds no place there is no checkpoint.
 
 While a task of the flow is halted, nothing is written: the target belongs to those who moved there.
 
@@ -18,7 +14,7 @@ owner writes all once more when the overlap is over.
 Invariants:
     D: no checkpoint lies past a record that the group has not read; each names the topic that its group has read.
     E: only runs are used whose transaction has committed, so no checkpoint lies past what is committed on the target;
-    nor past the end of a log that lost some of that, as soon as that is told.
+    nor past the end of a log that lost some of that, nor before the beginning of one, as soon as that is known.
 
 Source: connect/mirror `MirrorCheckpointTask`.
 """
@@ -28,7 +24,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from replicator.checkpoints.freshness import encode_pulse, pulse_key
 from replicator.checkpoints.topic import CheckpointWriter, read_checkpoints
@@ -36,19 +32,30 @@ from replicator.config import Flow
 from replicator.deadline import Deadline, StopToken
 from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
 from replicator.groups.listing import GroupList
-from replicator.groups.offsets import GroupOffsets
+from replicator.groups.offsets import Committed, GroupOffsets
 from replicator.groups.reader import OffsetsReader
 from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import LATEST, AdminClient, Cluster
+from replicator.kafka.log_starts import LogStarts
 from replicator.kafka.offset_probe import OffsetProbe
-from replicator.kafka.topics import Catalog, Snapshot, SourceTopic, list_offsets
+from replicator.kafka.topics import Catalog, Snapshot, list_offsets
 from replicator.log import Logger
 from replicator.metrics import JobMetrics
-from replicator.offset_map.map import Ahead, Between, Exact, Expired, OffsetMap, Translation
 from replicator.offset_map.mm2_format import Checkpoint
+from replicator.offset_map.topic_id import TopicId
+from replicator.offset_map.translate import (
+    NO_END,
+    UNKNOWN_LOG,
+    Mapped,
+    NoPlace,
+    Placed,
+    ReplicatedPartition,
+    TargetLog,
+    is_at_end,
+)
 from replicator.syncs.halts import halted_text
 from replicator.syncs.reader import SyncsReader, syncs_ends
-from replicator.syncs.state import OTHER_OFFSETS, MapsState
+from replicator.syncs.state import MapsState
 
 FIRST_READ_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
@@ -57,117 +64,98 @@ PULSE_EVERY_S = 0.9
 """At most one a second; a little less, so that each of the passes that are a second apart has one."""
 FRESH_S = 1.0
 """How old the answer that the flow is not halted may be when something is written."""
-CUT_PATIENCE_S = 1.0
-"""What a partition whose log lost records, and which may have no leader now, may hold up the groups of others."""
+LOGS_PATIENCE_S = 1.0
+"""How long partitions that have no leader now may hold up the groups of others."""
 LOOKS = 5
 """On a machine where each look takes longer than that, something is written all the same."""
 OVERLAP_S = 60.0
 """After this no former owner can be writing any more."""
 
 
-@dataclass(slots=True)
-class Translated:
-    """The groups' offsets in terms of the target.
+@dataclass(frozen=True, slots=True)
+class MappedOffset:
+    """What the map says of a group's committed offset.
 
     Args:
-        checkpoints: by group and partition of the target.
-        at_end: partitions whose group has read all that is replicated; the checkpoint is the last run's end.
+        committed: on the source.
+        topic_id: of the topic that it is of.
+    """
+
+    committed: Committed
+    topic_id: TopicId
+    partition: ReplicatedPartition
+    mapped: Mapped
+
+
+@dataclass(slots=True)
+class Translated:
+    """The groups' offsets by the maps.
+
+    Args:
+        offsets: by group and partition of the target.
+        at_end: partitions whose group has read all that is replicated, and the last run's end.
         counts: partitions by kind of translation.
     """
 
-    checkpoints: dict[tuple[str, TP], Checkpoint] = field(default_factory=dict)
+    offsets: dict[tuple[str, TP], MappedOffset] = field(default_factory=dict)
     at_end: dict[TP, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
-
-def place_of(translation: Translation, offset_map: OffsetMap) -> tuple[int, bool] | None:
-    """(where a group goes on, whether that is the replicated end); None when nobody can tell."""
-    match translation:
-        case Exact(next_offset, is_end):
-            return next_offset, is_end
-        case Between(low) | Expired(low=int(low)):
-            return low, False
-        case Ahead() if offset_map.newest is not None:
-            return offset_map.newest.downstream_next, True
-    return None
+    @property
+    def targets(self) -> set[TP]:
+        """The partitions that groups go to."""
+        return {tp for _, tp in self.offsets}
 
 
 def translate_groups(offsets: Mapping[str, GroupOffsets], syncs: MapsState, topics: Snapshot) -> Translated:
     """Translate what groups committed for the flow's topics; other topics are not counted. Pure."""
     result = Translated()
+    partitions: dict[TP, ReplicatedPartition] = {}
     for group, committed in offsets.items():
         for tp, it in committed.items():
             topic = topics.topics.get(tp.topic)
             if topic is None:
                 continue
-            offset_map = _map_of(tp, syncs, topic)
-            if offset_map is None:
+            partition = partitions.get(tp)
+            if partition is None:
+                partition = partitions[tp] = syncs.partition(tp, topic.topic_id, topic.target_id)
+            mapped = partition.translate(it.next_offset)
+            if isinstance(mapped, NoPlace):
                 result.counts["unknown"] += 1
                 continue
-            translation = offset_map.translate(it.next_offset)
-            result.counts[type(translation).__name__.lower()] += 1
-            place = place_of(translation, offset_map)
-            if place is None:
-                continue
-            target = TP(topic.target_topic, tp.partition)
-            next_offset, is_end = place
-            result.checkpoints[group, target] = Checkpoint(
-                group, target, it.next_offset, next_offset, it.metadata, topic.topic_id
-            )
-            if is_end:
-                result.at_end[target] = next_offset
+            result.counts[type(mapped).__name__.lower()] += 1
+            target, newest = TP(topic.target_topic, tp.partition), partition.offset_map.newest
+            result.offsets[group, target] = MappedOffset(it, topic.topic_id, partition, mapped)
+            if newest is not None and is_at_end(mapped):
+                result.at_end[target] = newest.downstream_next
     return result
 
 
-def _map_of(tp: TP, syncs: MapsState, topic: SourceTopic) -> OffsetMap | None:
-    """The map, if it speaks of the topics that the source and the target have now."""
-    offset_map = syncs.maps.get(tp)
-    stopped = syncs.stopped.get(tp)
-    has_other_offsets = stopped is not None and stopped.get("reason") in OTHER_OFFSETS
-    newest = offset_map.newest if offset_map is not None else None
-    is_same_topic = newest is not None and newest.topic_id == topic.topic_id
-    told = syncs.targets.get(tp)
-    is_same_copy = told is None or not told.differs(topic.target)
-    return offset_map if is_same_topic and is_same_copy and not has_other_offsets else None
+def placed(translated: Translated, logs: Mapping[TP, TargetLog]) -> dict[tuple[str, TP], Checkpoint]:
+    """The checkpoints: where each group goes on, within the logs that the target has. Pure.
+
+    Args:
+        logs: where they begin and end, as far as that is known.
+    """
+    found = {}
+    for (group, tp), it in translated.offsets.items():
+        place = it.partition.place(it.mapped, logs.get(tp, UNKNOWN_LOG))
+        if isinstance(place, Placed):
+            upstream_next, metadata = it.committed.next_offset, it.committed.metadata
+            found[group, tp] = Checkpoint(group, tp, upstream_next, place.next_offset, metadata, it.topic_id)
+    return found
 
 
 def positions_of(syncs: MapsState, topics: Snapshot) -> dict[TP, int]:
     """How far each partition that the source has is replicated. Pure."""
     positions = {}
     for tp in topics.partitions():
-        offset_map = _map_of(tp, syncs, topics.topics[tp.topic])
-        if offset_map is not None and offset_map.newest is not None:
-            positions[tp] = offset_map.newest.upstream_next
+        topic = topics.topics[tp.topic]
+        partition = syncs.partition(tp, topic.topic_id, topic.target_id)
+        newest = partition.offset_map.newest
+        if newest is not None and partition.is_usable:
+            positions[tp] = newest.upstream_next
     return positions
-
-
-def past_markers(translated: Translated, ends: Mapping[TP, int]) -> dict[tuple[str, TP], Checkpoint]:
-    """The checkpoints, those at the replicated end moved to where the target was read to without a record."""
-    moved = {}
-    for key, it in translated.checkpoints.items():
-        start = translated.at_end.get(it.tp)
-        end = ends.get(it.tp, it.downstream_next)
-        is_at_end = start is not None and it.downstream_next == start
-        moved[key] = replace(it, downstream_next=end) if is_at_end and end != start else it
-    return moved
-
-
-def within_logs(
-    checkpoints: Mapping[tuple[str, TP], Checkpoint], ends: Mapping[TP, int | None]
-) -> Mapping[tuple[str, TP], Checkpoint]:
-    """The checkpoints, those behind the end of a log that lost records moved to it: all that is left was read. Pure.
-
-    Args:
-        ends: of such logs; None where nobody tells it: there is no checkpoint then.
-    """
-    if not ends:  # in nearly every pass
-        return checkpoints
-    found = {}
-    for key, it in checkpoints.items():
-        end = ends.get(it.tp, it.downstream_next)
-        if end is not None:
-            found[key] = it if it.downstream_next <= end else replace(it, downstream_next=end)
-    return found
 
 
 class Checkpoints:
@@ -206,9 +194,10 @@ class Checkpoints:
         self._reader: SyncsReader[MapsState] | None = None
         self._followed_s = 0.0
         self._forgotten = 0
-        """How many copies were given up (`recopy`) when `_ends` and `_written` began."""
+        """How many copies were given up (`recopy`) when `_ends`, `_starts` and `_written` began."""
         self._ends: OffsetProbe | None = None
         self._ends_problem = ""
+        self._starts = LogStarts(self._target, self._target_admin)
         self._writer: CheckpointWriter | None = None
         self._written: dict[tuple[str, TP], Checkpoint] = {}
         self._rewrite_s = time.monotonic() + OVERLAP_S
@@ -238,8 +227,7 @@ class Checkpoints:
         offsets = self._offsets.read(sorted(groups), budget)
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
-        placed = past_markers(translated, self._find_ends(translated, leash, timeout_s))
-        found = within_logs(placed, self._ends_of_cut(syncs, topics, budget))
+        found = placed(translated, self._target_logs(translated, syncs, topics, leash, timeout_s))
         unread = self._offsets.unsure | (groups - offsets.keys())  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
@@ -317,8 +305,26 @@ class Checkpoints:
         if self._ends is not None:
             self._ends.close()
             self._ends = None
+        self._starts = LogStarts(self._target, self._target_admin)
+
+    def _target_logs(
+        self, translated: Translated, syncs: MapsState, topics: Snapshot, leash: StopToken, timeout_s: float
+    ) -> Mapping[TP, TargetLog]:
+        """Where the logs begin and end that groups go to."""
+        targets = translated.targets
+        read = self._find_ends(translated, leash, timeout_s)
+        budget = leash.budget(timeout_s)
+        begins = self._starts.find(targets, Deadline(budget.slice_s(LOGS_PATIENCE_S)))
+        ends = self._ends_of_cut(syncs, topics, budget)
+        return {
+            tp: TargetLog(
+                begins.get(tp, 0), ends.get(tp, NO_END), translated.at_end.get(tp, 0), read.get(tp, 0)
+            )
+            for tp in targets
+        }  # fmt: skip
 
     def _find_ends(self, translated: Translated, leash: StopToken, timeout_s: float) -> Mapping[TP, int]:
+        """How far the logs hold no record, for groups that have read all."""
         if self._ends is None:
             self._ends = OffsetProbe(self._target)
         ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
@@ -327,16 +333,16 @@ class Checkpoints:
         self._ends_problem = self._ends.problem
         return ends
 
-    def _ends_of_cut(self, syncs: MapsState, topics: Snapshot, budget: Deadline) -> Mapping[TP, int | None]:
-        """Where the logs end that are told to have lost records."""
+    def _ends_of_cut(self, syncs: MapsState, topics: Snapshot, budget: Deadline) -> Mapping[TP, int]:
+        """Where the logs end that are known to have lost records, of those that answer in time."""
         specs = {
             TP(topics.topics[tp.topic].target_topic, tp.partition): LATEST
             for tp, stop in syncs.stopped.items()
             if stop.get("reason") == StopReason.TARGET_LOG_SHORTER and tp.topic in topics.topics
         }
-        patience = Deadline(budget.slice_s(CUT_PATIENCE_S))
+        patience = Deadline(budget.slice_s(LOGS_PATIENCE_S))
         ends = list_offsets(self._target, self._target_admin, specs, patience, committed=False)
-        return {tp: None if isinstance(end, KafkaOpError) else end for tp, end in ends.items()}
+        return {tp: end for tp, end in ends.items() if isinstance(end, int)}
 
     def _write(self, found: Mapping[tuple[str, TP], Checkpoint], leash: StopToken, timeout_s: float) -> None:
         if time.monotonic() > self._rewrite_s:

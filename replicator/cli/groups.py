@@ -21,7 +21,7 @@ from replicator.config import Flow, Settings
 from replicator.errors import ConfigError, RefusedError, ReplicatorError
 from replicator.moves.clusters import FlowClusters
 from replicator.moves.model import MoveCommand, MovePlan, Order
-from replicator.moves.plan import MoveFacts, plan_move
+from replicator.moves.plan import MoveFacts, counted_row, plan_move
 from replicator.moves.world import MoveClusters
 from replicator.operations.checks import Condition, Limits, flow_conditions, group_conditions, right_conditions
 from replicator.operations.group_report import Explanation, GroupRow, explain, group_rows
@@ -172,7 +172,10 @@ class _Looking:
         if len(order.groups) != 1:
             raise RefusedError(f"{group!r} fits {len(order.groups)} groups: name one")
         seen = self._seen(order, self._world.look(order))
-        rows = tuple(self._world.refine(row) if row.between else row for row in seen.plan.rows)
+        rows = tuple(
+            counted_row(order, seen.facts, row, self._world.refine(row)) if row.between else row
+            for row in seen.plan.rows
+        )
         plan = MovePlan(order, rows, seen.plan.refusals, seen.plan.waits)
         return explain(plan, seen.facts, self._clusters.view().syncs, self.source_problem)
 

@@ -1,301 +1,252 @@
-"""A task's share of the source's partitions: which run, from where, and which stand still.
+"""The assignment of a task: which of its partitions run, from where, and why the others are stopped.
 
-Follows the flow's topics from one snapshot to the next. Threading: the task's thread alone.
+It follows the flow's topics from one snapshot to the next, and asks both clusters before a partition starts. It only
+decides. What has to be done about it is returned as `Changes`; the transaction loop applies them.
+
+Threading: the task's thread alone.
 
 Invariants:
-    B: where a new partition begins is committed, as its first sync, before its first record is fetched.
+    B: a partition without a position gets one, as its first offset sync, before its first record is fetched.
     H: a partition that can't go on stops alone, with a reason in the log, a metric and the syncs topic.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from replicator.config import Flow
-from replicator.copy.partition_checks import PartitionChecks
-from replicator.copy.partition_states import PartitionStates
-from replicator.copy.positions import Positions, Runs, floor_run
-from replicator.copy.stall_detector import StallDetector
-from replicator.copy.sync_repair import SyncRepair
-from replicator.copy.transaction_recovery import TransactionRecovery, silent
-from replicator.deadline import Deadline, StopToken
-from replicator.errors import TP, AbortTransactionError, LostError, PartitionError, RetriableError, StopReason
-from replicator.kafka.cluster import Cluster
-from replicator.kafka.topics import Catalog, Snapshot
-from replicator.log import Logger
-from replicator.metrics import TaskMetrics
+from replicator.copy.positions import Positions, TaskRun
+from replicator.copy.task_context import TaskTools
+from replicator.copy.transaction_recovery import RECOVERY_TIMEOUT_S, TransactionRecovery, no_answer
+from replicator.deadline import Deadline
+from replicator.errors import TP, PartitionError, RetriableError, StopReason
+from replicator.kafka.topics import Snapshot
 from replicator.names import task_of
-from replicator.offset_map.sync_format import TargetTopic, encode_control, encode_sync, target_record
-from replicator.planes import Plane, PlaneSettings
+from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 
-PARTITION_BUDGET_S = 10.0
-TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
-MENDED_HINT = "the target lost markers of the last transaction, most likely when brokers crashed: KAFKA-20734"
+REPAIRED_HINT = "the target lost markers of the last transaction, most likely when brokers crashed: KAFKA-20734"
 GONE = frozenset({StopReason.SOURCE_GONE, StopReason.TARGET_GONE})
 
 
 @dataclass(frozen=True, slots=True)
-class TaskContext:
-    """What the tasks of a worker share.
+class Start:
+    """A partition that may run from its position on.
 
     Args:
-        confirm: asks the group, within a deadline and until stopped, whether a task is still ours.
-        plane_settings: of a task's plane, with batches of at most so many bytes.
-        make_plane: a new data plane with such settings.
+        target: the topic that it is replicated to.
+        topic_id: of its source topic.
     """
 
-    flow: Flow
-    source: Cluster
-    target: Cluster
-    catalog: Catalog
-    starter: PartitionChecks
-    log: Logger
-    confirm: Callable[[int, Deadline, Callable[[], bool]], bool]
-    plane_settings: Callable[[int, int], PlaneSettings]
-    make_plane: Callable[[PlaneSettings, TaskMetrics], Plane]
+    tp: TP
+    target: TargetTopic
+    topic_id: TopicId
 
 
 @dataclass(frozen=True, slots=True)
-class TaskTools:
-    """What belongs to one task as long as it is ours.
+class Skip:
+    """Source offsets that retention deleted, and that may be skipped.
 
     Args:
-        number: the task, and its partition of the syncs topic.
-        watch: notices when nothing comes from the source.
-        fates: what is in doubt of the last transaction.
-        outdated: a command wrote to the task's partition of the syncs topic; it has to begin anew, to read that.
+        failure: the partition, and why the offsets can't be read.
+        first: the partition's position.
+        next_offset: where it goes on.
     """
 
-    number: int
-    context: TaskContext
-    metrics: TaskMetrics
-    leash: StopToken
-    log: Logger
-    watch: StallDetector
-    fates: SyncRepair
-    outdated: threading.Event = field(default_factory=threading.Event)
+    failure: PartitionError
+    first: int
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has to be done, in this order.
+
+    Args:
+        stop: partitions to be stopped, running or not, and why.
+        skip: offsets to pass over.
+        runs: offset syncs to commit, without records of theirs.
+        targets: topics that partitions are replicated to from now on, to be committed with them.
+        start: partitions to run, once all of this is committed.
+    """
+
+    stop: tuple[PartitionError, ...] = ()
+    skip: Skip | None = None
+    runs: tuple[TaskRun, ...] = ()
+    targets: Mapping[TP, TargetTopic] = field(default_factory=dict)
+    start: tuple[Start, ...] = ()
+
+
+NOTHING = Changes()
 
 
 class TaskAssignment:
-    """See the module.
+    """See the module. It reads the positions and the partition states, and changes neither.
 
     Args:
-        plane: where partitions are assigned.
-        ledger: the positions that the syncs topic holds.
-        stops: what stood still when the task last ran here, to space the retries.
-        settlement: knows which partitions have to be asked for transactions without an end.
+        positions: what the syncs topic holds, and which partitions run.
+        recovery: knows which target partitions have to be asked for hanging transactions.
     """
 
-    def __init__(
-        self, tools: TaskTools, plane: Plane, ledger: Positions, stops: PartitionStates, settlement: TransactionRecovery
-    ) -> None:
-        self.ledger = ledger
-        self.stops = stops
+    def __init__(self, tools: TaskTools, positions: Positions, recovery: TransactionRecovery) -> None:
         self._tools = tools
         self._flow = tools.context.flow
-        self._starter = tools.context.starter
-        self._plane = plane
-        self._fates = tools.fates
-        self._settlement = settlement
+        self._checks = tools.context.checks
+        self._states = tools.states
+        self._positions = positions
+        self._recovery = recovery
         self._followed = 0
-        self._newest_ms: dict[TP, int] = {}
 
-    def maintain(self) -> None:
-        """Follow a new snapshot, try again what is due, measure the lag, and see that the source is heard.
+    # --- what should run ----------------------------------------------------------------------------------------------
 
-        Raises:
-            StandstillError: it is not: the task has to begin again.
-        """
+    def review(self) -> Changes:
+        """Decide again, if the topics have changed or a stopped partition is due to be tried again."""
         snapshot = self._tools.context.catalog.snapshot
-        if snapshot.number != self._followed or self.stops.any_due(time.monotonic()):
-            self.follow(snapshot, appeared=True)
-        positions = self.ledger.positions()
-        self._measure(positions)
-        self._tools.watch.look(positions, time.monotonic())
+        if snapshot.number == self._followed and not self._states.any_due(time.monotonic()):
+            return NOTHING
+        return self.follow(snapshot, appeared=True)
 
-    def follow(self, snapshot: Snapshot, *, appeared: bool) -> None:
-        """Start what is new or due again, stop what vanished or was created again.
+    def follow(self, snapshot: Snapshot, *, appeared: bool) -> Changes:
+        """Decide by these topics: start what is new or due again, stop what is gone or was created again.
 
         Args:
-            appeared: what is new came into being while the task ran.
+            appeared: partitions without a position came into being while the task ran.
+
+        Raises:
+            RetriableError: a hanging transaction of the task was found; the task has to restart.
+            KafkaOpError: a cluster gave no answer at all.
         """
         self._followed = snapshot.number
-        for tp in self.ledger.running():
-            failure = self._starter.changed(tp, self.ledger.topic_id(tp), self.ledger.target(tp), snapshot)
-            if failure is not None:
-                self.stop(failure)
+        stop = self._changed(snapshot)
         wanted = []
         for tp in self._wanted(snapshot):
-            lasting = self.stops.lasting(tp)
+            lasting = self._states.lasting(tp)
             if lasting is None:
                 wanted.append(tp)
             else:
-                self.stop(self._starter.recreated(tp, self.ledger, snapshot) or lasting)
+                stop.append(self._checks.recreated(tp, self._positions, snapshot) or lasting)
         if not wanted:
-            return
-        budget = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
-        found = self._starter.prepare(wanted, self.ledger, snapshot, budget, appeared=appeared)
-        for failure in found.failures:  # before anything is committed: that tells it
-            self.stop(failure)
-        self._ask_for_ends(found.ready, budget)
-        self._settle_fates(found.ready, budget)
-        self._commit(
-            [(tp, floor_run(upstream, downstream, id_)) for tp, upstream, downstream, id_ in found.floors],
-            {tp: target for tp, target in found.ready.items() if target != self.ledger.told_target(tp)},
+            return Changes(stop=tuple(stop))
+        deadline = self._tools.transaction_budget()
+        found = self._checks.prepare(wanted, self._positions, snapshot, deadline, appeared=appeared)
+        ready = found.ready
+        stop += found.failures
+        stop += self._hold_back_unasked(ready, deadline)
+        repairs, failures = self._repair(ready, deadline)
+        return Changes(
+            stop=(*stop, *failures),
+            runs=(*repairs, *((tp, run) for tp, run in found.start_positions.items() if tp in ready)),
+            targets={tp: target for tp, target in ready.items() if target != self._positions.published_target(tp)},
+            start=tuple(Start(tp, target, snapshot.topics[tp.topic].topic_id) for tp, target in ready.items()),
         )
-        for tp, target in found.ready.items():
-            self.ledger.start(tp, target, snapshot.topics[tp.topic].topic_id)
-            self.stops.runs(tp)
-            self._tools.metrics.partition_runs(tp)
-        if found.ready:
-            self._plane.add(self.ledger.positions(found.ready))
-            if appeared:
-                self._tools.log.info("partitions_started", partitions=len(found.ready))
 
-    def _ask_for_ends(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> None:
-        """Leave out of those that may start what does not say whether a transaction of ours lies open there.
-
-        Raises:
-            RetriableError: one does: the task begins again.
-        """
-        unasked = self._settlement.unasked(ready)
-        if not unasked:
-            return
-        if self._settlement.is_needed(unasked, deadline):
-            raise RetriableError("a transaction of ours has no end in some partition", op="start partitions")
-        for tp in self._settlement.unasked(unasked):
-            self.stop(silent(tp, ready.pop(tp).name))
-
-    def _settle_fates(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> None:
-        """Make syncs and records of the last transaction one again, in those that may start."""
-        doubted = [tp for tp in ready if self._fates.is_open(tp)]
-        if not doubted:
-            return
-        runs, unheard = self._fates.look(doubted, self.ledger, deadline)
-        for tp in unheard:
-            self.stop(silent(tp, ready.pop(tp).name, "what became of the last records"))
-        if runs:
-            positions = {str(tp): run.upstream_next for tp, run in runs}
-            self._tools.log.warning("transaction_mended", positions=positions, hint=MENDED_HINT)
-            self._commit(runs, {})
+    def _changed(self, snapshot: Snapshot) -> list[PartitionError]:
+        """Why running partitions may not go on."""
+        positions = self._positions
+        running = positions.running()
+        found = [self._checks.changed(tp, positions.topic_id(tp), positions.target(tp), snapshot) for tp in running]
+        return [failure for failure in found if failure is not None]
 
     def _wanted(self, snapshot: Snapshot) -> list[TP]:
         """What should run and does not: on the source, or known from before and still configured."""
         tasks = self._flow.settings.tasks
-        ours = {tp for tp in snapshot.partitions() if task_of(tp.topic, tp.partition, tasks) == self._tools.number}
-        ours |= {tp for tp in self.ledger.known() if self._flow.topic_filter.matches(tp.topic)}
+        own = {tp for tp in snapshot.partitions() if task_of(tp.topic, tp.partition, tasks) == self._tools.number}
+        own |= {tp for tp in self._positions.known() if self._flow.topic_filter.matches(tp.topic)}
         now_s = time.monotonic()
-        standing = [tp for tp in ours if not self.ledger.is_running(tp)]
-        return [tp for tp in standing if self.stops.may_start(tp, now_s) or self._is_back(tp, snapshot)]
+        stopped = [tp for tp in own if not self._positions.is_running(tp)]
+        return [tp for tp in stopped if self._states.may_start(tp, now_s) or self._is_back(tp, snapshot)]
 
     def _is_back(self, tp: TP, snapshot: Snapshot) -> bool:
         """Whether a partition stopped because its topic was gone, and it is there again: that need not wait."""
         topic = snapshot.topics.get(tp.topic)
-        reason = self.stops.reason(tp)
+        reason = self._states.reason(tp)
         if topic is None or reason not in GONE:
             return False
         return tp.partition < (topic.partitions if reason is StopReason.SOURCE_GONE else topic.target_partitions)
 
-    def _commit(self, runs: Runs, targets: Mapping[TP, TargetTopic]) -> None:
-        """Commit syncs that come without records, and where partitions are replicated to; and the news with them.
+    def _hold_back_unasked(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> list[PartitionError]:
+        """Take partitions out of `ready` that do not say whether they hold a hanging transaction of the task.
 
         Raises:
-            LostError: the task was taken meanwhile; nothing is committed.
-            KafkaOpError: the transaction failed; the task begins again.
+            RetriableError: one does.
         """
-        if not runs and not targets:
-            return
-        deadline = self._tools.leash.budget(self._flow.settings.transaction_timeout_s)
-        news = self.stops.news()
-        self._plane.begin()
-        for tp, run in runs:
-            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_sync(tp, run))
-        for tp, target in targets.items():
-            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(target_record(tp, target)))
-        for record in news:
-            self._plane.write(self._flow.syncs_topic, self._tools.number, *encode_control(record))
-        if self._tools.leash.lost.is_set():
-            raise LostError
-        try:
-            self._plane.flush(deadline)
-            self._plane.commit(deadline)
-        except AbortTransactionError as error:
-            if error.code == TOPIC_REFUSED:
-                self.stop_refused({})
-            raise
-        self.ledger.commit(runs)
-        self.stops.told(news)
+        unasked = self._recovery.unasked(ready)
+        if not unasked:
+            return []
+        if self._recovery.is_needed(unasked, deadline):
+            raise RetriableError("a hanging transaction of this task was found", op="start partitions")
+        return [no_answer(tp, ready.pop(tp).name) for tp in self._recovery.unasked(unasked)]
 
-    def failed(self, failure: PartitionError) -> None:
-        """A partition can't go on: skip what retention took if so configured, else stop it alone, and say why."""
-        if not self.ledger.is_running(failure.tp):
-            return
+    def _repair(self, ready: dict[TP, TargetTopic], deadline: Deadline) -> tuple[list[TaskRun], list[PartitionError]]:
+        """Offset syncs that repair what an incomplete abort left behind in those that may start.
+
+        Besides: why partitions, which are taken out of `ready`, may not: nothing is known of their last records.
+        """
+        suspects = [tp for tp in ready if self._tools.sync_repair.is_suspect(tp)]
+        if not suspects:
+            return [], []
+        runs, unanswered = self._tools.sync_repair.check(suspects, self._positions, deadline)
+        if runs:
+            positions = {str(tp): run.upstream_next for tp, run in runs}
+            self._tools.log.warning("transaction_mended", positions=positions, hint=REPAIRED_HINT)
+        return runs, [no_answer(tp, ready.pop(tp).name, "what became of the last records") for tp in unanswered]
+
+    # --- what an error means ------------------------------------------------------------------------------------------
+
+    def failed(self, failure: PartitionError) -> Changes:
+        """Decide about a running partition that can't go on: skip what retention deleted, if so configured, or stop."""
+        tp = failure.tp
+        if not self._positions.is_running(tp):
+            return NOTHING
         if failure.reason is StopReason.TRUNCATED:
-            position = self.ledger.positions([failure.tp])[failure.tp]
-            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
-            failure, low = self._starter.truncation(failure, position, self.ledger.topic_id(failure.tp), budget)
+            position = self._positions.committed([tp])[tp]
+            budget = self._tools.partition_budget()
+            failure, low = self._checks.truncation(failure, position, self._positions.topic_id(tp), budget)
             may_skip = self._flow.settings.on_truncation == "skip" and failure.reason is StopReason.TRUNCATED
             if may_skip and low is not None:
-                self._skip(failure, position, low)
-                return
+                return Changes(skip=Skip(failure, position, low))
         elif failure.reason is StopReason.TARGET_LOG_SHORTER:
-            budget = self._tools.leash.budget(PARTITION_BUDGET_S)
-            failure = self._starter.shorter(failure, self.ledger.target(failure.tp), budget)
-        self.stop(failure)
+            failure = self._checks.shorter(failure, self._positions.target(tp), self._tools.partition_budget())
         self._tools.context.catalog.ask_refresh()
+        return Changes(stop=(failure,))
 
-    def _skip(self, failure: PartitionError, position: int, low: int) -> None:
-        tp = failure.tp
-        where = {"topic": tp.topic, "partition": tp.partition, "first": position, "next": low}
-        self._tools.log.warning("records_skipped", **where, offsets=low - position, reason=failure.reason.value)
-        self.ledger.passed(tp, low)
-        self._commit(self.ledger.runs({}), {})
-        self._tools.metrics.skipped(tp, low - position, failure.reason.value)
-        self._plane.remove([tp])
-        self._plane.add(self.ledger.positions([tp]))
+    def refused(self, target_topics: Mapping[TP, str]) -> Changes:
+        """Stop the partitions whose target topics may not be written to: the refusal of a transaction names none.
 
-    def stop(self, error: PartitionError) -> None:
-        """Stop one partition, and note what has to be told of it."""
-        tp = error.tp
-        if self.ledger.is_running(tp):
-            self._plane.remove([tp])
-            self.ledger.stop(tp)
-        now_s = time.monotonic()
-        is_news = self.stops.stop(error, now_s, dt.datetime.now(dt.UTC))
-        self._tools.metrics.partition_stopped(tp, error.reason)
-        report = self._tools.log.warning if is_news else self._tools.log.debug
-        where = {"topic": tp.topic, "partition": tp.partition, "reason": error.reason.value}
-        retry = {} if error.is_lasting else {"retry_in_s": self.stops.retry_in_s(tp, now_s)}
-        report("partition_stopped", **where, error=str(error), **retry)
-
-    def stop_refused(self, target_topics: Mapping[TP, str]) -> None:
-        """Stop the partitions whose target topics we may not write to: a refused transaction names none.
+        Args:
+            target_topics: by source partition.
 
         Raises:
-            RetriableError: the topic of the syncs is among them: nothing can go on.
+            RetriableError: the syncs topic may not be written to: nothing can go on.
         """
         syncs = self._flow.syncs_topic
         topics = {TP(syncs, self._tools.number): syncs, **target_topics}
-        for failure in self._starter.unwritable(topics, self._tools.leash.budget(PARTITION_BUDGET_S)):
+        failures = self._checks.unwritable(topics, self._tools.partition_budget())
+        for failure in failures:
             if failure.tp.topic == syncs:
                 raise RetriableError(str(failure), op="write the positions", code=failure.code)
-            self.stop(failure)
+        return Changes(stop=tuple(failures))
 
-    def advanced(self, tp: TP, newest_ms: int) -> None:
-        """Note that records of a partition were committed, the newest with this timestamp."""
-        self._newest_ms[tp] = newest_ms
-        self.stops.advanced(tp)
+    # --- what trouble on the target means -----------------------------------------------------------------------------
 
-    def _measure(self, positions: Mapping[TP, int]) -> None:
-        ends = self._plane.source_ends(positions)
-        now_ms = time.time() * 1000
-        for tp, position in positions.items():
-            lag = max(0, ends.get(tp, position) - position, self._tools.watch.end(tp) - position)
-            newest_ms = self._newest_ms.get(tp, -1)
-            behind_s = max(0.0, (now_ms - newest_ms) / 1000) if lag and newest_ms > 0 else 0.0
-            self._tools.metrics.lag(tp, lag, behind_s)
-        self._tools.metrics.partitions(len(positions), len(self.stops))
+    def is_recovery_due(self) -> bool:
+        """Whether the target was in trouble since it was last asked for hanging transactions."""
+        return self._recovery.is_due()
+
+    def look_back(self) -> Changes:
+        """Ask for hanging transactions of the task, if the target was in trouble since it was last asked.
+
+        Partitions that give no answer stop: before they start again, they are asked.
+
+        Raises:
+            RetriableError: there is one, or that could not be found out: the task has to restart.
+        """
+        if not self.is_recovery_due():
+            return NOTHING
+        running = self._positions.running()
+        self._recovery.postpone(set(self._positions.known()) - set(running))
+        if self._recovery.is_needed(running, self._tools.stop_token.budget(RECOVERY_TIMEOUT_S)):
+            raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
+        unasked = self._recovery.unasked(running)
+        return Changes(stop=tuple(no_answer(tp, self._positions.target(tp).name) for tp in unasked))

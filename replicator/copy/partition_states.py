@@ -1,9 +1,9 @@
-"""The partitions of a task that stopped alone: why, when to try them again, and what has still to be told.
+"""The partitions of a task that stopped alone: why, when each is tried again, and what is not published yet.
 
-Pure: no Kafka, no clock. What is told goes to the syncs topic, so that `lag` shows the reason without any worker.
+Pure: no Kafka, no clock. States are published in the syncs topic, so that `lag` shows them without any worker.
 
 Invariants:
-    H: a partition that stands still has a reason, and the reason is told until it runs again.
+    H: a stopped partition has a reason, and the syncs topic says it until the partition runs again.
 """
 
 from __future__ import annotations
@@ -29,30 +29,34 @@ class PartitionStates:
     """The partitions of a task that stopped alone. Times are those of the monotonic clock that the caller reads.
 
     Args:
-        interval_s: wait before the first retry; later ones double it, up to ten minutes. What lasts is only looked at.
+        interval_s: wait before the first retry; later ones double it, up to ten minutes. A lasting stop is not retried.
     """
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._stops: dict[TP, _Stop] = {}
         self._attempts: dict[TP, int] = {}
-        self._told: dict[TP, dict[str, Any]] = {}
-        self._news: dict[TP, ControlRecord] = {}
+        self._published: dict[TP, dict[str, Any]] = {}
+        self._unpublished: dict[TP, ControlRecord] = {}
 
     def __len__(self) -> int:
         return len(self._stops)
 
-    def begin(self, told: Mapping[TP, dict[str, Any]], known: Container[TP]) -> None:
-        """Start anew from what the syncs topic says: every partition may be tried, but for what lasts and is untold.
+    def begin(self, published: Mapping[TP, dict[str, Any]], known: Container[TP]) -> None:
+        """Begin again with what the syncs topic says.
+
+        Every partition may be tried, but those whose stop is lasting and not published yet.
 
         Args:
             known: the partitions with a position there.
         """
         self._stops = {
-            tp: stop for tp, stop in self._stops.items() if stop.error.is_lasting and tp in self._news and tp in known
+            tp: stop
+            for tp, stop in self._stops.items()
+            if stop.error.is_lasting and tp in self._unpublished and tp in known
         }
-        self._news = {tp: self._news[tp] for tp in self._stops}
-        self._told = dict(told)
+        self._unpublished = {tp: self._unpublished[tp] for tp in self._stops}
+        self._published = dict(published)
 
     def stop(self, error: PartitionError, now_s: float, at: dt.datetime) -> bool:
         """Note that a partition stopped; True when it was not already known to have stopped for this reason."""
@@ -62,16 +66,16 @@ class PartitionStates:
         wait_s = min(self._interval_s * 2 ** min(attempts, 10), MAX_RETRY_INTERVAL_S)
         before = self._stops.get(tp)
         self._stops[tp] = _Stop(error, now_s + wait_s)
-        told = self._told.get(tp, {})
-        if told.get("reason") == error.reason.value and bool(told.get("lasting")) == error.is_lasting:
-            self._news.pop(tp, None)
+        published = self._published.get(tp, {})
+        if published.get("reason") == error.reason.value and bool(published.get("lasting")) == error.is_lasting:
+            self._unpublished.pop(tp, None)
             return before is None
         is_same = before is not None and (before.error.reason, before.error.is_lasting) == (
             error.reason,
             error.is_lasting,
         )
-        if is_same and tp in self._news:
-            return False  # still to be told, with the time when it began
+        if is_same and tp in self._unpublished:
+            return False  # to be published yet, with the time when it began
         body: dict[str, Any] = {
             "state": "stopped",
             "reason": error.reason.value,
@@ -80,31 +84,31 @@ class PartitionStates:
         }
         if error.is_lasting:
             body["lasting"] = True
-        self._news[tp] = ControlRecord(PARTITION_STATE, tp, body)
+        self._unpublished[tp] = ControlRecord(PARTITION_STATE, tp, body)
         return True
 
     def lasting(self, tp: TP) -> PartitionError | None:
-        """Why a partition must not be tried, though its logs may look whole: it was seen by a life of the task."""
+        """Why a partition must not be tried, although its logs may look whole by now; None: it may be."""
         stop = self._stops.get(tp)
         if stop is not None and stop.error.is_lasting:
             return stop.error
-        told = self._told.get(tp, {})
-        if not told.get("lasting"):
+        published = self._published.get(tp, {})
+        if not published.get("lasting"):
             return None
         return PartitionError(
-            f"stopped since {told.get('since')}: {told.get('detail')}",
+            f"stopped since {published.get('since')}: {published.get('detail')}",
             op="start",
             tp=tp,
-            reason=StopReason(told["reason"]),
+            reason=StopReason(published["reason"]),
             is_lasting=True,
         )
 
-    def runs(self, tp: TP) -> None:
-        """Note that a partition started."""
+    def started(self, tp: TP) -> None:
+        """Note that a partition runs; the syncs topic says so with the next commit."""
         self._stops.pop(tp, None)
-        self._news.pop(tp, None)
-        if tp in self._told:
-            self._news[tp] = ControlRecord(PARTITION_STATE, tp, None)
+        self._unpublished.pop(tp, None)
+        if tp in self._published:
+            self._unpublished[tp] = ControlRecord(PARTITION_STATE, tp, None)
 
     def advanced(self, tp: TP) -> None:
         """Note that a partition committed records: its next stop is a first one again."""
@@ -128,19 +132,19 @@ class PartitionStates:
         stop = self._stops.get(tp)
         return 0.0 if stop is None else round(max(0.0, stop.retry_at_s - now_s), 1)
 
-    def has_news(self) -> bool:
-        return bool(self._news)
+    def has_unpublished(self) -> bool:
+        return bool(self._unpublished)
 
-    def news(self) -> list[ControlRecord]:
-        """Control records that the next transaction has to carry."""
-        return list(self._news.values())
+    def unpublished(self) -> list[ControlRecord]:
+        """The control records that the next transaction has to carry."""
+        return list(self._unpublished.values())
 
-    def told(self, records: Iterable[ControlRecord]) -> None:
-        """Note that these were committed."""
+    def mark_published(self, records: Iterable[ControlRecord]) -> None:
+        """Note that these were committed; what changed meanwhile stays unpublished."""
         for record in records:
-            if self._news.get(record.tp) is record:
-                del self._news[record.tp]
+            if self._unpublished.get(record.tp) is record:
+                del self._unpublished[record.tp]
             if record.body is None:
-                self._told.pop(record.tp, None)
+                self._published.pop(record.tp, None)
             else:
-                self._told[record.tp] = record.body
+                self._published[record.tp] = record.body

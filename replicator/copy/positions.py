@@ -1,8 +1,8 @@
-"""The positions of one task's partitions: committed, and as moved in the open transaction. No Kafka, no clock.
+"""The positions of one task's partitions: as committed, and as moved by the open transaction. No Kafka, no clock.
 
 Invariants:
     A: a partition only ever advances; a batch that starts before the position is refused.
-    B: `committed` positions come from runs that were committed, and from nothing else.
+    B: committed positions come from runs that were committed, and from nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from replicator.errors import TP, FatalError, PartitionError, StopReason
 from replicator.offset_map.runs import Placement, Run, RunBuilder
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
 
-Runs = list[tuple[TP, Run]]
+TaskRun = tuple[TP, Run]
+"""A run, and the source partition it belongs to."""
 
 
 class _Entry:
@@ -21,7 +23,7 @@ class _Entry:
 
     __slots__ = ("is_confirmed", "moved_to", "newest", "target", "topic_id")
 
-    def __init__(self, target: TargetTopic, topic_id: bytes, newest: Run) -> None:
+    def __init__(self, target: TargetTopic, topic_id: TopicId, newest: Run) -> None:
         self.target = target
         self.topic_id = topic_id
         self.newest = newest
@@ -50,12 +52,12 @@ class Positions:
         """Every partition with a position, running or not."""
         return self._newest.keys()
 
-    def told_target(self, tp: TP) -> TargetTopic | None:
-        """The topic that the partition's downstream offsets belong to; None: it was never told."""
+    def published_target(self, tp: TP) -> TargetTopic | None:
+        """The topic that the partition's downstream offsets belong to, as the syncs topic says; None: it says none."""
         return self._targets.get(tp)
 
-    def start(self, tp: TP, target: TargetTopic, topic_id: bytes) -> None:
-        """Let a partition that has a position run, from there.
+    def start(self, tp: TP, target: TargetTopic, topic_id: TopicId) -> None:
+        """Start a partition at its committed position.
 
         Args:
             target: its topic on the target, as committed.
@@ -73,12 +75,12 @@ class Positions:
     def running(self) -> list[TP]:
         return list(self._entries)
 
-    def positions(self, tps: Iterable[TP] | None = None) -> dict[TP, int]:
+    def committed(self, tps: Iterable[TP] | None = None) -> dict[TP, int]:
         """Committed positions of the running partitions (or of `tps` among them)."""
         wanted = self._entries if tps is None else tps
         return {tp: self._entries[tp].newest.upstream_next for tp in wanted}
 
-    def topic_id(self, tp: TP) -> bytes:
+    def topic_id(self, tp: TP) -> TopicId:
         return self._entries[tp].topic_id
 
     def target(self, tp: TP) -> TargetTopic:
@@ -87,12 +89,12 @@ class Positions:
     def unconfirmed(self, tps: Iterable[TP]) -> dict[TP, TargetTopic]:
         """Those of the running partitions whose target topic may have been created again unnoticed.
 
-        Records of an aborted transaction make its log longer: where the next ones land no longer tells.
+        Records of an aborted transaction make its log longer, so the offsets of the next ones do not show it.
         """
         return {tp: self._entries[tp].target for tp in tps if not self._entries[tp].is_confirmed}
 
     def confirm(self, tps: Iterable[TP]) -> None:
-        """Note that records landed in the topic that those before were replicated to."""
+        """Note that records went to the topic that the records before were replicated to."""
         for tp in tps:
             self._entries[tp].is_confirmed = True
 
@@ -109,7 +111,7 @@ class Positions:
         entry.moved_to = next_offset
 
     def passed(self, tp: TP, next_offset: int) -> None:
-        """Note that there is no record for us before `next_offset`."""
+        """Note that the source has no committed record from the position to `next_offset`."""
         entry = self._entries.get(tp)
         if entry is not None:
             entry.moved_to = max(entry.moved_to, next_offset)
@@ -118,13 +120,13 @@ class Positions:
         """Whether any position differs from the committed one."""
         return any(entry.moved_to != entry.newest.upstream_next for entry in self._entries.values())
 
-    def runs(self, placements: Mapping[TP, list[Placement]]) -> Runs:
-        """The runs that commit what was moved since the last commit.
+    def runs(self, placements: Mapping[TP, list[Placement]]) -> list[TaskRun]:
+        """The runs that commit what moved since the last commit.
 
         Raises:
             PartitionError: records landed before the end of what was replicated earlier: the target's log was cut.
         """
-        runs: Runs = []
+        runs: list[TaskRun] = []
         for tp, entry in self._entries.items():
             places = placements.get(tp, [])
             if entry.moved_to == entry.newest.upstream_next and not places:
@@ -136,7 +138,7 @@ class Positions:
             runs += [(tp, run) for run in builder.build(places, entry.moved_to, entry.newest.downstream_next)]
         return runs
 
-    def commit(self, runs: Runs) -> None:
+    def commit(self, runs: Iterable[TaskRun]) -> None:
         """Note that `runs` were committed."""
         for tp, run in runs:
             self._newest[tp] = run
@@ -154,26 +156,26 @@ class Positions:
 def target_log_shorter(
     tp: TP, target_topic: str, newest: Run, found: int, *, is_lasting: bool = False
 ) -> PartitionError:
-    """The target's log ends before what was replicated to it.
+    """Why a partition stops: the target's log ends before the end of what was replicated to it.
 
     Args:
-        is_lasting: records of ours were appended there, so that it is longer now.
+        is_lasting: records were appended behind that end, so the log will look whole.
     """
     return PartitionError(
         f"the target's log goes on at {found}, but {newest.downstream_next} offsets were replicated to it",
         op="check the target",
         tp=tp,
         reason=StopReason.TARGET_LOG_SHORTER,
-        hint=f"{target_topic} was deleted and created again, or lost its end; {copied_anew(tp)}",
+        hint=f"{target_topic} was deleted and created again, or lost its end; {recopy_hint(tp)}",
         is_lasting=is_lasting,
     )
 
 
-def copied_anew(tp: TP) -> str:
-    """What an operator does about a copy that can't go on."""
-    return f"`replicator recopy {tp.topic}` copies it anew"
+def recopy_hint(tp: TP) -> str:
+    """What an operator does about a remote topic that can't be continued."""
+    return f"`replicator recopy {tp.topic}` re-replicates it"
 
 
-def floor_run(upstream: int, downstream: int, topic_id: bytes) -> Run:
-    """The first run of a partition: no records, only where it begins on both sides."""
+def start_position(upstream: int, downstream: int, topic_id: TopicId) -> Run:
+    """The first run of a partition: no records, only where it begins on both clusters."""
     return RunBuilder(0, 0, topic_id).build((), upstream, downstream)[0]

@@ -1,14 +1,14 @@
-"""Notices partitions of which a plane brings nothing, although the source has more of them.
+"""Detects partitions of which the plane brings nothing although the source has more: the task then restarts.
 
-A fetcher may go silent while all else works: librdkafka's consumer does when it has lost its brokers for good
-(`clients.WATCHED`). It reports no error, and its view of the log's end stands still, too. So the source itself is
-asked, through another client, for the ends of partitions that do not move; a partition that stays behind its end for
-too long starts the task anew, with new clients. (Statistics would tell sooner, but they list each partition.)
+A consumer may go silent while everything else works: librdkafka's does after it lost all of its brokers
+(`kafka.cluster.WATCHED`). It reports no error, and its view of the log's end does not move either. So the source itself
+is asked, through another client, for the ends of partitions that do not move. If one stays behind its end for too long,
+the task restarts, with new clients. (librdkafka's statistics would show it sooner, but they list every partition.)
 
-Only time counts in which the task asked its plane for records and the source answered for the partition: a target that
-hangs, a source that is away and a leader that is being elected are no standstills.
+Only that time counts in which the task asked its plane for records and the source answered for the partition. A target
+that hangs, a source that can't be reached and a leader that is being elected are no stalls.
 
-Threading: the task's thread alone. Nothing here waits.
+Threading: the task's thread alone. It never waits for an answer.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from typing import Any
 from replicator.errors import TP, RetriableError
 
 QUIET_S = 5.0
-"""How long a partition must not have moved to be asked for."""
+"""How long a partition must not have moved before the source is asked for its end."""
 ASK_EVERY_S = 5.0
 PATIENCE_S = 20.0
-"""How long a partition may stay behind; longer than a broker throttles a client (Kafka's quota windows: 10 s)."""
+"""How long a partition may stay behind its end: longer than a broker throttles a client (quota windows: 10 s)."""
 MAX_PATIENCE_S = 320.0
-"""Patience doubles with each restart: where it was slowness after all, a restart helps nothing."""
+"""`PATIENCE_S` doubles with each restart up to this: if the source is only slow, a restart does not help."""
 FORGIVEN_AFTER_S = 3600.0
 REFRESH_EVERY_S = 15.0
 MAX_ASKED = 200
-"""Partitions asked for at once; where more are quiet, they take turns. Each costs 35 µs."""
+"""How many partitions are asked for at once; if more are quiet, they take turns. Each costs 35 µs."""
 LONGEST_STEP_S = 2.0
-"""What the time between two looks counts at most: in the rest of it, the task was busy with something else."""
+"""What the time between two calls of `look` counts at most: for the rest of it, the task was busy elsewhere."""
 
 Answers = Mapping[TP, "Future[Any]"]
 
 
 class StallError(RetriableError):
-    """Nothing comes of a partition although there is more on the source: the task begins again, with new clients."""
+    """Nothing comes of a partition although the source has more: the task restarts, with new clients."""
 
 
 @dataclass(slots=True)
 class _Quiet:
-    """Where a partition is, and since when, in watched time; was it asked for since then?"""
+    """A partition's position, since when it is there (in counted time), and whether its end was asked for since."""
 
     position: int
     since_s: float
@@ -56,7 +56,7 @@ class StallDetector:
 
     Args:
         ask: asks the source, in the background, for the last stable offsets of partitions.
-        refresh: has the source's leaders asked for again: after an election, an old one is asked in vain.
+        refresh: updates the client's metadata: after an election, it would ask the old leader for ever.
     """
 
     def __init__(self, ask: Callable[[Iterable[TP]], Answers], refresh: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class StallDetector:
         self.begin()
 
     def begin(self) -> None:
-        """The task begins again: what was seen of its last plane says nothing of the next."""
+        """Forget what was seen: the task restarts, with a new plane."""
         self._partitions: dict[TP, _Quiet] = {}
         self._ends: dict[TP, int] = {}
         self._behind: dict[TP, float] = {}
@@ -79,11 +79,11 @@ class StallDetector:
         self._looked_s: float | None = None
 
     def end(self, tp: TP) -> int:
-        """The end of a partition's log when the source was last asked for it; -1: it was not since it moved."""
+        """The end of a partition's log as the source last answered; -1: it was not asked since the position moved."""
         return self._ends.get(tp, -1)
 
     def look(self, positions: Mapping[TP, int], now_s: float) -> None:
-        """Note where the partitions are, read what the source has said meanwhile, and ask it again when it is time.
+        """Note the positions, read the source's answers that came meanwhile, and ask again when it is time.
 
         Called every second or so while the task runs.
 
@@ -92,7 +92,7 @@ class StallDetector:
             now_s: on the monotonic clock.
 
         Raises:
-            StandstillError: the task has to begin again.
+            StallError: the task has to restart.
         """
         self._clock_s += 0.0 if self._looked_s is None else min(now_s - self._looked_s, LONGEST_STEP_S)
         self._looked_s = now_s
@@ -121,7 +121,7 @@ class StallDetector:
             seen.pop(tp, None)
 
     def _due(self) -> list[TP]:
-        """What to ask for: first what is behind, then what has just become quiet, then the others in turns."""
+        """Which partitions to ask for: those behind, then those that just became quiet, then the others in turns."""
         quiet = [tp for tp, it in self._partitions.items() if self._clock_s - it.since_s >= QUIET_S]
         others = [tp for tp in quiet if tp not in self._behind]
         fresh = [tp for tp in others if not self._partitions[tp].is_asked]
@@ -154,18 +154,18 @@ class StallDetector:
     def _judge(self, now_s: float) -> None:
         if now_s - self._raised_s > FORGIVEN_AFTER_S:
             self._patience_s = PATIENCE_S
-        standing = [tp for tp, since_s in self._behind.items() if self._clock_s - since_s >= self._patience_s]
-        if not standing:
+        stalled = [tp for tp, since_s in self._behind.items() if self._clock_s - since_s >= self._patience_s]
+        if not stalled:
             return
-        tp = standing[0]
+        tp = stalled[0]
         known = self._partitions[tp]
         self._patience_s = min(MAX_PATIENCE_S, 2 * self._patience_s)
         self._raised_s = now_s
-        others = f"; {len(standing) - 1} more partitions stand still, too" if standing[1:] else ""
+        others = f"; {len(stalled) - 1} more partitions are stalled, too" if stalled[1:] else ""
         raise StallError(
             f"nothing came from offset {known.position} on for {self._clock_s - known.since_s:.0f} s, although the log "
             f"ends at {self._ends[tp]}{others}",
             op="fetch",
             tp=tp,
-            hint="the task begins again, with new connections to the source",
+            hint="the task restarts, with new connections to the source",
         )

@@ -1,18 +1,21 @@
-"""Mends runs whose records have another fate than their syncs, before a partition starts.
+"""Repairs offset syncs whose transaction was only partly aborted, before a partition starts.
 
-A transaction that the target left without an end in some partition (`planes.batches.loose_ends`) shares there the fate
-of the next one of the same producer. When that is committed, all is well. When it is aborted (the task died in it, and
-its next owner fenced it), the abort takes along what lay there before:
+A transaction that hangs in some partition, because the target lost a marker (`protocol.hanging_transactions`), ends
+there as the next transaction of the same producer does. If that one is committed, all is well. If it is aborted (the
+task died in it, and its next owner fenced it), the abort takes along what lay there before:
 
-    a sync is visible, its records are aborted  the run is emptied: back to where it began, they are copied again
-    records are visible, their sync is not      the sync is written again: they are not copied again
+    the sync is visible, its records are aborted    the run is emptied: the position goes back to where the run began,
+                                                    and the records are replicated again
+    the records are visible, their sync is not      the sync is written again: the records are not replicated again
 
-In doubt are the partitions of the last transaction with records: before another one is begun after trouble, a task
-looks back (`TransactionLoop`), and who begins again ends what has no end (`transaction_recovery`). A partition that
-gives no answer does not start, and that is told with the next transaction: what is told to stand still stays in doubt.
+Suspect are the partitions that the last transaction with records wrote to. Before another transaction begins after
+trouble on the target, the task looks back (`TaskAssignment.look_back`); a task that restarts ends hanging transactions
+first (`transaction_recovery`). A partition that gives no answer does not start. The next transaction publishes that it
+is stopped, and what is published as stopped stays suspect.
 
 Invariants:
-    A, B: syncs and records of one transaction share one fate, also when the target loses a marker.
+    A, B: the syncs and the records of one transaction are all committed or all aborted, also where the target lost a
+        marker.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from replicator.config import Flow
-from replicator.copy.positions import Positions, Runs
+from replicator.copy.positions import Positions, TaskRun
 from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster
@@ -35,7 +38,7 @@ PATIENCE_S = 5.0
 
 
 class SyncRepair:
-    """What is in doubt of one task's partitions. Threading: one thread.
+    """Knows which partitions of one task are suspect, and repairs their syncs. Threading: one thread.
 
     Args:
         task: its number.
@@ -45,20 +48,21 @@ class SyncRepair:
         self._flow = flow
         self._target = target
         self._task = task
-        self._told: dict[TP, list[Run]] = {}
+        self._visible: dict[TP, list[Run]] = {}
         self._hidden: dict[TP, list[Run]] = {}
 
-    def doubt(self, state: TaskState, end: int, deadline: Deadline) -> None:
-        """Begin with what the task's partition of the syncs topic says.
+    def suspect(self, state: TaskState, end: int, deadline: Deadline) -> None:
+        """Find the suspect partitions by the task's partition of the syncs topic.
 
         Args:
-            end: its stable end; more than a marker after the last run, something else lies there, maybe hidden runs.
+            state: what can be read there.
+            end: its stable end. If that is more than a marker after the last run, aborted syncs may lie before it.
 
         Raises:
             RetriableError: that could not be read before `deadline`.
         """
-        doubted = state.last | state.stopped.keys()
-        self._told = {tp: list(state.tails[tp]) for tp in doubted & state.tails.keys()}
+        suspects = state.last | state.stopped.keys()
+        self._visible = {tp: list(state.tails[tp]) for tp in suspects & state.tails.keys()}
         begin = min([state.end, *(state.ends[tp] for tp in state.stopped.keys() & state.ends.keys())])
         self._hidden = {}
         if end <= begin + 1:
@@ -67,89 +71,91 @@ class SyncRepair:
             if offset >= state.ends.get(record.tp, 0):
                 self._hidden.setdefault(record.tp, []).append(record.run)
 
-    def is_open(self, tp: TP) -> bool:
+    def is_suspect(self, tp: TP) -> bool:
         """Whether it is not known yet what became of a partition's last records."""
-        return tp in self._told or tp in self._hidden
+        return tp in self._visible or tp in self._hidden
 
-    def look(self, tps: Iterable[TP], ledger: Positions, deadline: Deadline) -> tuple[Runs, set[TP]]:
+    def check(self, tps: Iterable[TP], positions: Positions, deadline: Deadline) -> tuple[list[TaskRun], set[TP]]:
         """Find out what became of the last records of these partitions.
 
         Returns:
-            Runs that have to be written to make syncs and records one again; the partitions that gave no answer.
+            The runs to commit, so that syncs and records agree; the partitions that gave no answer.
 
         Raises:
             KafkaOpError: the client can't go on.
         """
         wanted = set(tps)
-        runs: Runs = []
+        runs: list[TaskRun] = []
         with closing(OffsetProbe(self._target)) as ends:
-            told = {tp: self._told[tp] for tp in wanted & self._told.keys()}
-            lost, silent = self._lost(told, ends, deadline)
-            for tp in told.keys() - silent:
-                del self._told[tp]
+            visible = {tp: self._visible[tp] for tp in wanted & self._visible.keys()}
+            lost, unanswered = self._lost(visible, ends, deadline)
+            for tp in visible.keys() - unanswered:
+                del self._visible[tp]
                 if tp in lost:
                     self._hidden.pop(tp, None)
-                    runs += [(tp, emptied(it, lost[tp])) for it in told[tp] if it.seq >= lost[tp].seq]
-            hidden = {tp: self._hidden[tp] for tp in (wanted - silent) & self._hidden.keys()}
-            shown, unheard = self._shown(hidden, ends, deadline)
-        for tp in hidden.keys() - unheard:
+                    runs += [(tp, emptied(it, lost[tp])) for it in visible[tp] if it.seq >= lost[tp].seq]
+            hidden = {tp: self._hidden[tp] for tp in (wanted - unanswered) & self._hidden.keys()}
+            shown, more_unanswered = self._shown(hidden, ends, deadline)
+        for tp in hidden.keys() - more_unanswered:
             del self._hidden[tp]
-            newest = ledger.newest(tp)
+            newest = positions.newest(tp)
             runs += [(tp, it) for it in continued(newest, hidden[tp], shown[tp])] if newest is not None else []
-        return runs, silent | unheard
+        return runs, unanswered | more_unanswered
 
     def _lost(
-        self, told: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
+        self, visible: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
     ) -> tuple[dict[TP, Run], set[TP]]:
         """The first run of each partition whose records were aborted, where there is one.
 
-        Besides: the partitions that gave no answer.
+        Also: the partitions that gave no answer.
         """
         lost: dict[TP, Run] = {}
-        with_records = {tp: [run for run in runs if run.count] for tp, runs in told.items()}
-        met, silent = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
-        aborted, unheard = self._aborted({tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline)
-        silent |= unheard
+        with_records = {tp: [run for run in runs if run.count] for tp, runs in visible.items()}
+        met, unanswered = self._met(ends, {tp: runs[-1] for tp, runs in with_records.items()}, deadline)
+        aborted, more_unanswered = self._aborted(
+            {tp: with_records[tp][-1] for tp, it in met.items() if it is False}, deadline
+        )
+        unanswered |= more_unanswered
         left = {tp: with_records[tp] for tp in aborted}
         while left:
-            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
-            silent |= unheard
+            met, more_unanswered = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            unanswered |= more_unanswered
             lost.update({tp: left[tp][0] for tp, is_there in met.items() if not is_there})
             left = {tp: left[tp][1:] for tp, is_there in met.items() if is_there and left[tp][1:]}
-        return lost, silent
+        return lost, unanswered
 
     def _aborted(self, runs: Mapping[TP, Run], deadline: Deadline) -> tuple[set[TP], set[TP]]:
-        """Which of the runs whose last record readers don't see were aborted: the others' records were deleted since.
+        """Which of the runs without a visible last record were aborted; the records of the others were deleted since.
 
-        Besides: the partitions that gave no answer.
+        Also: the partitions that gave no answer.
         """
         if not runs:
             return set(), set()
         with closing(OffsetProbe(self._target, committed=False)) as ends:
-            there, silent = self._met(ends, runs, deadline)
-        return {tp for tp, it in there.items() if it}, silent
+            there, unanswered = self._met(ends, runs, deadline)
+        return {tp for tp, it in there.items() if it}, unanswered
 
     def _shown(
         self, hidden: Mapping[TP, Sequence[Run]], ends: OffsetProbe, deadline: Deadline
     ) -> tuple[dict[TP, list[Run]], set[TP]]:
-        """Those of each partition's runs whose records readers see; and the partitions that gave no answer."""
+        """Each partition's runs whose records are visible; and the partitions that gave no answer."""
         shown: dict[TP, list[Run]] = {tp: [] for tp in hidden}
-        silent: set[TP] = set()
+        unanswered: set[TP] = set()
         left = {tp: [run for run in runs if run.count] for tp, runs in hidden.items()}
         while left := {tp: runs for tp, runs in left.items() if runs}:
-            met, unheard = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
-            silent |= unheard
+            met, more_unanswered = self._met(ends, {tp: runs[0] for tp, runs in left.items()}, deadline)
+            unanswered |= more_unanswered
             for tp, is_there in met.items():
                 shown[tp] += left[tp][:1] if is_there else []
             left = {tp: left[tp][1:] for tp in met}
-        return shown, silent
+        return shown, unanswered
 
     def _met(
         self, ends: OffsetProbe, runs: Mapping[TP, Run], deadline: Deadline
     ) -> tuple[dict[TP, bool | None], set[TP]]:
         """Whether the last record of each run is there for `ends`; None where the right is missing to look.
 
-        Besides: the partitions that gave no answer.
+        Also: the partitions that gave no answer.
         """
         if not runs:
             return {}, set()
@@ -161,7 +167,7 @@ class SyncRepair:
 
 
 def emptied(run: Run, first: Run) -> Run:
-    """A run under the same number that takes the position back to where `first` began, without records. Pure."""
+    """A run of the same number without records: it takes the position back to where `first` began. Pure."""
     return replace(
         run,
         upstream_base=first.upstream_base,
@@ -174,13 +180,13 @@ def emptied(run: Run, first: Run) -> Run:
 
 
 def continued(newest: Run, hidden: Iterable[Run], shown: Collection[Run]) -> list[Run]:
-    """What continues a partition's newest run of what lies hidden behind it, in log order. Pure.
+    """The hidden runs that continue a partition's newest run, in log order. Pure.
 
-    Transactions that were aborted in the ordinary way may lie between: their runs have numbers that come again.
+    Runs of transactions that were aborted as usual may lie between; the next transaction used their numbers again.
 
     Args:
-        hidden: runs; those without records count when one of `shown` follows them.
-        shown: those whose records readers see.
+        hidden: aborted runs behind the newest one; those without records count when one of `shown` follows.
+        shown: those of them whose records are visible.
     """
     found: list[Run] = []
     moves: list[Run] = []

@@ -1,21 +1,37 @@
-"""The transaction loop: fetch, append, flush, syncs, commit; and what an error does to it.
+"""The transaction loop: fetches records, commits them in transactions, and applies what the assignment decides.
+
+    fetch → begin → append, and more fetch and append while there is more, up to `transaction_max_bytes` or
+    `transaction_max_ms` → flush → offset syncs → commit
+
+An idle flow commits each record at once. A busy one commits large transactions, because records gather while the last
+commit is on its way. Positions that only passed over markers or aborted records, and changes of partitions' states, are
+committed after 200 ms without records.
+
+What an error does:
+
+    PartitionError         abort; stop that partition alone, with its reason; go on with the others. It is tried again
+                           later, unless the error is lasting
+    AbortTransactionError  abort; read on from the committed positions; after repeated aborts, wait before the next one
+    RetriableError         of an abort: the task restarts, with backoff
+    FatalError             the task restarts, with a new producer
+    FencedError            the same; when it restarts, the group says whether this worker still owns the task
 
 Threading: the task's thread alone.
 
 Invariants:
-    A, B: positions move only by committed syncs; an abort goes back to them.
-    C: nothing is committed once the task is known to be lost.
+    A, B: an abort reads on from the positions that are committed.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from replicator.copy.assignment import PARTITION_BUDGET_S, TOPIC_REFUSED, TaskAssignment, TaskTools
-from replicator.copy.positions import Runs
-from replicator.copy.transaction_recovery import SETTLE_TIMEOUT_S, TransactionRecovery, silent
+from replicator.copy.assignment import Changes, Skip, Start, TaskAssignment
+from replicator.copy.positions import Positions
+from replicator.copy.task_context import TaskTools
+from replicator.copy.task_lag import TaskLag
+from replicator.copy.transaction import Transaction
 from replicator.errors import (
     TP,
     AbortTransactionError,
@@ -26,8 +42,8 @@ from replicator.errors import (
     RetriableError,
     StopReason,
 )
-from replicator.offset_map.sync_format import ControlRecord, encode_control, encode_sync
-from replicator.planes import Batch, Fetched, Plane
+from replicator.kafka.topics import Snapshot
+from replicator.planes import Fetched, Plane
 
 FETCH_WAIT_S = 0.1
 CADENCE_S = 0.015
@@ -35,250 +51,274 @@ CADENCE_S = 0.015
 BACKLOG_WAIT_S = 0.02
 """How long an open transaction waits for more, where it is known that more is on the source."""
 MOVE_DELAY_S = 0.2
-"""How long positions that only passed over markers wait for records to travel with."""
+"""How long positions that only passed over markers wait for records to be committed with."""
 MAINTENANCE_INTERVAL_S = 1.0
 OVER_AFTER_S = 5.0
 """Trouble on the target is over when there was none for so long."""
 MAX_ABORT_WAIT_S = 10.0
+LOST_ABORT_S = 1.0
+TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
 SMALLEST_BATCH_BYTES = 1024
 
 
 class BatchTooLargeError(FatalError):
-    """The target takes only smaller batches: the task begins again with such.
+    """The target takes only smaller batches: the task restarts, and makes such.
 
     Args:
-        limit_bytes: what it takes.
+        limit_bytes: the largest that it takes.
     """
 
     def __init__(self, topic: str, limit_bytes: int, tp: TP) -> None:
-        text = f"{topic} takes no batches of more than {limit_bytes} bytes"
-        super().__init__(text, op="produce", tp=tp, hint="the task begins again with batches that fit")
+        text = f"{topic} accepts no batches of more than {limit_bytes} bytes"
+        super().__init__(text, op="produce", tp=tp, hint="the task restarts and makes smaller batches")
         self.limit_bytes = limit_bytes
 
 
-@dataclass(slots=True)
-class _Written:
-    """What the open transaction holds of one partition."""
-
-    records: int = 0
-    size_bytes: int = 0
-    newest_ms: int = -1
-    topic_id: bytes = b""
-
-    def add(self, batch: Batch) -> None:
-        self.topic_id = batch.topic_id
-        self.records += batch.records
-        self.size_bytes += batch.size_bytes
-        self.newest_ms = batch.max_timestamp_ms
-
-
-@dataclass(slots=True)
-class _Filled:
-    """What the open transaction holds, and which partitions can't be read on after it."""
-
-    written: dict[TP, _Written] = field(default_factory=dict)
-    failures: list[PartitionError] = field(default_factory=list)
-
-
 class TransactionLoop:
-    """Copies a share until the task finishes or an error ends this life of it.
+    """Copies the assigned partitions until the task ends or an error restarts it.
 
     Args:
+        positions: of the task's partitions; changed here alone, and by transactions.
         batch_bytes: the largest batch that the plane makes.
     """
 
     def __init__(
-        self, tools: TaskTools, plane: Plane, share: TaskAssignment, settlement: TransactionRecovery, batch_bytes: int
+        self, tools: TaskTools, plane: Plane, positions: Positions, assignment: TaskAssignment, batch_bytes: int
     ) -> None:
+        self._tools = tools
         self._context = tools.context
         self._settings = tools.context.flow.settings
-        self._syncs_topic = tools.context.flow.syncs_topic
-        self._number = tools.number
         self._metrics = tools.metrics
-        self._leash = tools.leash
-        self._outdated = tools.outdated
+        self._stop_token = tools.stop_token
         self._log = tools.log
         self._plane = plane
-        self._share = share
-        self._ledger = share.ledger
-        self._stops = share.stops
-        self._settlement = settlement
+        self._positions = positions
+        self._states = tools.states
+        self._assignment = assignment
+        self._lag = TaskLag(tools.metrics, tools.stall_detector)
         self._batch_bytes = batch_bytes
         self._aborts = 0
 
-    def run(self) -> None:
-        """Copy until the leash says to finish, or the task is outdated.
+    def start(self, snapshot: Snapshot) -> None:
+        """Start what the task's assignment is when the task starts.
 
         Raises:
-            LostError: the task was taken; the open transaction is aborted.
-            FatalError, RetriableError: the task has to begin again.
+            LostError, KafkaOpError: the task has to restart.
+        """
+        self._apply(self._assignment.follow(snapshot, appeared=False))
+
+    def run(self) -> None:
+        """Copy until the stop token says to finish, or the task is outdated.
+
+        Raises:
+            LostError: another worker owns the task; the open transaction is aborted.
+            FatalError, RetriableError: the task has to restart.
         """
         maintained_s = moved_s = time.monotonic()
         began_s = 0.0
-        while not self._leash.finishing.is_set() and not self._outdated.is_set():
+        while not self._stop_token.finishing.is_set() and not self._tools.outdated.is_set():
             now_s = time.monotonic()
             if now_s - maintained_s >= MAINTENANCE_INTERVAL_S:
                 maintained_s = now_s
-                self._share.maintain()
-                if now_s - self._context.target.troubled_s > OVER_AFTER_S:  # what nothing follows needs its end, too
-                    self._look_back()
+                self.maintain(now_s)
             fetched = self._plane.fetch(FETCH_WAIT_S)
             if fetched.batches:
                 self._gather(fetched, began_s)
                 began_s = time.monotonic()
-                self._transaction(fetched)
+                self.transact(fetched)
                 moved_s = time.monotonic()
             else:
                 self._pass(fetched.passed)
                 moved_s = self._move(moved_s)
             for failure in fetched.failed:
-                self._share.failed(failure)
+                self._apply(self._assignment.failed(failure))
+
+    def maintain(self, now_s: float) -> None:
+        """Follow the topics, measure the lag, look for stalls, and look back once trouble on the target is over.
+
+        Raises:
+            StallError: nothing comes from the source: the task has to restart.
+            RetriableError: a transaction hangs: the task has to restart.
+        """
+        changes = self._assignment.review()
+        self._apply(changes)
+        if changes.start:
+            self._log.info("partitions_started", partitions=len(changes.start))
+        positions = self._positions.committed()
+        self._lag.measure(positions, self._plane.source_ends(positions))
+        self._metrics.partitions(len(positions), len(self._states))
+        self._tools.stall_detector.look(positions, now_s)
+        if now_s - self._context.target.troubled_s > OVER_AFTER_S:  # no later transaction may come to look back
+            self._apply(self._assignment.look_back())
 
     def _gather(self, fetched: Fetched, began_s: float) -> None:
         """Wait for more, if the last transaction began only now: each costs both clusters far more than a record."""
-        while not (fetched.more or self._leash.finishing.is_set()):
+        while not (fetched.more or self._stop_token.finishing.is_set()):
             left_s = began_s + CADENCE_S - time.monotonic()
             if left_s <= 0:
                 return
             fetched.add(self._plane.fetch(left_s))
 
     def _move(self, moved_s: float) -> float:
-        """Commit positions that passed over offsets without records, and news, once nothing else comes."""
-        if not (self._ledger.has_moved() or self._stops.has_news()):
+        """Commit positions that passed over offsets without records, and states, once nothing else comes."""
+        if not (self._positions.has_moved() or self._states.has_unpublished()):
             return time.monotonic()
         if time.monotonic() - moved_s < MOVE_DELAY_S:
             return moved_s
-        self._transaction(Fetched())
+        self.transact(Fetched())
         return time.monotonic()
-
-    def _wanted(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Without those of partitions that stopped after they were fetched."""
-        return [batch for batch in batches if self._ledger.is_running(batch.tp)]
 
     def _pass(self, passed: dict[TP, int]) -> None:
         for tp, next_offset in passed.items():
-            self._ledger.passed(tp, next_offset)
+            self._positions.passed(tp, next_offset)
 
-    def _transaction(self, fetched: Fetched) -> None:
-        """Commit what was fetched and follows at once; an abortable error rolls back to the committed syncs."""
+    # --- one transaction ----------------------------------------------------------------------------------------------
+
+    def transact(self, fetched: Fetched) -> None:
+        """Commit what was fetched, and what follows at once; after an abort, read on from the committed positions.
+
+        Raises:
+            LostError: another worker owns the task.
+            RetriableError, FatalError: the task has to restart.
+        """
         began_s = time.monotonic()
-        self._look_back()
-        filled = _Filled()
+        self._apply(self._assignment.look_back())
+        transaction = Transaction(self._tools, self._plane, self._positions)
+        failures: list[PartitionError] = []
         try:
-            self._fill_and_commit(fetched, filled)
+            transaction.begin()
+            self._fill(transaction, fetched, failures)
+            transaction.commit(transaction.flush())
+            self._aborts = 0
+            self._lag.committed(transaction.written)
             self._metrics.transaction("committed", time.monotonic() - began_s)
         except PartitionError as error:
-            if error.is_lasting:  # noted before anything else can fail: the log will look whole
-                self._share.failed(error)
-            self._roll_back(error)
-            if error.reason is StopReason.RECORD_TOO_LARGE:
-                self._make_batches_smaller(error.tp)
-            self._share.failed(error)
+            self._fail_partition(transaction, error)
         except AbortTransactionError as error:
-            topics = {tp: self._ledger.target(tp).name for tp in self._ledger.running()}
-            self._roll_back(error)
+            topics = {tp: self._positions.target(tp).name for tp in self._positions.running()}
+            self._roll_back(transaction, error)
             if error.code == TOPIC_REFUSED and error.tp is None:
-                self._share.stop_refused(topics)
+                self._apply(self._assignment.refused(topics))
         except LostError:
-            self._plane.abort(self._leash.budget(1.0))
+            transaction.abort(self._stop_token.budget(LOST_ABORT_S))
             self._metrics.transaction("aborted", 0)
             raise
         except FatalError:
             self._metrics.transaction("unknown", 0)
             raise
-        for failure in filled.failures:
-            self._share.failed(failure)
+        for failure in failures:
+            self._apply(self._assignment.failed(failure))
 
-    def _look_back(self) -> None:
-        """Look for the last transaction's ends, if the target was in trouble since they were looked for.
+    def _fill(self, transaction: Transaction, fetched: Fetched, failures: list[PartitionError]) -> None:
+        """Append what was fetched, and go on while more waits and the transaction has room.
 
-        Partitions that give no answer stop: before they start again, they are asked.
-
-        Raises:
-            RetriableError: it has none in some partition, or that could not be found out: the task begins again.
+        Args:
+            failures: takes what can't be read on, for after the transaction.
         """
-        if not self._settlement.is_due():
-            return
-        running = self._ledger.running()
-        self._settlement.postpone(set(self._ledger.known()) - set(running))
-        if self._settlement.is_needed(running, self._leash.budget(SETTLE_TIMEOUT_S)):
-            raise RetriableError("the last transaction has no end in some partition", op="begin a transaction")
-        for tp in self._settlement.unasked(running):
-            self._share.stop(silent(tp, self._ledger.target(tp).name))
-
-    def _fill_and_commit(self, fetched: Fetched, filled: _Filled) -> None:
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
-        self._plane.begin()
-        self._fill(fetched, filled)
-        # are these still the topics that were replicated so far? The plane knows, or the source is asked, meanwhile
-        starter = self._context.starter
-        expected = {tp: (self._ledger.topic_id(tp), self._ledger.target(tp).name) for tp in filled.written}
-        known = {tp: written.topic_id for tp, written in filled.written.items() if written.topic_id}
-        unconfirmed = self._ledger.unconfirmed(filled.written)
-        answers = starter.ask_source({tp.topic for tp in expected if tp not in known})
-        target_answers = starter.ask_target({target.name for target in unconfirmed.values()})
-        placements = self._plane.flush(deadline)
-        starter.check_source(answers, known, expected, deadline)
-        self._ledger.confirm(starter.check_target(target_answers, unconfirmed, deadline))
-        runs = self._ledger.runs(placements)
-        news = self._stops.news()
-        self._write(runs, news)
-        if self._leash.lost.is_set():
-            raise LostError
-        self._plane.commit(deadline)
-        self._aborts = 0
-        self._ledger.commit(runs)
-        self._stops.told(news)
-        for tp, written in filled.written.items():
-            self._metrics.committed(tp, written.records, written.size_bytes)
-            self._share.advanced(tp, written.newest_ms)
-
-    def _fill(self, fetched: Fetched, filled: _Filled) -> None:
-        """Append what was fetched, and go on while more waits and the transaction has room."""
-        deadline = self._leash.budget(self._settings.transaction_timeout_s)
         end_s = time.monotonic() + self._settings.transaction_max_ms / 1000
-        size_bytes = 0
         while True:
-            for batch in self._wanted(fetched.batches):
-                self._ledger.appended(batch.tp, batch.first_offset, batch.next_offset)
-                self._plane.append(batch, self._ledger.target(batch.tp).name, deadline)
-                filled.written.setdefault(batch.tp, _Written()).add(batch)
-                size_bytes += batch.size_bytes
+            for batch in fetched.batches:
+                if self._positions.is_running(batch.tp):  # it may have stopped after this was fetched
+                    transaction.append(batch)
             self._pass(fetched.passed)  # after the batches: the end of a partition lies behind its records
-            is_full = size_bytes >= self._settings.transaction_max_bytes or time.monotonic() >= end_s
-            if is_full or not fetched.more or self._leash.finishing.is_set():
+            is_full = transaction.size_bytes >= self._settings.transaction_max_bytes or time.monotonic() >= end_s
+            if is_full or not fetched.more or self._stop_token.finishing.is_set():
                 return
             fetched = self._plane.fetch(BACKLOG_WAIT_S)
-            filled.failures += fetched.failed
+            failures += fetched.failed
 
-    def _write(self, runs: Runs, news: list[ControlRecord]) -> None:
-        """Put the syncs and the news into the transaction, after the records."""
-        for tp, run in runs:
-            self._plane.write(self._syncs_topic, self._number, *encode_sync(tp, run))
-        for record in news:
-            self._plane.write(self._syncs_topic, self._number, *encode_control(record))
+    def _fail_partition(self, transaction: Transaction, error: PartitionError) -> None:
+        """Abort, and stop the partition that an error concerns; or restart with smaller batches, if that is all."""
+        if error.is_lasting:  # noted before anything else can fail: after the abort the log will look whole
+            self._apply(self._assignment.failed(error))
+        self._roll_back(transaction, error)
+        if error.reason is StopReason.RECORD_TOO_LARGE:
+            self._make_batches_smaller(error.tp)
+        self._apply(self._assignment.failed(error))
 
-    def _roll_back(self, error: KafkaOpError) -> None:
+    def _roll_back(self, transaction: Transaction, error: KafkaOpError) -> None:
         self._metrics.transaction("aborted", 0)
         self._log.warning("transaction_aborted", error=str(error), code=error.code, then="again from the last commit")
-        self._plane.abort(self._leash.budget(self._settings.transaction_timeout_s))
-        if self._settlement.is_due():
-            # what the transaction before left without an end was aborted with this one: the next life looks (`fates`)
-            raise RetriableError(str(error), op="begin anew after trouble on the target", code=error.code) from error
-        self._ledger.roll_back()
+        transaction.abort(self._tools.transaction_budget())
+        if self._assignment.is_recovery_due():
+            # if the transaction before lost markers, this abort took its records along: the restarted task checks that
+            # (`sync_repair`)
+            raise RetriableError(str(error), op="abort after trouble on the target", code=error.code) from error
         self._aborts += 1
         if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time
-            self._leash.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
-        self._plane.assign(self._ledger.positions())
+            self._stop_token.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
+        self._plane.assign(self._positions.committed())
 
     def _make_batches_smaller(self, tp: TP) -> None:
-        """Begin again with smaller batches, if a batch was too large for the target topic and not a record alone.
+        """Restart with smaller batches, if a batch was too large for the target topic and not a record alone.
 
         Raises:
             BatchTooLargeError: there is room for that.
         """
-        topic = self._ledger.target(tp).name
-        asked = self._context.starter.batch_limit(topic, self._leash.budget(PARTITION_BUDGET_S))
-        limit_bytes = max(asked or self._batch_bytes // 4, SMALLEST_BATCH_BYTES)
+        topic = self._positions.target(tp).name
+        limit = self._context.checks.batch_limit(topic, self._tools.partition_budget())
+        limit_bytes = max(limit or self._batch_bytes // 4, SMALLEST_BATCH_BYTES)
         if limit_bytes < self._batch_bytes:
             raise BatchTooLargeError(topic, limit_bytes, tp)
+
+    # --- what the assignment decides ----------------------------------------------------------------------------------
+
+    def _apply(self, changes: Changes) -> None:
+        """Do what the assignment decided; stops come first, so that what is committed publishes them."""
+        for failure in changes.stop:
+            self._stop(failure)
+        if changes.skip is not None:
+            self._skip(changes.skip)
+        if changes.runs or changes.targets:
+            self._publish(changes)
+        if changes.start:
+            self._start(changes.start)
+
+    def _stop(self, error: PartitionError) -> None:
+        """Stop one partition; why is published with the next transaction."""
+        tp = error.tp
+        if self._positions.is_running(tp):
+            self._plane.remove([tp])
+            self._positions.stop(tp)
+        now_s = time.monotonic()
+        is_new = self._states.stop(error, now_s, dt.datetime.now(dt.UTC))
+        self._metrics.partition_stopped(tp, error.reason)
+        report = self._log.warning if is_new else self._log.debug
+        where = {"topic": tp.topic, "partition": tp.partition, "reason": error.reason.value}
+        retry = {} if error.is_lasting else {"retry_in_s": self._states.retry_in_s(tp, now_s)}
+        report("partition_stopped", **where, error=str(error), **retry)
+
+    def _skip(self, skip: Skip) -> None:
+        """Pass over offsets, and say so: they are counted, with the reason (invariant H)."""
+        tp, reason, offsets = skip.failure.tp, skip.failure.reason.value, skip.next_offset - skip.first
+        where = {"topic": tp.topic, "partition": tp.partition, "first": skip.first, "next": skip.next_offset}
+        self._log.warning("records_skipped", **where, offsets=offsets, reason=reason)
+        self._positions.passed(tp, skip.next_offset)
+        transaction = Transaction(self._tools, self._plane, self._positions)
+        transaction.begin()
+        transaction.commit(transaction.flush())
+        self._metrics.skipped(tp, offsets, reason)
+        self._plane.remove([tp])
+        self._plane.add(self._positions.committed([tp]))
+
+    def _publish(self, changes: Changes) -> None:
+        """Commit offset syncs that come without records, and where partitions are replicated to.
+
+        Raises:
+            LostError, KafkaOpError: not committed, or it is not known; the task has to restart.
+        """
+        transaction = Transaction(self._tools, self._plane, self._positions)
+        transaction.begin()
+        try:
+            transaction.commit(changes.runs, changes.targets)
+        except AbortTransactionError as error:
+            if error.code == TOPIC_REFUSED:
+                self._assignment.refused({})  # says that it is the syncs topic
+            raise
+
+    def _start(self, starts: tuple[Start, ...]) -> None:
+        for it in starts:
+            self._positions.start(it.tp, it.target, it.topic_id)
+            self._states.started(it.tp)
+            self._metrics.partition_runs(it.tp)
+        self._plane.add(self._positions.committed([it.tp for it in starts]))

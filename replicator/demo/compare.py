@@ -1,4 +1,4 @@
-"""Source against target, record by record: what is lost, duplicated, out of order, changed, or from nowhere.
+"""Source against target, record by record: what is lost, duplicated, out of order, changed or unknown.
 
 Pure. Records are matched by an identity that the caller gives, and then compared in full.
 """

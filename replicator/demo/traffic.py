@@ -1,4 +1,4 @@
-"""Load and measurement: records go into the source at a steady pace, and are seen arriving on the target.
+"""Load and measurement: records are produced to the source at a steady rate, and read from the target.
 
 Latency is measured from outside the product: from the call that hands a record to the source's producer until a
 read_committed consumer of the target has it.
@@ -23,7 +23,7 @@ WAIT_S = 0.1
 
 
 class Timeline:
-    """When each record was produced and became visible, in seconds of the monotonic clock; 0 for not yet.
+    """When each record was produced, and when it became visible on the target: monotonic clock, 0 for not yet.
 
     Threading: each array has one writer.
     """
@@ -34,7 +34,7 @@ class Timeline:
 
 
 class Part(threading.Thread):
-    """A thread of the demo, whose error is raised where it is asked for."""
+    """A thread of the demo; `check` raises the error that ended it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -65,26 +65,27 @@ class Part(threading.Thread):
 
 
 class Load(Part):
-    """Produces all flights, `rate` records a second.
+    """Produces all flights at a steady rate.
 
     Args:
         source: where to.
         topic: exists already.
         flights: what.
         timeline: `produced_s` is filled in.
-        rate: records per second.
+        rate_per_s: records per second.
 
     Attributes:
-        limit: so many are produced, and no more until it is raised; the pace then goes on as before.
+        rate_per_s: may be changed at any time.
+        limit: no more than this many are produced until it is raised; the rate stays the same.
     """
 
-    def __init__(self, source: Cluster, topic: str, flights: Flights, timeline: Timeline, rate: float) -> None:
+    def __init__(self, source: Cluster, topic: str, flights: Flights, timeline: Timeline, rate_per_s: float) -> None:
         super().__init__("load")
         self._source = source
         self._topic = topic
         self._flights = flights
         self._timeline = timeline
-        self._rate = rate
+        self.rate_per_s = rate_per_s
         self.limit = len(flights)
         self._refused: ReplicatorError | None = None
 
@@ -103,13 +104,10 @@ class Load(Part):
             }
         )
         flights = iter(self._flights)
-        began_s = time.monotonic()
+        pace = _Pace(self.rate_per_s)
         while self.records < len(self._flights) and not self._stopping.is_set():
-            due = min(len(self._flights), int((time.monotonic() - began_s) * self._rate) + 1)
-            limit = max(self.limit, self.records)
-            if due > limit:
-                began_s += (due - limit) / self._rate
-                due = limit
+            pace.set(self.rate_per_s, self.records)
+            due = pace.due(min(max(self.limit, self.records), len(self._flights)))
             for n in range(self.records, due):
                 flight = next(flights)
                 self._timeline.produced_s[n] = time.monotonic()
@@ -123,7 +121,7 @@ class Load(Part):
         if self._refused is not None:
             raise self._refused
         if left and not self._stopping.is_set():
-            raise DemoError(f"{left} records were not acknowledged by {self._source.alias} in {QUEUE_TIMEOUT_S:g} s")
+            raise DemoError(f"{self._source.alias} did not acknowledge {left} records within {QUEUE_TIMEOUT_S:g} s")
 
     def _produce(self, producer: Producer, key: bytes | None, value: bytes, timestamp_ms: int) -> None:
         deadline = Deadline(QUEUE_TIMEOUT_S)
@@ -132,7 +130,7 @@ class Load(Part):
                 producer.produce(self._topic, value, key, on_delivery=self._delivered, timestamp=timestamp_ms)
             except BufferError:
                 if deadline.expired:
-                    raise DemoError(f"{self._source.alias} took no record for {QUEUE_TIMEOUT_S:g} s") from None
+                    raise DemoError(f"{self._source.alias} accepted no record for {QUEUE_TIMEOUT_S:g} s") from None
                 producer.poll(0.05)
             else:
                 return
@@ -142,8 +140,29 @@ class Load(Part):
             self._refused = self._source.error(error, op=f"produce to {self._topic}")
 
 
+class _Pace:
+    """How many records are due by now."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._began_s = time.monotonic()
+        self._records = 0
+
+    def set(self, rate_per_s: float, records: int) -> None:
+        """From now on at this rate, after so many records; no change if it is the same."""
+        if rate_per_s != self._rate_per_s:
+            self._rate_per_s, self._began_s, self._records = rate_per_s, time.monotonic(), records
+
+    def due(self, limit: int) -> int:
+        """Records due, at most `limit`; time spent at the limit is not caught up on."""
+        due = self._records + int((time.monotonic() - self._began_s) * self._rate_per_s) + 1
+        if due > limit:
+            self._began_s += (due - limit) / self._rate_per_s
+        return min(due, limit)
+
+
 class SlowReader(Part):
-    """Sees records become visible on the target.
+    """Reads records from the target as they become visible.
 
     Args:
         target: where.
@@ -162,23 +181,23 @@ class SlowReader(Part):
         self._pauses_since_s = math.inf
 
     def begin_standstills(self, at_s: float) -> None:
-        """Measure from now on how long partitions stand still."""
+        """Measure from now on how long partitions get no record."""
         self._pauses_since_s = at_s
 
     def end_standstills(self) -> None:
-        """From now on they do not count."""
+        """Stop measuring."""
         self._pauses_since_s = math.inf
 
     @property
     def longest_standstill_s(self) -> float:
-        """The longest time in which a partition that was still to get records got none, while that is measured."""
+        """The longest time between two records of a partition, while that was measured."""
         return max(self._pauses_s)
 
     def _work(self) -> None:
         consumer = self._target.consumer(
             {"auto.offset.reset": "error", "fetch.queue.backoff.ms": 5, "fetch.wait.max.ms": 100}
         )
-        self._seen_s = [time.monotonic()] * len(self._seen_s)  # one without records yet stands still since now
+        self._seen_s = [time.monotonic()] * len(self._seen_s)  # a partition without records yet counts from now
         try:
             consumer.assign([TopicPartition(self._topic, partition, 0) for partition in range(len(self._seen_s))])
             while not self._stopping.is_set():
@@ -211,7 +230,7 @@ class SlowReader(Part):
                 self._moved(partition, now_s)
 
     def _moved(self, partition: int, now_s: float) -> None:
-        """A partition got records: how long had it stood still?"""
+        """Note how long the partition had got no record."""
         if now_s > self._pauses_since_s:
             pause_s = now_s - self._seen_s[partition]
             self._pauses_s[partition] = max(self._pauses_s[partition], pause_s)

@@ -1,4 +1,4 @@
-"""The consumer group's trip: it works on the source, moves to the target by the real command, and comes home."""
+"""The consumer group's moves: to the target with `replicator switchover`, and back with `replicator failback`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SHOWN_CHARACTERS = 100
 
 
 class Trip:
-    """The group, wherever it is. A context manager: no member works afterwards.
+    """The group, on whichever cluster it works. A context manager: no member works afterwards.
 
     Args:
-        turn: called again and again while something is waited for; shows the progress, and raises what failed.
+        turn: called again and again while a move goes on; shows the progress, and raises what failed.
 
     Attributes:
-        moves: what became of the moves.
+        moves: the results of the moves.
         where: the alias of the cluster where the group works.
     """
 
@@ -89,13 +89,15 @@ class Trip:
         before = self.processed_here
         self._group.stop()
         self._group = None
-        self._display.say(f"  The group stops after {before:,} records on {self.where}")
+        self._display.say(f"  The group stopped after {before:,} records on {self.where}")
         run.until(lambda: run.is_over, self._turn)
         document = run.document()
         moved = Move(command, len(document["partitions"]), _exact(document), time.monotonic() - self._stopped_s)
         for line in short_plan(document):
             self._display.say(f"  {line}")
-        self._display.say(f"{name} moved to {to}, {moved.took_s:.1f} s after it was told to stop", style="bold green")
+        self._display.say(
+            f"{name} moved to {to}, {moved.took_s:.1f} s after its consumers were stopped", style="bold green"
+        )
         self.moves.append(moved)
         self.begin(to)
 
@@ -120,7 +122,7 @@ def short_plan(document: dict[str, Any]) -> list[str]:
     rows = document["partitions"]
     reread = sum(row["reread_records"] or 0 for row in rows)
     risk = sum(row["at_risk_records"] or 0 for row in rows)
-    lines = [f"{len(rows)} partitions, {_exact(document)} exact: {reread} records to be read again, {risk} at risk"]
+    lines = [f"{_exact(document)} of {len(rows)} partitions exact, {reread} records to be read again, {risk} at risk"]
     if rows:
         first = rows[0]
         upstream = f"{first['topic']} {first['partition']} at {first['upstream_next']:,}"
@@ -157,7 +159,9 @@ class _Run:
             self._status = self._process.poll()
             self.said += b"".join(self._stderr.lines()).decode(errors="replace")
             if deadline.expired:
-                raise DemoError(f"replicator {self._command} hangs; it said\n{self.said}")
+                raise DemoError(
+                    f"replicator {self._command} did not end within {deadline.seconds:g} s; it printed\n{self.said}"
+                )
 
     def document(self) -> dict[str, Any]:
         """What it printed on stdout.
@@ -166,6 +170,6 @@ class _Run:
             DemoError: it failed.
         """
         if self._status != 0:
-            raise DemoError(f"replicator {self._command} ended with exit code {self._status}; it said\n{self.said}")
+            raise DemoError(f"replicator {self._command} ended with exit code {self._status}; it printed\n{self.said}")
         document: dict[str, Any] = json.loads(self._stdout.read_text())
         return document

@@ -19,7 +19,7 @@ class Worker:
 
     Attributes:
         tasks: the tasks that it runs now.
-        ended: how we ended it, ``killed`` or ``stopped``; empty while it runs.
+        ended: how the demo ended it, ``killed`` or ``stopped``; empty while it runs.
     """
 
     def __init__(self, name: str, process: OwnedProcess) -> None:
@@ -48,7 +48,7 @@ class Worker:
         """Read what it logged since the last call.
 
         Raises:
-            DemoError: it ended, and nobody killed it.
+            DemoError: it ended by itself.
         """
         if self.ended:
             return
@@ -70,7 +70,9 @@ class Worker:
                 self._joined = True
                 self._assigned |= set(event["tasks"])
             case "task_runs":
-                self.tasks |= self._assigned & {event["task"]}  # one that was given up while it began still says so
+                self.tasks |= self._assigned & {
+                    event["task"]
+                }  # a task that was revoked while it started still logs this
             case "tasks_revoked" | "tasks_lost":
                 self._assigned -= set(event["tasks"])
                 self.tasks &= self._assigned
@@ -78,7 +80,7 @@ class Worker:
                 self.tasks.discard(event["task"])
 
     def kill(self) -> None:
-        """kill -9; returns when it is gone."""
+        """kill -9; returns when the process has ended."""
         self.ended = "killed"
         self._process.kill()
         self.tasks.clear()
@@ -102,6 +104,6 @@ class Worker:
 
 
 def are_shared(workers: Collection[Worker], tasks: int) -> bool:
-    """Whether each task is run, by one worker, and each worker runs one: the death of any of them is felt."""
+    """Whether each task is run, by one worker, and each worker runs one: so a kill has an effect."""
     running = sorted(task for worker in workers for task in worker.tasks)
     return running == list(range(tasks)) and all(worker.tasks for worker in workers)

@@ -4,8 +4,10 @@
 2. containers, when a Docker engine answers;
 3. brokers as Java processes, with the jars from Maven Central.
 
-`REPLICATOR_EMBEDDED=docker` or `java` chooses between the last two. Whatever happens to this process, the clusters that
-it started go away with it, unless it detached them.
+`REPLICATOR_EMBEDDED=docker` or `java` chooses between the last two. Whatever happens to this process, the
+clusters that it started end with it, unless it detached them.
+
+Read first: `spec` (what a cluster can be and do), then `clusters`.
 
     with open_clusters([ClusterSpec("east"), ClusterSpec("west", brokers=3)]) as clusters:
         clusters["west"].kill_broker(2)
@@ -15,7 +17,7 @@ it started go away with it, unless it detached them.
              containers.py  existing.py  java.py      the three ways
              properties.py  the brokers' configuration      probe.py   is it ready?      ports.py   where it listens
              provision.py   jars.py  pom.xml      what Java needs, made once in a cache
-             reaper.py  reaper_main.py            processes that cannot outlive us
+             reaper.py  reaper_main.py            processes that end with this one
 """
 
 from replicator.embedded.clusters import Clusters, open_clusters

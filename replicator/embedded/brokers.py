@@ -1,4 +1,4 @@
-"""A cluster of brokers that we own, whether they are processes or containers."""
+"""A cluster of brokers that this process started, as Java processes or containers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class BrokerCluster:
         self._await_end(node_id, Deadline(STOP_TIMEOUT_S))
 
     def _await_end(self, node_id: int, deadline: Deadline) -> None:
-        """Wait for the end of a broker that was told to end, and kill it at the deadline."""
+        """Wait for a broker that was signalled to end, and kill it at the deadline."""
         broker = self._brokers[node_id]
         while broker.status() is None:
             if deadline.expired:

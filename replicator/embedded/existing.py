@@ -1,4 +1,4 @@
-"""A cluster that somebody else runs, by its bootstrap addresses."""
+"""A cluster that was started elsewhere, by its bootstrap addresses."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ExistingCluster:
         self._refuse(f"asked for the process of broker {node_id}")
 
     def broker_log(self, node_id: int) -> str:
-        return f"(broker {node_id} is not ours)"
+        return f"(broker {node_id} was not started here)"
 
     def close(self) -> None:
         """Nothing to do."""

@@ -22,7 +22,7 @@ from replicator.embedded.properties import (
 from replicator.embedded.reaper import OwnedProcess, Reaper, log_tail
 from replicator.embedded.spec import STOP_TIMEOUT_S, ClusterError, ClusterSpec
 
-FORMAT_TIMEOUT_S = 60.0
+FORMAT_TIMEOUT_S = 180.0
 QUICK_START = ("-XX:TieredStopAtLevel=1",)
 SERIAL_GC = ("-XX:+UseSerialGC",)  # fewer threads and less memory than G1; pauses are short with heaps this small
 

@@ -1,6 +1,6 @@
 """Free ports that stay free while a broker is down.
 
-A port belongs to the process that asked for it until that ends, also while nobody listens there: a lock on one byte of
+A port belongs to the process that took it until that ends, also while nothing listens there: a lock on one byte of
 a file in the cache, which the user's processes share, says so. Without it, a cluster that starts next door could take
 the port of a broker that was just killed, and answer in its place.
 """
@@ -25,7 +25,7 @@ ATTEMPTS = 1_000
 
 
 class _Ports:
-    """Those of this process. Threading: any."""
+    """The ports that this process took. Threading: any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class _Ports:
         self._ours: set[int] = set()
 
     def take(self, port: int) -> bool:
-        """Whether the port is ours from now on: nobody had it, and nobody listens there."""
+        """Take a port, and return whether it was free: not taken by a process, and without a listener."""
         with self._lock:
             if self._file is None:  # closing it would give all of them back
                 cache_dir().mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ _PORTS = _Ports()
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports on the loopback interface on which nobody listens, and that nobody else is given.
+    """Take different ports on the loopback interface, which no other process is given.
 
     Raises:
         ClusterError: there are not so many.

@@ -196,7 +196,7 @@ def stop_detached(directory: Path) -> None:
     """End what `Reaper.detach` left running; returns when all processes are gone and the directory is removed.
 
     Raises:
-        ClusterError: nothing of ours runs there.
+        ClusterError: no detached clusters run there.
     """
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(ANSWER_TIMEOUT_S)

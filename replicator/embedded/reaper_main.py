@@ -1,8 +1,8 @@
-"""The process that owns the brokers, so that they and their data go away whatever happens to whoever asked for them.
+"""The process that owns the brokers, so that they and their data go away whatever happens to their parent.
 
 Started by `reaper.py` as a plain script with `python -I -S`: it imports the standard library only. Standard input is a
 socket to the parent, one JSON object per line in each direction. Every process is this script's own child, so there is
-no moment at which a broker runs that nobody would kill, and no pid that could have been reused.
+no moment at which a broker runs that would not be killed, and no pid that could have been reused.
 
 It ends, killing every child with SIGKILL and removing its directory, when the parent says `close`, when the parent is
 gone (end of file, or another parent process id: a fork of the parent can hold the socket open), and on SIGTERM. After

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 from replicator.errors import ReplicatorError
 
-START_TIMEOUT_S = 90.0
-"""How long a cluster may take to answer: 1 to 3 s on a quiet machine, far more on one that is busy."""
+START_TIMEOUT_S = 180.0
+"""How long a cluster may take to answer: 1 to 3 s on a quiet machine, a hundred where ten processes want each CPU."""
 
 STOP_TIMEOUT_S = 20.0
 """How long a broker may take for a clean shutdown before it is killed."""
@@ -30,7 +30,7 @@ class SecuritySpec:
     """A client listener with authentication, and authorization where `acls` says so.
 
     Clients have this listener only. The brokers and their controllers talk over plaintext listeners of their own on the
-    loopback interface, as the super user `ANONYMOUS`: nobody who comes through the client listener is that user, so
+    loopback interface, as the super user `ANONYMOUS`: no client of the client listener is that user, so
     ACLs hold for every client.
 
     Args:

@@ -51,7 +51,8 @@ from replicator.errors import (
     RetriableError,
 )
 from replicator.kafka.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
-from replicator.offset_map.sync_format import NO_ID, read_uuid
+from replicator.offset_map.sync_format import read_uuid
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 __all__ = [
     "EARLIEST",
@@ -412,7 +413,7 @@ def await_results(futures: Mapping[Any, Future[Any]], deadline: Deadline) -> dic
     return outcome
 
 
-def uuid_bytes(uuid: Uuid | None) -> bytes:
+def uuid_bytes(uuid: Uuid | None) -> TopicId:
     """A topic id as 16 bytes; zeros when the broker is too old to have one."""
     return NO_ID if uuid is None else read_uuid(str(uuid))
 

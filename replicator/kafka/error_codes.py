@@ -1,6 +1,6 @@
-"""What each of Kafka's and librdkafka's error codes means for us, by name: its class, a partition's reason, a hint.
+"""Maps each error code of Kafka and librdkafka, by name, to an error class, a partition's stop reason and a hint.
 
-Pure. `clients.py` asks here; a test fails when a new client brings a code that no table knows.
+Pure. `cluster` asks here; a test fails when a new client brings a code that no table knows.
 
 Source: clients `org.apache.kafka.common.protocol.Errors`; librdkafka `rd_kafka_resp_err_t`; measured
 on real brokers.
@@ -26,7 +26,7 @@ Side = Literal["source", "target"]
 _FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "TRANSACTION_COORDINATOR_FENCED"})
 
 _PARTITION: Mapping[str, tuple[StopReason | None, StopReason | None]] = {
-    # name: (reason on the source, reason on the target); None: not a matter of one partition on that side
+    # name: (reason on the source, reason on the target); None: concerns more than one partition on that side
     "TOPIC_AUTHORIZATION_FAILED": (StopReason.SOURCE_UNAUTHORIZED, StopReason.TARGET_UNAUTHORIZED),
     "UNKNOWN_TOPIC_OR_PART": (StopReason.SOURCE_GONE, StopReason.TARGET_GONE),
     "UNKNOWN_TOPIC_ID": (StopReason.SOURCE_GONE, StopReason.TARGET_GONE),
@@ -164,11 +164,11 @@ _NEVER_MEANT_FOR_US = frozenset(
         "_VALUE_DESERIALIZATION", "_VALUE_SERIALIZATION",
     }
 )  # fmt: skip
-"""Codes that no call of ours can get, or that mean a mistake of ours: fatal, so that the task begins again, visibly."""
+"""Codes that no call of the replicator can get, or that mean a bug in it: fatal, so the task visibly restarts."""
 
 _UNREACHABLE = (
     "check that the brokers of clusters.{alias}.bootstrap_servers are up and reachable, and that "
-    "clusters.{alias}.security is what they ask for there"
+    "clusters.{alias}.security matches their listener"
 )
 _HINTS: Mapping[str, str] = {
     "TOPIC_AUTHORIZATION_FAILED": "grant {right} on {topic} to {principal}",
@@ -187,9 +187,10 @@ _HINTS: Mapping[str, str] = {
     "_ALL_BROKERS_DOWN": _UNREACHABLE,
     "MSG_SIZE_TOO_LARGE": "raise max.message.bytes of {topic} on {alias}",
     "RECORD_LIST_TOO_LARGE": "raise segment.bytes of {topic} on {alias}",
-    "INVALID_RECORD": "the broker refuses a record: a compacted topic such as {topic} takes none without a key",
+    "INVALID_RECORD": "the broker rejected a record: a compacted topic such as {topic} accepts no record without a key",
     "_INVALID_DIFFERENT_RECORD": (
-        "the broker refuses another record of the batch: a compacted topic such as {topic} takes none without a key"
+        "the broker rejected another record of the batch: "
+        "a compacted topic such as {topic} accepts no record without a key"
     ),
     "UNKNOWN_TOPIC_OR_PART": "{topic} does not exist on {alias}, or its DESCRIBE right is missing",
     "_UNKNOWN_TOPIC": "{topic} does not exist on {alias}, or its DESCRIBE right is missing",
@@ -201,27 +202,27 @@ BY_WEIGHT = (
     "_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "_SSL", "_RESOLVE", "_TRANSPORT",
     "_ALL_BROKERS_DOWN",
 )  # fmt: skip
-"""What explains an unreachable cluster best, first."""
+"""Errors of connecting, the one that explains an unreachable cluster best first."""
 REFUSALS = ("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "_SSL")
-"""The broker answered, and refused: waiting longer can't help."""
+"""The broker answered and refused the login: waiting longer does not help."""
 
 
 def is_mapped(name: str) -> bool:
-    """Whether a code has a class of its own here."""
+    """Whether a table here has this code."""
     return any(name in names for names in (_FENCED, _PARTITION, _ABORT, _RETRIABLE, _OTHER_FATAL, _NEVER_MEANT_FOR_US))
 
 
 def partition_reason(name: str, side: Side) -> StopReason | None:
-    """Why a partition stops, if the code is a matter of one partition on this side."""
+    """Why a partition stops, if the code concerns a single partition on this side."""
     return _PARTITION.get(name, (None, None))[0 if side == "source" else 1]
 
 
 def classify(name: str, side: Side, *, has_tp: bool, fatal: bool, aborts: bool, retriable: bool) -> type[KafkaOpError]:
-    """The class that decides what the task does.
+    """Choose the error class, which decides what the task does.
 
     Args:
         has_tp: whether the caller knows which partition it was.
-        fatal, aborts, retriable: what the client says of this very error.
+        fatal, aborts, retriable: the flags that the client set on this error.
     """
     reason = partition_reason(name, side)
     if name in _FENCED and (fatal or not aborts):
@@ -236,7 +237,7 @@ def classify(name: str, side: Side, *, has_tp: bool, fatal: bool, aborts: bool, 
 
 
 def hint(name: str, values: Mapping[str, str]) -> str:
-    """What the operator can do; empty when there is nothing to say.
+    """Say what the operator can do about an error; empty: nothing known.
 
     Args:
         values: alias, principal, group, topic, right.

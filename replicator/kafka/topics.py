@@ -37,7 +37,8 @@ from replicator.kafka.cluster import (
     uuid_bytes,
 )
 from replicator.log import Logger
-from replicator.offset_map.sync_format import NO_ID, TargetTopic
+from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 NOT_COPIED = re.compile(
     r"(follower|leader)\.replication\.throttled\.replicas|message\.timestamp\.(difference\.max\.ms|type)"
@@ -59,18 +60,18 @@ class SourceTopic:
     """A topic of the source that the flow replicates.
 
     Args:
-        topic_id: 16 bytes; zeros on brokers that have none.
+        topic_id: `NO_ID` on brokers that have none.
         target_partitions: 0 when the remote topic does not exist.
         target_id: its topic id; zeros when it was not told.
     """
 
     name: str
-    topic_id: bytes
+    topic_id: TopicId
     partitions: int
     replicas: int
     target_topic: str
     target_partitions: int
-    target_id: bytes = NO_ID
+    target_id: TopicId = NO_ID
 
     @property
     def target(self) -> TargetTopic:
@@ -332,7 +333,7 @@ def describe_topics(
     return results
 
 
-def topic_ids(described: Mapping[str, Any]) -> dict[str, bytes]:
+def topic_ids(described: Mapping[str, Any]) -> dict[str, TopicId]:
     """The ids of those topics that the cluster told something of; zeros on brokers that have none."""
     return {name: uuid_bytes(it.topic_id) for name, it in described.items() if not isinstance(it, Exception)}
 

@@ -13,15 +13,16 @@ from contextlib import ExitStack
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError, RetriableError
-from replicator.groups.offsets import GroupOffsets
+from replicator.groups.offsets import Committed, GroupOffsets
 from replicator.groups.reader import OffsetsReader
 from replicator.groups.select import ClusterGroups
-from replicator.kafka.cluster import LATEST, AdminClient, Cluster
+from replicator.kafka.cluster import EARLIEST, LATEST, AdminClient, Cluster, OffsetSpec
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.kafka.topics import Catalog, Snapshot, describe_topics, list_offsets, list_topics, topic_ids
 from replicator.log import NO_LOG
-from replicator.moves.routes import FlowView, Router
-from replicator.offset_map.map import Ahead, Exact
+from replicator.moves.routes import FlowView, Route, Router
+from replicator.offset_map.topic_id import TopicId
+from replicator.offset_map.translate import NO_END, TargetLog, is_at_end
 from replicator.syncs.reader import SyncsReader, syncs_ends
 from replicator.syncs.state import MapsState
 
@@ -164,33 +165,39 @@ class FlowClusters:
             self._groups[cluster.alias] = ClusterGroups(cluster)
         return self._groups[cluster.alias]
 
-    def far_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, tuple[int, int]]:
-        """How far past markers groups may go that have read all (`Facts.far_ends`)."""
-        starts: dict[TP, int] = {}
-        for committed in offsets:
-            for tp, it in committed.items():
-                route = router.route(tp)
-                newest = route.offset_map.newest if route is not None else None
-                if route is None or route.is_inverse or newest is None:
-                    continue
-                match route.translate(it.next_offset):
-                    case Exact(is_end=True) | Ahead():
-                        starts[route.far] = newest.downstream_next
+    def far_logs(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, TargetLog]:
+        """Where the logs begin and end that groups go to; without those that give no answer in time."""
+        routes = [(route, it) for committed in offsets for tp, it in committed.items() if (route := router.route(tp))]
+        ends = self._far_offsets(far, {route.far for route, _ in routes}, LATEST)
+        begins = self._far_offsets(far, ends, EARLIEST)
+        read = self._read_past_markers(far, routes)
+        return {
+            tp: TargetLog(begins.get(tp, 0), ends.get(tp, NO_END), *read.get(tp, (0, 0)))
+            for tp in {route.far for route, _ in routes}
+        }
+
+    def _far_offsets(self, far: Cluster, tps: Iterable[TP], spec: OffsetSpec) -> Mapping[TP, int]:
+        deadline = Deadline(min(self.timeout_s, LEADERS_PATIENCE_S))
+        found = list_offsets(far, self.admin(far), dict.fromkeys(tps, spec), deadline, committed=False)
+        return {tp: offset for tp, offset in found.items() if isinstance(offset, int)}
+
+    def _read_past_markers(
+        self, far: Cluster, routes: Iterable[tuple[Route, Committed]]
+    ) -> Mapping[TP, tuple[int, int]]:
+        """How far the logs were read, from the replicated end, for groups that have read all."""
+        starts = {
+            route.far: newest.downstream_next
+            for route, it in routes
+            if not route.is_inverse
+            and (newest := route.offset_map.newest) is not None
+            and is_at_end(route.translate(it.next_offset))
+        }
         if not starts:
             return {}
         if far.alias not in self._ends:
             self._ends[far.alias] = OffsetProbe(far)
-        reader = self._ends[far.alias]
-        ends = reader.find(starts, self.budget())
+        ends = self._ends[far.alias].find(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
-
-    def log_ends(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, int]:
-        """Where the logs end that groups go to (`Facts.log_ends`); without those that give no answer in time."""
-        routes = (router.route(tp) for committed in offsets for tp in committed)
-        specs = dict.fromkeys((route.far for route in routes if route is not None), LATEST)
-        deadline = Deadline(min(self.timeout_s, LEADERS_PATIENCE_S))
-        found = list_offsets(far, self.admin(far), specs, deadline, committed=False)
-        return {tp: end for tp, end in found.items() if isinstance(end, int)}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:
         """Ends of the source's committed logs, of those that were replicated; None when it gives no answer.
@@ -230,7 +237,7 @@ class _ViewReader:
         if source_admin is not None:
             self._catalog = Catalog(flow, *clusters, (source_admin, self._target_admin), NO_LOG)
         self._snapshot: Snapshot | None = None
-        self._target_ids: dict[str, bytes] = {}
+        self._target_ids: dict[str, TopicId] = {}
         self._listed_s = 0.0
         self._reader = SyncsReader(clusters[1], flow.syncs_topic, range(tasks), MapsState())
 

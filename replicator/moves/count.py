@@ -23,6 +23,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.kafka.cluster import Cluster, Consumer, KafkaError, KafkaException, Message, topic_partitions
 from replicator.kafka.log_reader import READ_AHEAD, READ_CHUNK, is_final, topic_exists
+from replicator.moves.model import Unrefined
 from replicator.offset_map.map import Between, Exact, refine_on_far, skip_on_near
 
 T = TypeVar("T")
@@ -34,17 +35,6 @@ ANSWER_S = 5.0
 """How long a cluster may take to say whether it has a topic."""
 END_PATIENCE_S = 2.0
 """A transaction's marker reaches its partitions one by one: an end before the stretch's may move in a moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unrefined:
-    """Counting was not possible, or proved nothing.
-
-    Args:
-        reason: in words.
-    """
-
-    reason: str
 
 
 class Refiner:

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
 from replicator.groups.offsets import Committed, GroupOffsets
-from replicator.moves.model import MoveCommand, MovePlan, Order, Row, RowState, counted
-from replicator.moves.plan import MoveFacts, plan_move
+from replicator.moves.model import MoveCommand, MovePlan, Order, Row, RowState, Unrefined, counted
+from replicator.moves.plan import MoveFacts, counted_row, plan_move
+from replicator.offset_map.map import Exact
 from replicator.syncs.control_records import PartlyDoneError
 
 LOOK_EVERY_S = 0.2
@@ -36,8 +37,8 @@ class World(Protocol):
     def look(self, order: Order) -> MoveFacts:
         """What the clusters say now."""
 
-    def refine(self, row: Row) -> Row:
-        """The row with an exact place, if counting finds it; else with the reason why not."""
+    def refine(self, row: Row) -> Exact | Unrefined:
+        """The exact place of a row whose stretch of the map is thinned out, if counting records finds it."""
 
     def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
         """Commit; why not, by group and partition, where it was not taken."""
@@ -169,9 +170,14 @@ class MoveExecutor:
     # --- planning -----------------------------------------------------------------------------------------------------
 
     def _plan(self, order: Order) -> MovePlan:
-        plan = plan_move(order, self._world.look(order))
-        rows = [self._world.refine(row) if row.between and row.state is RowState.PLANNED else row for row in plan.rows]
-        return replace(plan, rows=tuple(rows))
+        facts = self._world.look(order)
+        plan = plan_move(order, facts)
+
+        def refined(row: Row) -> Row:
+            is_to_count = row.between is not None and row.state is RowState.PLANNED
+            return counted_row(order, facts, row, self._world.refine(row)) if is_to_count else row
+
+        return replace(plan, rows=tuple(map(refined, plan.rows)))
 
     def _await(self, order: Order, plan: MovePlan) -> MovePlan:
         """Look again until nothing has to be waited for, or the time is over."""
@@ -296,7 +302,8 @@ def _risk_text(plan: MovePlan) -> str:
         return "no group is known here, so each would begin where its consumers' auto.offset.reset says"
     unknown = sum(row.at_risk_records is None for row in plan.rows)
     known = sum(row.at_risk_records or 0 for row in plan.rows)
-    parts = [f"up to {counted(known, 'record')} {'is' if known == 1 else 'are'} not on the target"] if known else []
+    where = "source" if plan.order.is_homeward else "target"
+    parts = [f"up to {counted(known, 'record')} {'is' if known == 1 else 'are'} not on the {where}"] if known else []
     if unknown:
         of = counted(unknown, "partition")
         parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer about them")

@@ -51,6 +51,7 @@ class MoveReason(enum.StrEnum):
     THINNED = "thinned"
     UNTRANSLATABLE = "untranslatable"
     LOG_SHORTER = "log_shorter"
+    DELETED_ON_TARGET = "deleted_on_target"
     SOURCE_GROUP_ACTIVE = "source_group_active"
     TARGET_GROUP_ACTIVE = "target_group_active"
     MOVED_ALREADY = "moved_already"
@@ -58,6 +59,17 @@ class MoveReason(enum.StrEnum):
     KEPT_PLACE = "kept_place"
     FLOW_HALTED = "flow_halted"
     SOURCE_UNREACHABLE = "source_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Unrefined:
+    """Counting the records of a thinned stretch was not possible, or proved nothing.
+
+    Args:
+        reason: in words.
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,7 @@ class Row:
         near_next: what the group committed on `near`; `NOTHING` in a row that only says so.
         far_next: where it goes on, on `far`; None when nobody can tell.
         reread_records: at most; None when not known.
-        at_risk_records: on the source and not on the target, at most; None when not known.
+        at_risk_records: that the group has not read and can't read on `far`, at most; None when not known.
         must_wait: it can't move yet, and that may pass.
         is_obstacle: it keeps the plan from being carried out.
         is_disputed: it is left out, with its group, and somebody has to decide about that first.
@@ -173,11 +185,15 @@ class MovePlan:
     def may_lose(self) -> bool:
         """Whether it is not known to be zero what would be lost: `--accept-data-loss` is needed.
 
-        A failover of all groups of which none is known leaves them all to their consumers' `auto.offset.reset`.
+        A failover of all groups of which none is known leaves them all to their consumers' `auto.offset.reset`. The
+        other moves lose only what was deleted where the group goes; a resync moves no consumer.
         """
-        is_loss = self.order.command is MoveCommand.FAILOVER
+        if self.order.command is MoveCommand.RESYNC:
+            return False
+        if self.order.command is not MoveCommand.FAILOVER:
+            return any(row.at_risk_records != 0 for row in self.planned)
         is_at_risk = bool(self.planned) and any(row.at_risk_records != 0 for row in self.rows)
-        return is_loss and (is_at_risk or not self.rows)
+        return is_at_risk or not self.rows
 
     @property
     def planned(self) -> tuple[Row, ...]:

@@ -25,9 +25,20 @@ from replicator.config import Flow
 from replicator.errors import TP
 from replicator.groups.offsets import Committed, GroupOffsets, GroupState, is_a_tag, is_ours, owner_of
 from replicator.moves.history import GroupVerdict, LastMove, MoveHistory, refuse_or_skip, skipped
-from replicator.moves.model import NOTHING, MoveCommand, MovePlan, MoveReason, Order, Row, RowState
+from replicator.moves.model import (
+    NOTHING,
+    MoveCommand,
+    MovePlan,
+    MoveReason,
+    Order,
+    Row,
+    RowState,
+    Unrefined,
+    counted,
+)
 from replicator.moves.routes import Route, Router
-from replicator.offset_map.map import Ahead, Between, Exact, Expired, Unknown
+from replicator.offset_map.map import Ahead, Between, Exact, Expired
+from replicator.offset_map.translate import UNKNOWN_LOG, Deleted, Lost, Mapped, NoPlace, Placed, TargetLog, Why
 
 NO_MEMBERS = GroupState()
 
@@ -56,8 +67,7 @@ class MoveFacts:
 
     Args:
         near, far: aliases.
-        far_ends: for places on `far`, (the place, how far the log was read from there without meeting a record).
-        log_ends: ends of the logs on `far`, of those that answered; none lies before a place that holds records.
+        far_logs: where the logs on `far` begin and end, of those that answered.
         source_ends: ends of the source's committed logs; None when it could not be asked.
         halted: why the flow is halted; empty when it is not.
         not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
@@ -68,8 +78,7 @@ class MoveFacts:
     far: str
     groups: Mapping[str, GroupFacts]
     router: Router
-    far_ends: Mapping[TP, tuple[int, int]] = field(default_factory=dict)
-    log_ends: Mapping[TP, int] = field(default_factory=dict)
+    far_logs: Mapping[TP, TargetLog] = field(default_factory=dict)
     source_ends: Mapping[TP, int] | None = None
     halted: str = ""
     not_flowing: str = ""
@@ -163,67 +172,85 @@ def _row(order: Order, facts: MoveFacts, group: str, near: TP, committed: Commit
         found=it.far_offsets.get(route.far),
         metadata="" if is_a_tag(committed.metadata) else committed.metadata,
     )  # fmt: skip
-    row = _translated(row, route, facts)
+    mapped = route.translate(row.near_next)
+    placed = route.place(mapped, facts.far_logs.get(route.far, UNKNOWN_LOG))
+    row = _placed_row(_mapped_row(row, mapped, route, facts), placed, route, facts)
     if order.command is MoveCommand.FAILOVER:
-        return _at_risk(row, route, facts)
-    row = _within_log(row, route, facts)
+        return _at_risk(row, placed, route, facts)
     if order.command is MoveCommand.RESYNC:
         return _kept_near(row)
     return row
 
 
-def _translated(row: Row, route: Route, facts: MoveFacts) -> Row:
-    newest = route.offset_map.newest
-    match route.translate(row.near_next):
-        case Exact(next_offset, is_end):
-            is_far_end = is_end and not route.is_inverse
-            place = _past_markers(facts, route.far, next_offset) if is_far_end else next_offset
-            return replace(row, far_next=place, translation="exact")
+def _mapped_row(row: Row, mapped: Mapped, route: Route, facts: MoveFacts) -> Row:
+    """What the map says of the position; the place is still to be found."""
+    match mapped:
+        case Exact():
+            return replace(row, translation="exact")
         case Between() as between:
             text = f"{MoveReason.THINNED}: the map is thinned out here; {between.records:,} records to count"
             return replace(
-                row, far_next=between.low, translation="between", reason=text, is_obstacle=True, between=between,
+                row, translation="between", reason=text, is_obstacle=True, between=between,
                 reread_records=between.records if between.skip is None else between.skip,
             )  # fmt: skip
-        case Ahead() if route.is_inverse:
-            text = f"{MoveReason.NOT_REPLICATED_YET}: {route.unfinished}: it may hold what the group has read last"
-            return replace(row, translation="ahead", reason=text, must_wait=True, reread_records=None)
         case Ahead(replicated_next):
-            behind = row.near_next - replicated_next
-            why = f" ({route.stopped})" if route.stopped else f" ({facts.not_flowing})" if facts.not_flowing else ""
+            behind, stop = row.near_next - replicated_next, route.partition.stop
+            why = f" ({stop})" if stop else f" ({facts.not_flowing})" if facts.not_flowing else ""
             text = f"{MoveReason.NOT_REPLICATED_YET}: {behind:,} offsets before what the group has read{why}"
-            end = _past_markers(facts, route.far, newest.downstream_next) if newest is not None else None
-            is_stuck = bool(route.stopped)
             return replace(
-                row, far_next=end, translation="ahead", reason=text, must_wait=not is_stuck, is_obstacle=is_stuck,
-                reread_records=behind,
-            )  # fmt: skip
-        case Expired(known_from, low):
-            text = f"{MoveReason.EXPIRED}: {row.near_next:,} lies before what was ever replicated, {known_from:,}"
-            return replace(row, far_next=low, translation="expired", reason=text, is_obstacle=True)
-        case Unknown(reason):
-            is_new = newest is None and not route.problem and not route.is_inverse
-            kind = MoveReason.NOT_REPLICATED_YET if is_new else MoveReason.UNTRANSLATABLE
-            return replace(
-                row, reason=f"{kind}: {reason}", must_wait=is_new, is_obstacle=not is_new, reread_records=None
+                row, translation="ahead", reason=text, must_wait=not stop, is_obstacle=bool(stop), reread_records=behind
             )
+        case Expired(known_from):
+            text = f"{MoveReason.EXPIRED}: {row.near_next:,} lies before what was ever replicated, {known_from:,}"
+            return replace(row, translation="expired", reason=text, is_obstacle=True)
+        case NoPlace(why):
+            may_pass = why is Why.OPEN_TRANSACTION or (why is Why.NOTHING_REPLICATED and not route.is_inverse)
+            kind = MoveReason.NOT_REPLICATED_YET if may_pass else MoveReason.UNTRANSLATABLE
+            return replace(
+                row, translation="ahead" if why is Why.OPEN_TRANSACTION else "unknown",
+                reason=f"{kind}: {route.unusable_text(why)}", must_wait=may_pass, is_obstacle=not may_pass,
+                reread_records=None,
+            )  # fmt: skip
 
 
-def _within_log(row: Row, route: Route, facts: MoveFacts) -> Row:
-    """The row, if the place lies in the log; at its end, if `far` lost that part of it: all that there is was read."""
-    end = facts.log_ends.get(route.far)
-    if row.far_next is None or end is None or row.far_next <= end:
-        return row
-    lost = f"{route.far} on {facts.far} ends at {end:,}, before the place of the group, {row.far_next:,}"
+def _placed_row(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFacts) -> Row:
+    """The row with its place: never before the beginning of the log, nor behind its end."""
+    match placed:
+        case NoPlace(Why.END_NOT_KNOWN):
+            reason = f"{MoveReason.LOG_SHORTER}: {route.unusable_text(Why.END_NOT_KNOWN)}"
+            return replace(
+                row, translation="unknown", reason=reason, is_obstacle=True, must_wait=False, between=None,
+                reread_records=None,
+            )  # fmt: skip
+        case NoPlace():
+            return row
+        case Placed(end, Lost(place)):
+            lost = f"{route.far} on {facts.far} ends at {end:,}, before the place of the group, {place:,}"
+            return replace(
+                row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}: it lost records",
+                is_obstacle=True, must_wait=False, between=None,
+            )  # fmt: skip
+        case Placed(begin, Deleted(place, records)):
+            where = f"{route.far} on {facts.far} begins at {begin:,}, after the place of the group, {place:,}"
+            text = f"{where}: {counted(records, 'record')} it has not read are deleted there, at most"
+            return replace(
+                row, far_next=begin, translation="expired", reason=f"{MoveReason.DELETED_ON_TARGET}: {text}",
+                between=None, at_risk_records=records,
+            )  # fmt: skip
+        case Placed(next_offset):
+            return replace(row, far_next=next_offset)
+
+
+def counted_row(order: Order, facts: MoveFacts, row: Row, found: Exact | Unrefined) -> Row:
+    """A row whose stretch of the map is thinned out, after its records were counted."""
+    if isinstance(found, Unrefined):
+        return replace(row, reason=f"{row.reason}, but {found.reason}")
+    route = facts.router.route(row.near)
+    is_failover = order.command is MoveCommand.FAILOVER and route is not None
     return replace(
-        row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}: it lost records",
-        is_obstacle=True, must_wait=False, between=None,
+        row, far_next=found.next_offset, translation="exact", reason="", is_obstacle=False,
+        reread_records=_behind(found.next_offset, route, facts) if is_failover and route is not None else 0,
     )  # fmt: skip
-
-
-def _past_markers(facts: MoveFacts, far: TP, next_offset: int) -> int:
-    start, end = facts.far_ends.get(far, (next_offset, next_offset))
-    return end if start == next_offset else next_offset
 
 
 def _kept_places(facts: MoveFacts, group: str) -> Iterator[Row]:
@@ -261,16 +288,20 @@ def _own_places(
     ]
 
 
-def _at_risk(row: Row, route: Route, facts: MoveFacts) -> Row:
+def _at_risk(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFacts) -> Row:
     """A failover takes what it can get, and says what that costs."""
     newest = route.offset_map.newest
     at_risk: int | None = None
     end = (facts.source_ends or {}).get(route.upstream)
+    match placed:
+        case Placed(_, Lost(lost_place)):
+            place = lost_place
+        case _:
+            place = row.far_next or 0
     if end is not None and newest is not None:
         never_copied = max(0, route.offset_map.first_upstream - row.near_next)
-        at_risk = max(0, end - newest.upstream_next) + never_copied
-    gone = _gone(row, route, facts)
-    at_risk = None if at_risk is None else at_risk + gone
+        deleted = row.at_risk_records or 0
+        at_risk = max(0, end - newest.upstream_next) + never_copied + deleted + _gone(place, route, facts)
     if row.far_next is None:  # where nothing can be said the consumer's own reset decides
         return replace(
             row,
@@ -280,18 +311,22 @@ def _at_risk(row: Row, route: Route, facts: MoveFacts) -> Row:
             is_obstacle=False,
             must_wait=False,
         )
-    reread = route.offset_map.records_from(row.far_next) - gone
+    reread = _behind(place, route, facts)
     reread += row.reread_records or 0 if row.translation == "ahead" else 0
-    row = _within_log(row, route, facts)
     return replace(row, at_risk_records=at_risk, reread_records=reread, is_obstacle=False, must_wait=False)
 
 
-def _gone(row: Row, route: Route, facts: MoveFacts) -> int:
-    """Records that were replicated, that the group has not read, and that `far` has lost."""
-    newest, end = route.offset_map.newest, facts.log_ends.get(route.far)
-    if newest is None or end is None or route.problem or newest.downstream_next <= end:
+def _behind(place: int, route: Route, facts: MoveFacts) -> int:
+    """How many records `far` has at or after a place: what a failover may have the group read again, at most."""
+    return route.offset_map.records_from(place) - _gone(place, route, facts)
+
+
+def _gone(place: int, route: Route, facts: MoveFacts) -> int:
+    """Records that were replicated, at or after a place, and that `far` has lost."""
+    newest, end = route.offset_map.newest, facts.far_logs.get(route.far, UNKNOWN_LOG).end
+    if newest is None or not route.partition.is_usable or newest.downstream_next <= end:
         return 0
-    return route.offset_map.records_from(max(end, row.far_next or 0))
+    return route.offset_map.records_from(max(end, place))
 
 
 def _kept_near(row: Row) -> Row:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from replicator.config import Flow
-from replicator.errors import TP, StopReason
-from replicator.offset_map.map import Ahead, OffsetMap, Translation, Unknown
-from replicator.syncs.state import OTHER_OFFSETS, MapsState
+from replicator.errors import TP
+from replicator.offset_map.map import OffsetMap
+from replicator.offset_map.topic_id import NO_ID, TopicId
+from replicator.offset_map.translate import Mapped, NoPlace, Placed, ReplicatedPartition, TargetLog, Why
+from replicator.syncs.state import MapsState
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,10 @@ class FlowView:
     """
 
     flow: Flow
-    topic_ids: Mapping[str, bytes] | None
+    topic_ids: Mapping[str, TopicId] | None
     syncs: MapsState
     unfinished: str = ""
-    target_ids: Mapping[str, bytes] = field(default_factory=dict)
+    target_ids: Mapping[str, TopicId] = field(default_factory=dict)
 
     @property
     def remote_topics(self) -> dict[str, str]:
@@ -42,35 +44,36 @@ class FlowView:
         names = {tp.topic for tp in self.syncs.newest} | set(self.topic_ids or ())
         return {self.flow.naming.remote_topic(name): name for name in names}
 
-    def map_of(self, tp: TP) -> tuple[OffsetMap, str]:
-        """(the map of a source partition, why it does not hold); an empty map where nothing was replicated.
+    def partition(self, tp: TP) -> ReplicatedPartition:
+        """All that is known of a source partition, to translate with."""
+        copied_to = self.syncs.targets.get(tp)
+        return self.syncs.partition(
+            tp,
+            (self.topic_ids or {}).get(tp.topic, NO_ID),
+            NO_ID if copied_to is None else copied_to.now(self.target_ids).topic_id,
+            ignores_recreation=self.topic_ids is None,
+        )
 
-        Checkpoints are written only while the source has the topic that was replicated (`checkpoints`), so that for a
-        failover the map holds for them when the source has another one. A log that was cut is the same topic.
-        """
-        offset_map = self.syncs.maps.get(tp, OffsetMap())
-        topic_id = (self.topic_ids or {}).get(tp.topic)
-        is_other_topic = topic_id is not None and not self.is_copy_of(tp, topic_id)
-        told = self.syncs.targets.get(tp)
-        reason = self.syncs.stopped.get(tp, {}).get("reason")
-        is_other_copy = told is not None and told.differs(told.now(self.target_ids))
-        if is_other_copy or reason == StopReason.TARGET_RECREATED:
-            remote = self.flow.naming.remote_topic(tp.topic)
-            return offset_map, f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
-        is_passed = self.topic_ids is None and reason == StopReason.RECREATED
-        if is_other_topic or (reason in OTHER_OFFSETS and not is_passed):
-            return offset_map, f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
-        return offset_map, ""
-
-    def is_copy_of(self, tp: TP, topic_id: bytes) -> bool:
+    def is_copy_of(self, tp: TP, topic_id: TopicId) -> bool:
         """Whether what was replicated of the partition, if anything, came from the topic with this id."""
-        newest = self.syncs.newest.get(tp)
-        return newest is None or newest.topic_id == topic_id
+        offset_map = self.syncs.maps.get(tp)
+        return offset_map is None or offset_map.topic_id.same_as(topic_id)
 
-    def stopped(self, tp: TP) -> str:
-        """Why the partition is not replicated at the moment; empty when nothing is known to stop it."""
-        stop = self.syncs.stopped.get(tp, {})
-        return str(stop.get("reason", ""))
+    def unusable_text(self, tp: TP, why: Why) -> str:
+        """Why a position of a source partition has no place, in words."""
+        match why:
+            case Why.OTHER_TARGET:
+                remote = self.flow.naming.remote_topic(tp.topic)
+                return f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
+            case Why.OTHER_SOURCE:
+                return f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
+            case Why.OPEN_TRANSACTION:
+                return f"{self.unfinished}: it may hold what the group has read last"
+            case Why.END_NOT_KNOWN:
+                remote = self.flow.naming.remote_topic(tp.topic)
+                return f"{remote} on {self.flow.target} lost records, and does not say where it ends"
+            case Why.NOTHING_REPLICATED | Why.BEGINNING_LOST:
+                return "nothing of this partition was replicated yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +81,34 @@ class Route:
     """How one partition's positions translate.
 
     Args:
+        view: the flow that replicates it.
+        partition: what that knows of it.
         is_inverse: `near` is the copy: the map is read backwards.
-        problem: why the map can't be used; empty when it can.
-        stopped: why nothing more of it is replicated at the moment.
-        unfinished: of an inverse map, why it may lack the newest records of `near`.
     """
 
     near: TP
     far: TP
-    offset_map: OffsetMap
+    view: FlowView
+    partition: ReplicatedPartition
     is_inverse: bool
-    problem: str = ""
-    stopped: str = ""
-    unfinished: str = ""
 
-    def translate(self, next_offset: int) -> Translation:
-        """Where a position on `near` is on `far`."""
-        if self.problem:
-            return Unknown(self.problem)
+    def translate(self, next_offset: int) -> Mapped:
+        """What the map says of a position on `near`."""
         if self.is_inverse:
-            newest = self.offset_map.newest
-            known_next = newest.downstream_next if newest is not None else 0
-            if self.unfinished and next_offset > known_next:
-                return Ahead(known_next)
-            return self.offset_map.translate_back(next_offset)
-        return self.offset_map.translate(next_offset)
+            return self.partition.translate_back(next_offset, is_unfinished=bool(self.view.unfinished))
+        return self.partition.translate(next_offset)
+
+    def place(self, mapped: Mapped, log: TargetLog) -> Placed | NoPlace:
+        """Where a group goes on, on `far`; `log` is of that partition."""
+        return self.partition.place_back(mapped, log) if self.is_inverse else self.partition.place(mapped, log)
+
+    def unusable_text(self, why: Why) -> str:
+        """Why a position has no place, in words."""
+        return self.view.unusable_text(self.upstream, why)
+
+    @property
+    def offset_map(self) -> OffsetMap:
+        return self.partition.offset_map
 
     @property
     def upstream(self) -> TP:
@@ -137,14 +143,11 @@ class Router:
         original = self._copies.get(near.topic)
         if self._backward is not None and original is not None:
             far = TP(original, near.partition)
-            offset_map, problem = self._backward.map_of(far)
-            unfinished = self._backward.unfinished
-            return Route(near, far, offset_map, is_inverse=True, problem=problem, unfinished=unfinished)
+            return Route(near, far, self._backward, self._backward.partition(far), is_inverse=True)
         forward = self._forward
         if forward is None or not forward.flow.topic_filter.matches(near.topic):
             return None
         if forward.topic_ids is not None and near.topic not in forward.topic_ids:
             return None
-        offset_map, problem = forward.map_of(near)
         far = TP(forward.flow.naming.remote_topic(near.topic), near.partition)
-        return Route(near, far, offset_map, is_inverse=False, problem=problem, stopped=forward.stopped(near))
+        return Route(near, far, forward, forward.partition(near), is_inverse=False)

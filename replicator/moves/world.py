@@ -24,13 +24,13 @@ from replicator.groups.offsets import Committed, GroupOffsets, GroupState
 from replicator.groups.refusals import is_passing, is_refusal_of_members
 from replicator.kafka.cluster import Cluster
 from replicator.moves.clusters import FlowClusters
-from replicator.moves.count import Refiner, Unrefined
+from replicator.moves.count import Refiner
 from replicator.moves.history import LastMove
-from replicator.moves.model import MoveCommand, MovePlan, Order, Row
+from replicator.moves.model import MoveCommand, MovePlan, Order, Row, Unrefined
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
 from replicator.names import groups_id
-from replicator.offset_map.sync_format import ids_differ
+from replicator.offset_map.map import Exact
 from replicator.status.lag_reader import describe_workers
 from replicator.syncs.halts import HaltReason, halt, halt_body, halt_text, to_halt
 
@@ -58,7 +58,7 @@ class MoveClusters:
         self._progress = progress
         self._order: Order | None = None
         """Of the last look."""
-        self._refined: dict[tuple[TP, int], Row] = {}
+        self._refined: dict[tuple[TP, int], Exact | Unrefined] = {}
         self._refiners: dict[tuple[str, bool], Refiner] = {}
         """By the cluster where groups go, and whether the other one can count, too."""
         self._source_ends: Mapping[TP, int] | None = None
@@ -167,8 +167,7 @@ class MoveClusters:
             far=far.alias,
             groups=groups,
             router=router,
-            far_ends=self.clusters.far_ends(far, router, offsets),
-            log_ends=self.clusters.log_ends(far, router, offsets),
+            far_logs=self.clusters.far_logs(far, router, offsets),
             source_ends=self._source_ends,
             halted=halted_text(view),
             not_flowing=self._not_flowing(),
@@ -265,27 +264,22 @@ class MoveClusters:
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
-    def refine(self, row: Row) -> Row:
+    def refine(self, row: Row) -> Exact | Unrefined:
         """See `mover.World`; what was counted once is not counted again."""
         assert row.between is not None
         assert row.far is not None
         key = row.near, row.near_next
         if key not in self._refined:
             self._refined[key] = self._counted(row)
-        counted = self._refined[key]
-        return replace(
-            row, far_next=counted.far_next, translation=counted.translation, reason=counted.reason,
-            is_obstacle=row.is_obstacle and counted.translation != "exact",
-            reread_records=0 if counted.translation == "exact" else row.reread_records,
-        )  # fmt: skip
+        return self._refined[key]
 
-    def _counted(self, row: Row) -> Row:
+    def _counted(self, row: Row) -> Exact | Unrefined:
         assert row.between is not None
         assert row.far is not None
         assert self._order is not None, "rows come from a look"
         near, far = self._side(self._order, far=False), self._side(self._order, far=True)
         if far.alias not in self.clusters.admins:
-            return row
+            return Unrefined(f"{far.alias} gives no answer")
         is_failover = self._order.command is MoveCommand.FAILOVER
         counts = not is_failover or row.near in (self._source_ends or ())  # what has no end is gone, or another topic
         key = far.alias, counts
@@ -293,10 +287,7 @@ class MoveClusters:
             near_s = self.clusters.timeout_s if is_failover else None
             max_records = self._flow.settings.refine_max_records
             self._refiners[key] = Refiner(near if counts else None, far, max_records, self._progress, near_s)
-        found = self._refiners[key].refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
-        if isinstance(found, Unrefined):
-            return replace(row, reason=f"{row.reason}, but {found.reason}")
-        return replace(row, far_next=found.next_offset, translation="exact", reason="")
+        return self._refiners[key].refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
 
     def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
         """See `mover.World`; what may pass is tried again until the deadline."""
@@ -393,7 +384,7 @@ def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP
         if original is not None:
             upstream = TP(original, remote.partition)
             newest = view.syncs.newest.get(upstream)
-            is_former = newest is not None and ids_differ(it.topic_id, newest.topic_id)
+            is_former = newest is not None and not newest.topic_id.same_as(it.topic_id)
             at = Committed(0) if is_former else Committed(it.upstream_next, it.metadata)
             found.setdefault(group, {})[upstream] = at
     return found

@@ -19,10 +19,11 @@ say "the record after the last sync".
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from replicator.offset_map.runs import Gaps, Run, retention_key
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 FIRST_SEQ = 1
 """Of the run that compaction keeps for ever: before it nothing was replicated."""
@@ -102,11 +103,12 @@ Translation = Exact | Between | Ahead | Expired | Unknown
 class OffsetMap:
     """The runs of one source partition, in both directions. Memory: at most ``21 * R + 1`` runs."""
 
-    __slots__ = ("_keys", "_runs")
+    __slots__ = ("_keys", "_runs", "_topic_id")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._runs: list[Run] = []
         self._keys: dict[tuple[int, int], int] = {}
+        self._topic_id = NO_ID
         for run in runs:
             self.add(run)
 
@@ -127,6 +129,11 @@ class OffsetMap:
         """The first position that can be translated; 0 when there is none."""
         return self._runs[0].upstream_base if self._runs else 0
 
+    @property
+    def topic_id(self) -> TopicId:
+        """Of the source topic that the runs are of: the last one that a broker said."""
+        return self._topic_id
+
     def add(self, run: Run) -> None:
         """Take a run in log order; one with a number that is known takes the place of that (`fates`)."""
         newest = self.newest
@@ -135,9 +142,11 @@ class OffsetMap:
             if self._runs[at].seq == run.seq:
                 self._runs[at] = run
             return
-        if newest is not None and run.topic_id != newest.topic_id:  # another topic of the same name: other offsets
+        if not run.topic_id.same_as(self._topic_id):  # another topic of the same name: other offsets
             self._runs.clear()
             self._keys.clear()
+        if run.topic_id.is_known:
+            self._topic_id = run.topic_id
         key = retention_key(run.seq)
         replaced = self._keys.get(key)
         if replaced is not None:
@@ -174,6 +183,39 @@ class OffsetMap:
             return newest.ordinal_next - self._runs[0].ordinal_base
         run = self._runs[at]
         return newest.ordinal_next - run.ordinal_base - min(run.count, downstream_next - run.downstream_base)
+
+    def records_between(self, low: int, high: int, skip: int = 0) -> int:
+        """How many replicated records lie in ``[low, high)`` on the target; too many rather than too few.
+
+        Args:
+            skip: so many from `low` on do not count.
+        """
+        return self._between(_DOWNSTREAM, low, high, skip)
+
+    def records_between_upstream(self, low: int, high: int, skip: int = 0) -> int:
+        """The same for offsets of the source."""
+        return self._between(_UPSTREAM, low, high, skip)
+
+    def _between(self, side: _Side, low: int, high: int, skip: int) -> int:
+        if not self._runs or high <= low:
+            return 0
+        return max(0, self._ordinals(side, high)[1] - self._ordinals(side, low)[0] - skip)
+
+    def _ordinals(self, side: _Side, next_offset: int) -> tuple[int, int]:
+        """(at least, at most) how many records were replicated before a position on one side."""
+        at = bisect_right(self._runs, next_offset, key=side.base) - 1
+        if at < 0:
+            return self._runs[0].ordinal_base, self._runs[0].ordinal_base
+        run = self._runs[at]
+        if next_offset < side.end(run):
+            at_least, at_most = side.records_before(run, next_offset)
+            return run.ordinal_base + at_least, run.ordinal_base + at_most
+        if at + 1 == len(self._runs):
+            return run.ordinal_next, run.ordinal_next
+        following = self._runs[at + 1]  # between them runs may have been thinned out
+        at_least = following.ordinal_base - (side.base(following) - next_offset)
+        at_most = run.ordinal_next + next_offset - side.end(run)
+        return max(run.ordinal_next, at_least), min(following.ordinal_base, at_most)
 
     def _inside(self, run: Run, following: Run | None, upstream_next: int) -> Translation:
         if run.gaps is None:
@@ -215,6 +257,44 @@ def _upstream_base(run: Run) -> int:
 
 def _downstream_base(run: Run) -> int:
     return run.downstream_base
+
+
+def _downstream_next(run: Run) -> int:
+    return run.downstream_next
+
+
+def _upstream_next(run: Run) -> int:
+    return run.upstream_next
+
+
+def _before_downstream(run: Run, downstream_next: int) -> tuple[int, int]:
+    records = downstream_next - run.downstream_base
+    return records, records
+
+
+def _before_upstream(run: Run, upstream_next: int) -> tuple[int, int]:
+    if run.gaps is None:
+        return 0, min(run.count, upstream_next - run.upstream_base)
+    records = min(run.count, records_before(run.gaps, upstream_next - run.upstream_base))
+    return records, records
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a map.
+
+    Args:
+        base, end: of a run.
+        records_before: (at least, at most) how many records of a run lie before an offset inside it.
+    """
+
+    base: Callable[[Run], int]
+    end: Callable[[Run], int]
+    records_before: Callable[[Run, int], tuple[int, int]]
+
+
+_DOWNSTREAM = _Side(_downstream_base, _downstream_next, _before_downstream)
+_UPSTREAM = _Side(_upstream_base, _upstream_next, _before_upstream)
 
 
 def _after(run: Run, following: Run | None, upstream_next: int) -> Translation:

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicator.errors import TP
-from replicator.offset_map.sync_format import NO_ID, FormatError, encode_string, read_string, read_uuid, uuid_text
+from replicator.offset_map.sync_format import FormatError, encode_string, read_string, read_uuid, uuid_text
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 VERSION = 0
 LONGEST_STRING = 32_767
@@ -42,7 +43,7 @@ class Checkpoint:
         upstream_next: what the group committed on the source.
         downstream_next: where it goes on, on the target.
         metadata: of the commit on the source.
-        topic_id: of the topic that `upstream_next` is of, 16 bytes (KIP-516); zeros where nobody told, as MM2.
+        topic_id: of the topic that `upstream_next` is of; `NO_ID` where that was not written, as by MM2.
     """
 
     group: str
@@ -50,7 +51,7 @@ class Checkpoint:
     upstream_next: int
     downstream_next: int
     metadata: str = ""
-    topic_id: bytes = NO_ID
+    topic_id: TopicId = NO_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 def checkpoint_headers(checkpoint: Checkpoint) -> list[Header]:
     """What goes with key and value, beside MM2's format."""
-    return [(TOPIC_ID_HEADER, uuid_text(checkpoint.topic_id).encode())] if any(checkpoint.topic_id) else []
+    return [(TOPIC_ID_HEADER, uuid_text(checkpoint.topic_id).encode())] if checkpoint.topic_id.is_known else []
 
 
 def decode_checkpoint(key: bytes, value: bytes, headers: Sequence[Header] = ()) -> Checkpoint:

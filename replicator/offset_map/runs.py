@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from replicator.offset_map.topic_id import TopicId
+
 Gaps = tuple[tuple[int, int], ...]
 """Pairs (records until the gap, upstream offsets in the gap), in order; the first number counts from the last gap."""
 
@@ -40,7 +42,7 @@ class Run:
         count: records.
         ordinal_base: records of this partition replicated before this run.
         upstream_next: the position after it: the next upstream offset to fetch.
-        topic_id: the source topic's id, 16 bytes.
+        topic_id: the source topic's id.
         gaps: None when the list was too long to keep.
     """
 
@@ -50,7 +52,7 @@ class Run:
     count: int
     ordinal_base: int
     upstream_next: int
-    topic_id: bytes
+    topic_id: TopicId
     gaps: Gaps | None
 
     @property
@@ -116,7 +118,7 @@ class RunBuilder:
         topic_id: of the source topic.
     """
 
-    def __init__(self, seq: int, ordinal: int, topic_id: bytes) -> None:
+    def __init__(self, seq: int, ordinal: int, topic_id: TopicId) -> None:
         self._seq = seq
         self._ordinal = ordinal
         self._topic_id = topic_id

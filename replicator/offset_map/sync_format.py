@@ -28,6 +28,7 @@ from typing import Any
 
 from replicator.errors import TP, ReplicatorError
 from replicator.offset_map.runs import Gaps, Run, retention_key
+from replicator.offset_map.topic_id import NO_ID, TopicId
 
 VERSION = 0
 MAX_GAPS_BYTES = 4096
@@ -38,9 +39,6 @@ RECOPIED = "recopied"
 """Of a task, as `HALTED`: by which command runs of it were deleted last."""
 TARGET_TOPIC = "target-topic"
 """Of a partition: which topic its downstream offsets belong to."""
-
-NO_ID = bytes(16)
-"""Where a broker has no topic ids."""
 
 _CONTROL_PREFIX = bytes(2)
 """An empty STRING."""
@@ -85,27 +83,22 @@ class TargetTopic:
     """The topic that a partition is replicated to.
 
     Args:
-        topic_id: 16 bytes (KIP-516); zeros on brokers that have none.
+        topic_id: `NO_ID` on brokers that have none.
     """
 
     name: str
-    topic_id: bytes
+    topic_id: TopicId
 
     def differs(self, found: TargetTopic) -> bool:
         """Whether `found` is certainly another topic, whatever its name."""
-        return ids_differ(self.topic_id, found.topic_id)
+        return not self.topic_id.same_as(found.topic_id)
 
-    def now(self, ids: Mapping[str, bytes]) -> TargetTopic:
+    def now(self, ids: Mapping[str, TopicId]) -> TargetTopic:
         """What has the name now, by the ids that the target told; one without an id where it told none."""
         return TargetTopic(self.name, ids.get(self.name, NO_ID))
 
     def __str__(self) -> str:
         return f"{self.name} ({uuid_text(self.topic_id)})"
-
-
-def ids_differ(topic_id: bytes, other: bytes) -> bool:
-    """Whether these ids are certainly of different topics; brokers without ids can't tell."""
-    return any(topic_id) and any(other) and topic_id != other
 
 
 def target_record(tp: TP, target: TargetTopic) -> ControlRecord:
@@ -133,7 +126,7 @@ def uuid_text(uuid: bytes) -> str:
     return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
-def read_uuid(text: str) -> bytes:
+def read_uuid(text: str) -> TopicId:
     """The 16 bytes of a topic id that `uuid_text` made.
 
     Raises:
@@ -142,7 +135,7 @@ def read_uuid(text: str) -> bytes:
     uuid = base64.urlsafe_b64decode(f"{text}==")
     if len(uuid) != len(NO_ID):
         raise ValueError(f"no topic id: {text!r}")
-    return uuid
+    return TopicId(uuid)
 
 
 def task_tp(task: int) -> TP:
@@ -275,7 +268,7 @@ def _decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord | For
         count=count,
         ordinal_base=ordinal_base,
         upstream_next=upstream_next,
-        topic_id=topic_id,
+        topic_id=TopicId(topic_id),
         gaps=gaps,
     )
     return SyncRecord(TP(topic, partition), run)

@@ -20,6 +20,9 @@ ADVICE = {
     MoveReason.THINNED: "raise flows.{flow}.refine_max_records to have the records counted, or let it catch up",
     MoveReason.UNTRANSLATABLE: "`replicator status` says what happened to it; `recopy` replicates it again",
     MoveReason.LOG_SHORTER: "`recopy` makes a copy anew that lost records; a failover takes the end of what is left",
+    MoveReason.DELETED_ON_TARGET: (
+        "let it catch up on the source, if the records are still there; --accept-data-loss moves it to what is left"
+    ),
     MoveReason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits for that",
     MoveReason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: it works there already",
     MoveReason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",

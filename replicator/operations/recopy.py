@@ -33,7 +33,6 @@ from replicator.names import task_of
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import (
-    NO_ID,
     RECOPIED,
     ControlRecord,
     TargetTopic,
@@ -41,6 +40,7 @@ from replicator.offset_map.sync_format import (
     encode_control,
     task_tp,
 )
+from replicator.offset_map.topic_id import NO_ID
 from replicator.syncs.control_records import PartlyDoneError, Records, check_ran, command_body, write_as_tasks
 from replicator.syncs.halts import halt_changes
 from replicator.syncs.reader import SyncsReader
@@ -172,7 +172,7 @@ def _named(tps: Collection[TP]) -> str:
 
 def _begun_anew(checkpoint: Checkpoint, copy: Copy) -> Checkpoint:
     """What the group has read, at the beginning of the copy that takes the place of this one."""
-    topic_id = checkpoint.topic_id if any(checkpoint.topic_id) else copy.newest.topic_id
+    topic_id = checkpoint.topic_id if checkpoint.topic_id.is_known else copy.newest.topic_id
     return replace(checkpoint, downstream_next=copy.end, topic_id=topic_id)
 
 

@@ -4,9 +4,11 @@ The order of calls, by one thread:
 
     open → assign → ( fetch* → begin → append* → flush → write* → commit | abort )* → close
 
-`flush` tells where the records landed; the task then writes the syncs with `write`, and both are committed together.
-A plane knows nothing of syncs, tasks or topics' names on the target beyond what it is handed. Every implementation
-passes the contract suite in `tests/contract`, on real brokers.
+`flush` returns the offsets of the records on the target; the task then writes the offset syncs with `write`, and both
+are committed together. A plane knows nothing of syncs, tasks or remote topics beyond its arguments. Every
+implementation passes the contract suite in `tests/contract`, on real brokers.
+
+Read first: `Plane` below, then `batches.plane` or `records`; `select` decides which of the two a flow gets.
 
 Invariants:
     A: `append` keeps partition, order, key, value, headers and timestamp; only committed records are fetched.
@@ -15,7 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,9 +34,9 @@ class PlaneSettings:
     """What a plane needs to know of the configuration.
 
     Args:
-        transactional_id: the task's; derived, never random.
-        transaction_timeout_s: after this the broker aborts on its own.
-        compression: codec, for planes that compress anew.
+        transactional_id: the same for every owner of the task, never random.
+        transaction_timeout_s: after this the coordinator aborts an open transaction.
+        compression: codec, for planes that re-compress.
         buffer_bytes: memory for records of this task, read-ahead and unacknowledged together.
         batch_bytes: the largest batch of several records; one record alone may be larger.
     """
@@ -63,7 +65,7 @@ class Batch(Protocol):
     def size_bytes(self) -> int: ...
     @property
     def topic_id(self) -> bytes:
-        """Of the topic that it was read from; empty where the plane can't tell: then somebody has to ask the source."""
+        """Id of the topic that it was read from; empty: unknown, the caller has to ask the source."""
 
     @property
     def max_timestamp_ms(self) -> int:
@@ -72,13 +74,13 @@ class Batch(Protocol):
 
 @dataclass(slots=True)
 class Fetched:
-    """What one `fetch` brought.
+    """The result of one `fetch`.
 
     Args:
         batches: in log order per partition.
-        passed: positions that moved over offsets without a record for us, up to the end of the committed log.
-        failed: partitions that can't be read on; they deliver nothing until assigned again.
-        more: records are waiting already: there is a backlog, and a larger transaction is worth its latency.
+        passed: positions that moved over markers and aborted records, up to the last stable offset.
+        failed: partitions that can't be read; nothing is fetched of them until they are assigned again.
+        more: further records wait already: a larger transaction is worth its latency.
     """
 
     batches: list[Batch] = field(default_factory=list)
@@ -87,15 +89,28 @@ class Fetched:
     more: bool = False
 
     def add(self, later: Fetched) -> None:
-        """What a later `fetch` brought."""
+        """Append the result of a later `fetch`."""
         self.batches += later.batches
         self.passed |= later.passed
         self.failed += later.failed
         self.more = later.more
 
+    def without(self, tps: Collection[TP]) -> Fetched:
+        """Return the results for all other partitions."""
+        return Fetched(
+            [it for it in self.batches if it.tp not in tps],
+            {tp: offset for tp, offset in self.passed.items() if tp not in tps},
+            [it for it in self.failed if it.tp not in tps],
+            self.more,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.batches or self.passed or self.failed)
+
 
 class Plane(Protocol):
-    """One task's way from source to target. Threading: one thread at a time."""
+    """Carries the records of one task from source to target. Threading: one thread at a time."""
 
     def open(self, deadline: Deadline) -> None:
         """Fence every earlier owner of the transactional id and end its open transaction (invariant C).
@@ -105,7 +120,7 @@ class Plane(Protocol):
         """
 
     def assign(self, positions: Mapping[TP, int]) -> None:
-        """Fetch exactly these partitions from these offsets; everything fetched earlier is dropped."""
+        """Fetch exactly these partitions, from these offsets; drop what was fetched earlier."""
 
     def add(self, positions: Mapping[TP, int]) -> None:
         """Fetch these partitions too."""
@@ -114,17 +129,17 @@ class Plane(Protocol):
         """Stop fetching these."""
 
     def fetch(self, wait_s: float) -> Fetched:
-        """What has arrived; waits up to `wait_s` for the first batch, and not for more.
+        """Return what was fetched; wait up to `wait_s` for the first batch, and not for more.
 
         Raises:
-            RetriableError, FatalError: the consumer as a whole can't go on.
+            RetriableError, FatalError: no partition can be fetched.
         """
 
     def begin(self) -> None:
         """Open a transaction.
 
         Raises:
-            RetriableError, FatalError: none can be opened; of the last one it says nothing.
+            RetriableError, FatalError: none can be opened; says nothing about the last one.
         """
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
@@ -136,7 +151,7 @@ class Plane(Protocol):
         """
 
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
-        """Wait until all that was appended is acknowledged; where it landed, exactly.
+        """Wait until all that was appended is acknowledged; return its exact offsets on the target.
 
         Raises:
             PartitionError: the target refused records of one partition; the transaction has to be aborted.
@@ -144,26 +159,26 @@ class Plane(Protocol):
         """
 
     def write(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
-        """Put one record of our own into the transaction."""
+        """Put a record of the replicator into the transaction."""
 
     def commit(self, deadline: Deadline) -> None:
         """Commit.
 
         Raises:
             AbortTransactionError: not committed; abort.
-            FencedError: not committed by us, and a newer owner exists.
+            FencedError: not committed, and a newer owner exists.
             FatalError: not committed, or not known to be: begin again from `open` of a new plane, which settles it.
         """
 
     def abort(self, deadline: Deadline) -> None:
-        """Abort the open transaction. The caller then assigns the last committed positions anew.
+        """Abort the open transaction. The caller then assigns the last committed positions again.
 
         Raises:
             RetriableError, FatalError: not aborted, or not known to be: begin again from `open` of a new plane.
         """
 
     def source_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """The source's end offsets as the fetcher last saw them; partitions not heard of are left out."""
+        """The source's end offsets as last seen by the fetcher; partitions without one are left out."""
 
     def close(self) -> None:
-        """Let go of both clients, at once, whatever the clusters do; an open transaction is left to the next `open`."""
+        """Close both clients at once, whatever the clusters do; an open transaction is left to the next `open`."""

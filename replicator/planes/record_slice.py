@@ -1,4 +1,4 @@
-"""Stretches: the batches of the `records` plane, and how their places on the target become known.
+"""Record slices, the batches of the `records` plane, and how their offsets on the target become known.
 
 Pure but for the client's `Message`. The attributes bound at the top save a lookup per record in the hottest loops.
 """
@@ -17,9 +17,9 @@ _TOPIC, _PARTITION, _ERROR = Message.topic, Message.partition, Message.error
 
 
 class RecordSlice:
-    """A batch of this plane: records of one partition, consecutive in what the consumer returned.
+    """Records of one partition, consecutive in what the consumer returned: this plane's `replicator.planes.Batch`.
 
-    It lets go of the records as soon as they are appended. A transaction of 100,000 small records would otherwise hold
+    It drops the records as soon as they are appended. A transaction of 100,000 small records would otherwise hold
     several times its size in Python objects until the commit, all of them visited by the garbage collector.
     """
 
@@ -49,8 +49,8 @@ class RecordSlice:
     def is_acknowledged(self) -> bool:
         return len(self.placed) >= self._reports
 
-    def let_go(self, *, is_exact: bool) -> None:
-        """Drop the records, and keep what `placements` needs of them: with `is_exact`, the offset of each."""
+    def release_records(self, *, is_exact: bool) -> None:
+        """Drop the records, but for what `placements` needs: with `is_exact`, the offset of each."""
         self._reports = self.records if is_exact else min(2, self.records)
         is_dense = self.last_offset - self.first_offset == self.records - 1
         if is_exact or self.records <= 2:  # first and last are always reported
@@ -60,7 +60,7 @@ class RecordSlice:
         self.messages = []
 
     def placements(self) -> list[Placement] | None:
-        """Where the records landed; None when somebody else's lie between them and not every place is known."""
+        """The offsets on the target; None: another producer's records lie between, and not all are known."""
         placed = self.placed
         if self._offsets:
             return list(_pieces(self._offsets, placed))
@@ -70,25 +70,25 @@ class RecordSlice:
 
 
 class Deliveries:
-    """Delivery reports of one open transaction: the places of anchors, and the first refusal."""
+    """Delivery reports of one open transaction: offsets on the target, and the first refusal."""
 
     def __init__(self) -> None:
         self.refused: tuple[TP, KafkaError, str] | None = None
 
-    def callback(self, stretch: RecordSlice) -> Callable[[KafkaError | None, Message], None]:
-        """A callback that notes where a record of `stretch` landed; records report in order."""
-        note = stretch.placed.append
+    def callback(self, record_slice: RecordSlice) -> Callable[[KafkaError | None, Message], None]:
+        """Make a callback that notes the offset of a record of `record_slice`; records report in order."""
+        note = record_slice.placed.append
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 note(message.offset())  # type: ignore[arg-type]
             elif self.refused is None and error.code() not in _PURGED:
-                self.refused = stretch.tp, error, message.topic() or ""
+                self.refused = record_slice.tp, error, message.topic() or ""
 
         return delivered
 
 
-def is_one_stretch(messages: list[Message]) -> bool:
+def is_one_partition(messages: list[Message]) -> bool:
     """Whether all are records of one partition: the usual case, found without a line of Python per record."""
     return (
         len(set(map(_PARTITION, messages))) == 1
@@ -98,7 +98,7 @@ def is_one_stretch(messages: list[Message]) -> bool:
 
 
 def _pieces(offsets: list[int], placed: list[int]) -> Iterable[Placement]:
-    """The parts of a stretch that are contiguous on the target, when every record's place is known."""
+    """Split a slice into parts that are contiguous on the target, given every record's offset."""
     begin = 0
     for index in range(1, len(offsets) + 1):
         is_end = index == len(offsets) or placed[index] != placed[index - 1] + 1

@@ -1,14 +1,15 @@
 """The `records` plane: every record through librdkafka's consumer and transactional producer. Works with every cluster.
 
-Cost per record decides everything here. A *stretch* is a series of records of one partition that one `fetch` returned.
-Only its first and last record get a delivery callback: when their offsets on the target differ by as much as there are
-records between them, every offset in between is known. When they don't, somebody else writes to the target partition:
-the transaction is aborted, and from then on every record of that partition gets a callback (`_exact`), so that each
-run is exact. The same holds for gaps on the source: first and last offset tell whether there are any.
+Cost per record decides everything here. A *record slice* is a series of records of one partition that one `fetch`
+returned. Only its first and last record get a delivery callback: when their offsets on the target differ by as much as
+there are records between them, every offset in between is known. When they don't, another producer writes to the
+target partition: the transaction is aborted, and from then on every record of that partition gets a callback
+(`_exact`), so that each run is exact. The same holds for gaps on the source: first and last offset tell whether there
+are any.
 
 After an error that names no partition, one transaction is sent with a callback for every record, to find the culprit.
 
-Source: librdkafka CONFIGURATION.md for the properties; the costs are measured in docs/ARCHITECTURE.md.
+Source: librdkafka CONFIGURATION.md for the properties; `bench/` measures the costs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from replicator.kafka.cluster import (
 )
 from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
-from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_stretch
+from replicator.planes.record_slice import Deliveries, RecordSlice, is_one_partition
 
 CHUNK_RECORDS = 1000
 FLUSH_SLICE_S = 0.1
@@ -66,8 +67,8 @@ class RecordsPlane:
 
     Args:
         source, target: the clusters.
-        settings: the task's share of them.
-        on_zero_timestamp: told the partition and the number of records whose timestamp 0 became 1, because librdkafka
+        settings: of the task.
+        on_zero_timestamp: called with the partition and the number of records whose timestamp 0 became 1: librdkafka
             writes *now* for 0.
     """
 
@@ -80,7 +81,7 @@ class RecordsPlane:
         self._producer: Producer = target.producer(producer_properties(settings))
         self._on_zero_timestamp = on_zero_timestamp
         self._deliveries = Deliveries()
-        self._stretches: list[RecordSlice] = []
+        self._slices: list[RecordSlice] = []
         self._exact: set[TP] = set()
         self._trace_all = False
 
@@ -122,7 +123,7 @@ class RecordsPlane:
 
     def _split(self, messages: list[Message]) -> Fetched:
         fetched = Fetched(more=len(messages) == CHUNK_RECORDS)
-        if messages and is_one_stretch(messages):
+        if messages and is_one_partition(messages):
             tp = TP(messages[0].topic(), messages[0].partition())  # type: ignore[arg-type]
             fetched.batches.append(RecordSlice(tp, messages))
             return fetched
@@ -147,7 +148,7 @@ class RecordsPlane:
         return fetched
 
     def _event(self, error: KafkaError, message: Message, fetched: Fetched) -> None:
-        """An error that arrived in the record stream: the end of a partition, or a partition's trouble."""
+        """Handle an error in the record stream: the end of a partition, or an error of one partition."""
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         tp = TP(topic, partition) if topic is not None and partition is not None and partition >= 0 else None
         if error.code() == _EOF:
@@ -162,7 +163,7 @@ class RecordsPlane:
 
     def begin(self) -> None:
         self._deliveries = Deliveries()
-        self._stretches = []
+        self._slices = []
         try:
             self._producer.begin_transaction()
         except (KafkaException, SystemError) as cause:
@@ -174,8 +175,8 @@ class RecordsPlane:
         messages = batch.messages
         batch.target_topic = target_topic
         is_exact = self._trace_all or batch.tp in self._exact
-        self._stretches.append(batch)
-        batch.let_go(is_exact=is_exact)
+        self._slices.append(batch)
+        batch.release_records(is_exact=is_exact)
         if is_exact:
             self._produce(messages, target_topic, batch.tp, callback, deadline)
             return
@@ -206,7 +207,7 @@ class RecordsPlane:
         callback: Callable[..., None] | None,
         deadline: Deadline,
     ) -> int:
-        """Hand the records to the client; how many of them had a timestamp of 0."""
+        """Hand the records to librdkafka; return how many had a timestamp of 0."""
         produce: Any = self._producer.produce
         zeros = 0
         is_fresh = False
@@ -247,21 +248,23 @@ class RecordsPlane:
         return is_unknown and transaction_error(self._producer) is None
 
     def _append_error(self, cause: BaseException, tp: TP, topic: str) -> Exception:
-        """Why a record can't be appended: an earlier error of this transaction comes first."""
+        """Return why a record can't be appended: an earlier error of this transaction comes first."""
         earlier = transaction_error(self._producer)
         if earlier is None:
             return self._target.error(cause, op=f"append to {topic}", tp=tp, topic=topic)
         return self._refusal() or self._lost(earlier, "append")
 
     def _make_room(self, deadline: Deadline) -> None:
-        """Wait a little for the queue; a transaction that is lost shows at the next `produce`."""
+        """Wait a little for room in the queue; an aborted transaction shows at the next `produce`."""
         self._serve(FULL_QUEUE_WAIT_S)
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
         if deadline.expired:
             raise AbortTransactionError(
-                f"the target took nothing for {deadline.seconds:g} s", op="append", hint=self._target.recent_error()
+                f"the target acknowledged nothing for {deadline.seconds:g} s",
+                op="append",
+                hint=self._target.recent_error(),
             )
 
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
@@ -283,9 +286,11 @@ class RecordsPlane:
                 waiting, patience = left, Deadline(PATIENCE_S)
             elif patience.expired:
                 self._check("flush")
-                self._look_for({stretch.target_topic for stretch in self._stretches if not stretch.is_acknowledged})
+                self._look_for(
+                    {record_slice.target_topic for record_slice in self._slices if not record_slice.is_acknowledged}
+                )
                 patience = Deadline(PATIENCE_S)
-        if not all(stretch.is_acknowledged for stretch in self._stretches):
+        if not all(record_slice.is_acknowledged for record_slice in self._slices):
             self._check("flush")  # records that may not be sent are dropped: an empty queue alone proves nothing
             raise AbortTransactionError("records were dropped from the queue", op="flush")
         return self._placements()
@@ -299,7 +304,7 @@ class RecordsPlane:
         for topic in topics:
             if patience.expired:
                 return
-            with contextlib.suppress(KafkaException):  # no answer tells nothing; `flush` has a deadline
+            with contextlib.suppress(KafkaException):  # no response: `flush` has a deadline
                 self._producer.list_topics(topic, timeout=max(0.1, patience.left_s()))
 
     def _check(self, op: str) -> None:
@@ -332,17 +337,17 @@ class RecordsPlane:
     def _placements(self) -> dict[TP, list[Placement]]:
         placements: dict[TP, list[Placement]] = {}
         shared: list[TP] = []
-        for stretch in self._stretches:
-            places = stretch.placements()
+        for record_slice in self._slices:
+            places = record_slice.placements()
             if places is None:
-                shared.append(stretch.tp)
+                shared.append(record_slice.tp)
             else:
-                placements.setdefault(stretch.tp, []).extend(places)
-        self._stretches = []
+                placements.setdefault(record_slice.tp, []).extend(places)
+        self._slices = []
         if shared:
             self._exact.update(shared)
             raise AbortTransactionError(
-                f"another producer writes to the target of {shared[0]}: its records lie between ours",
+                f"another producer writes to the target of {shared[0]}: its records lie between the replicator's",
                 op="flush",
                 tp=shared[0],
                 hint="the transaction is repeated with every record's place noted; that costs some CPU from now on",
@@ -372,14 +377,14 @@ class RecordsPlane:
                     self._trace_all = isinstance(error, AbortTransactionError)
                     raise error from cause
                 if deadline.expired:
-                    text = f"no answer within {deadline.seconds:g} s; the next owner finds out what became of it"
+                    text = f"no answer within {deadline.seconds:g} s; the next owner finds out whether it was committed"
                     raise FatalError(text, op="commit transaction", hint=self._target.recent_error()) from cause
             else:
                 self._trace_all = False
                 return
 
     def abort(self, deadline: Deadline) -> None:
-        self._stretches = []
+        self._slices = []
         while True:
             try:
                 self._producer.abort_transaction(max(0.1, deadline.slice_s(5.0)))

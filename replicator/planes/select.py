@@ -1,4 +1,4 @@
-"""Which data plane a flow gets: `batches` wherever it can serve both clusters, else `records`, and why."""
+"""Selects the data plane of a flow: `batches` where it can serve both clusters, else `records`, with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Choice:
 
     Args:
         kind: ``batches`` or ``records``.
-        reason: why it is not `batches`; empty when it is.
+        reason: why it is not `batches`; empty: it is.
     """
 
     kind: str
@@ -28,14 +28,14 @@ class Choice:
 
 
 def choose(flow: Flow, clusters: Iterable[Cluster], timeout_s: float) -> Choice:
-    """The plane of a flow, by its configuration and by what its brokers know.
+    """Choose the plane of a flow, by its configuration and by what its brokers support.
 
     Args:
-        clusters: both of them; asked only if that decides anything.
+        clusters: both of them; contacted only if that decides anything.
 
     Raises:
-        ConfigError: `data_plane` is ``batches``, and that can't be.
-        RetriableError: a cluster gave no answer within `timeout_s`.
+        ConfigError: `data_plane` is ``batches``, and a cluster can't be served by it.
+        RetriableError: a cluster did not answer within `timeout_s`.
     """
     wanted = flow.settings.data_plane
     if wanted == "records":

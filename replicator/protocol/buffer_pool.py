@@ -1,22 +1,23 @@
-"""Memory for large answers, used again: fresh memory costs more than what is received into it.
+"""Reuses memory for large responses, because fresh memory costs more than receiving the bytes into it.
 
 The kernel clears every page of fresh memory, one fault each; for records that pass unopened that was a quarter of all
-CPU. So a slab stays after its answer is gone, and the next one is received into it.
+CPU. So a buffer is kept after its response is gone, and the next response is received into it.
 
-Nobody has to give a slab back: it is free when nobody holds a view of it, which a bytearray knows. First fit from the
-front, so that what is at the end comes to rest, and is let go.
+A buffer is never given back explicitly: it is free when no view of it is held, which a bytearray knows. So code that
+needs bytes for longer than the batch lives has to copy them. The first buffer that fits is taken, so that those at the
+end of the list fall idle and are freed.
 """
 
 from __future__ import annotations
 
 SMALLEST_BYTES = 64 << 10
-"""Smaller answers get memory of their own: the allocator has some that it does not return."""
+"""Smaller responses get memory of their own: the allocator reuses that by itself."""
 STEP_BYTES = 128 << 10
-"""Slabs are larger than their first answer by up to this, so that the next one, a bit larger, fits."""
+"""Buffers are larger than their first response by up to this, so that a slightly larger one fits, too."""
 MOST_WASTE = 2
-"""An answer takes at least one part in so many of its slab: memory is counted by answers."""
+"""A buffer is at most so many times as large as its response: memory limits count the responses."""
 IDLE_S = 5.0
-"""A slab that nobody needed for so long, or up to twice that, is let go."""
+"""A buffer that was idle for so long, or for up to twice that, is freed."""
 
 
 class _Buffer:
@@ -27,7 +28,7 @@ class _Buffer:
         self.was_used = True
 
     def is_free(self) -> bool:
-        """Whether nobody holds a view: only then can a bytearray change its size, and here it does, and back."""
+        """Whether no view is held: only then can a bytearray change its size. So this changes it, and back."""
         try:
             self.data.append(0)
         except BufferError:
@@ -40,33 +41,33 @@ class BufferPool:
     """See the module. Threading: one thread, but for views, which any thread may hold and drop."""
 
     def __init__(self) -> None:
-        self._slabs: list[_Buffer] = []
+        self._buffers: list[_Buffer] = []
         self._next_sweep_s = 0.0
 
     @property
     def size_bytes(self) -> int:
-        """Of all slabs, free or not."""
-        return sum(len(it.data) for it in self._slabs)
+        """Size of all buffers, free or not."""
+        return sum(len(it.data) for it in self._buffers)
 
     def take(self, size: int) -> memoryview:
-        """Exactly so many bytes, writable, with anything in them; nobody else's as long as a view of them is held."""
+        """Return a writable view of `size` bytes with any content; reserved for as long as a view of it is held."""
         if size < SMALLEST_BYTES:
             return memoryview(bytearray(size))
-        for slab in self._slabs:
-            if size <= len(slab.data) <= max(size * MOST_WASTE, STEP_BYTES) and slab.is_free():
-                slab.was_used = True
-                return memoryview(slab.data)[:size]
-        # those that are free don't fit: sizes have changed
-        self._slabs = [it for it in self._slabs if not it.is_free()]
-        slab = _Buffer(-(-size // STEP_BYTES) * STEP_BYTES)
-        self._slabs.append(slab)
-        return memoryview(slab.data)[:size]
+        for buffer in self._buffers:
+            if size <= len(buffer.data) <= max(size * MOST_WASTE, STEP_BYTES) and buffer.is_free():
+                buffer.was_used = True
+                return memoryview(buffer.data)[:size]
+        # the free ones don't fit: response sizes have changed
+        self._buffers = [it for it in self._buffers if not it.is_free()]
+        buffer = _Buffer(-(-size // STEP_BYTES) * STEP_BYTES)
+        self._buffers.append(buffer)
+        return memoryview(buffer.data)[:size]
 
     def sweep(self, now_s: float) -> None:
-        """Let go what was not needed; may be called often. `now_s` is on the monotonic clock."""
+        """Free the buffers that were idle; may be called often. `now_s` is on the monotonic clock."""
         if now_s < self._next_sweep_s:
             return
         self._next_sweep_s = now_s + IDLE_S
-        self._slabs = [it for it in self._slabs if it.was_used or not it.is_free()]
-        for slab in self._slabs:
-            slab.was_used = False
+        self._buffers = [it for it in self._buffers if it.was_used or not it.is_free()]
+        for buffer in self._buffers:
+            buffer.was_used = False

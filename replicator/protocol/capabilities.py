@@ -1,4 +1,4 @@
-"""Which clusters this plane can serve, and why not; what it can't is served by the `records` plane.
+"""Decides which clusters this client can serve; flows of the others use the `records` plane.
 
 Source: librdkafka CONFIGURATION.md; clients `ApiKeys`, the schemas' `validVersions` by release.
 """
@@ -12,7 +12,7 @@ from replicator.deadline import Deadline
 from replicator.errors import RetriableError
 from replicator.kafka.cluster import Cluster, client_id
 from replicator.protocol.connect_errors import ConnectError, unreachable
-from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, dial
+from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, connect
 from replicator.protocol.security import Security
 
 NEEDED: Mapping[int, tuple[str, int]] = {
@@ -24,7 +24,7 @@ NEEDED: Mapping[int, tuple[str, int]] = {
     24: ("AddPartitionsToTxn", 3),
     26: ("EndTxn", 3),
 }
-"""API key → name and the version that has to be among those that the brokers speak."""
+"""API key → name, and the version that the brokers have to support."""
 OLDEST_KAFKA = "2.8"
 
 _PREFIXES = ("ssl.", "sasl.", "security.", "oauthbearer", "https.", "enable.sasl.", "enable.ssl.", "metadata.recovery.")
@@ -37,13 +37,13 @@ _NAMES = frozenset(
         "topic.blacklist",
     }
 )
-"""Properties that decide whom we reach, how, and as whom. Every other one tunes librdkafka's queues and pauses."""
+"""Properties that decide how to connect and authenticate. All others tune librdkafka's queues and pauses."""
 
 
 def reason_against(settings: ClusterSettings) -> str | None:
-    """Why this plane can't serve a cluster with these settings; None: it can.
+    """Return why this client can't serve a cluster with these settings; None: it can.
 
-    Whatever a `client` block says about security and connectivity, librdkafka heeds and this plane does not.
+    What a `client` block sets about security and connectivity is for librdkafka; this client ignores it.
     """
     unheeded = sorted(key for key in settings.client if key in _NAMES or key.startswith(_PREFIXES))
     if unheeded:
@@ -52,7 +52,7 @@ def reason_against(settings: ClusterSettings) -> str | None:
 
 
 def missing_apis(versions: Mapping[int, tuple[int, int]]) -> str | None:
-    """What the brokers don't speak; None: they speak all that is needed.
+    """Return what the brokers don't support; None: they support all that is needed.
 
     Args:
         versions: API key → lowest and highest version.
@@ -68,7 +68,7 @@ def missing_apis(versions: Mapping[int, tuple[int, int]]) -> str | None:
 
 
 def probe(cluster: Cluster, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[int, tuple[int, int]]:
-    """What the brokers speak: API key → lowest and highest version. Blocks; asks the first one that answers.
+    """Return what the brokers support: API key → lowest and highest version. Blocks; asks the first that answers.
 
     Raises:
         RetriableError: none did within `timeout_s`.
@@ -80,7 +80,7 @@ def probe(cluster: Cluster, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[int, t
     for index, endpoint in enumerate(servers):
         share = Deadline(deadline.left_s() / (len(servers) - index))
         try:
-            established = dial(endpoint, security, client_id(), share)
+            established = connect(endpoint, security, client_id(), share)
         except ConnectError as error:
             last = unreachable(cluster, "ask for the brokers' versions", str(error), error.code)
         else:

@@ -1,4 +1,4 @@
-"""Errors of brokers that can't be reached: why, and what the operator can do about it."""
+"""Errors of connecting to brokers, with a hint for the operator."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ConnectError(Exception):
 
 
 def unreachable(cluster: Cluster, op: str, why: str, code: str) -> RetriableError:
-    """Retriable, whatever it is: a password that is wrong now may be right later.
+    """Make the error of a cluster that can't be reached. It is retriable: even a wrong password may be set right later.
 
     Args:
-        op: what was being done.
-        why: in the words of the operating system or the broker.
+        op: the operation.
+        why: the text of the operating system or the broker.
         code: as librdkafka names it.
     """
     values = {"alias": cluster.alias, "group": cluster.group, "principal": cluster.principal}

@@ -1,11 +1,11 @@
-"""One thread's event loop: sockets, timers, and completions, driven by whoever waits.
+"""Runs one thread's sockets, timers and callbacks, whenever that thread waits for something.
 
-A round of `pump` is: wait for sockets, let each one read and write, expire requests, then run timers and completions,
-and last send what these have asked for: every system call is a chance for another task to take the interpreter's lock.
-Sockets never call back into the plane from inside the round: they queue a completion, so that an exception of one
-leaves nothing half done, and the next round goes on with the rest.
+One round (`run_once`) waits for sockets, lets each one read and write, expires requests, runs timers and callbacks, and
+last sends the requests that these made, all together: in every system call another task may take the interpreter's
+lock. A socket's handler never calls the plane; it queues a callback. So when a callback raises, nothing is half done,
+and the next round runs the remaining ones.
 
-Threading: everything by one thread, but `post`, which any thread may call.
+Threading: everything by one thread, but `call_soon_threadsafe`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Protocol
 from replicator.deadline import Deadline
 
 LONGEST_SELECT_S = 0.1
-"""Another thread may shorten a deadline at any moment: it is heeded within this time."""
+"""Another thread may shorten a deadline at any moment: the loop notices within this time."""
 SWEEP_S = 0.1
-"""How often requests are looked through for those whose time is over."""
+"""How often requests that timed out are searched for."""
 
 
-class Watched(Protocol):
-    """What a reactor waits for. None of these may raise."""
+class SocketHandler(Protocol):
+    """A socket that the event loop waits for. None of these methods may raise."""
 
     def fileno(self) -> int: ...
     def on_ready(self, mask: int) -> None:
@@ -40,7 +40,7 @@ class Watched(Protocol):
 
 
 class Timer:
-    """A call in the future."""
+    """A call that is scheduled for a moment in the future."""
 
     __slots__ = ("_call", "at_s")
 
@@ -49,7 +49,7 @@ class Timer:
         self._call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
-        """Don't call, if it was not called yet."""
+        """Cancel the call, if it was not made yet."""
         self._call = None
 
     @property
@@ -57,7 +57,7 @@ class Timer:
         return self._call is not None
 
     def fire(self) -> None:
-        """Call, once."""
+        """Make the call, unless it was made or cancelled before."""
         call, self._call = self._call, None
         if call is not None:
             call()
@@ -68,7 +68,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._watched: dict[int, Watched] = {}
+        self._handlers: dict[int, SocketHandler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._queue: deque[Callable[[], None]] = deque()
@@ -76,25 +76,25 @@ class EventLoop:
         self._closers: list[Callable[[], None]] = []
         self._is_closed = False
         self._depth = 0
-        """Of rounds: a completion may pump."""
-        self._at_end: dict[Callable[[], None], None] = {}
-        self._wake, self._woken = socket.socketpair()
-        for end in (self._wake, self._woken):
+        """How many rounds are nested: a callback may run one."""
+        self._end_of_round_calls: dict[Callable[[], None], None] = {}
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        for end in (self._wake_sender, self._wake_receiver):
             end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ)
 
     # --- driving ------------------------------------------------------------------------------------------------------
 
-    def pump(self, wait_s: float) -> None:
-        """One round; returns early when something happened.
+    def run_once(self, wait_s: float) -> None:
+        """Run one round; return as soon as something happened.
 
         Args:
-            wait_s: seconds to wait for a socket at most.
+            wait_s: the longest time to wait for a socket, in seconds.
 
         Raises:
-            Exception: what a completion or a timer raised. What is left is done by the next round.
+            Exception: what a callback or a timer raised. The next round runs the remaining ones.
         """
-        self._end_round()  # that one which pumps
+        self._end_round()  # of the outer round, which is waiting for this one
         ready = self._selector.select(self._select_s(wait_s))
         self._depth += 1
         try:
@@ -105,12 +105,12 @@ class EventLoop:
 
     def _round(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in ready:
-            if key.fileobj is self._woken:
+            if key.fileobj is self._wake_receiver:
                 self._drain_wakes()
                 continue
-            watched = self._watched.get(key.fd)
-            if watched is not None:
-                watched.on_ready(mask)
+            handler = self._handlers.get(key.fd)
+            if handler is not None:
+                handler.on_ready(mask)
         now_s = time.monotonic()
         if now_s >= self._next_sweep_s:
             self._sweep(now_s)
@@ -119,85 +119,89 @@ class EventLoop:
         self._run_queued()
 
     def run_until(self, is_done: Callable[[], bool], deadline: Deadline) -> bool:
-        """Pump until `is_done`, one round at least unless it is already.
+        """Run rounds until `is_done`: none if it is already, else at least one.
 
         Returns:
-            Whether it was done before the deadline ended.
+            Whether it is done.
         """
         while not is_done():
-            self.pump(deadline.slice_s(LONGEST_SELECT_S))
+            self.run_once(deadline.slice_s(LONGEST_SELECT_S))
             if deadline.expired:
                 return is_done()
         return True
 
-    def pause(self, seconds: float, deadline: Deadline) -> None:
-        """Pump for so long, or until `deadline`: what arrives meanwhile is taken."""
+    def run_for(self, seconds: float, deadline: Deadline) -> None:
+        """Run rounds for so long, or until `deadline`."""
         self.run_until(lambda: False, Deadline(deadline.slice_s(seconds)))
 
-    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """Call from within `pump`, once `seconds` are over."""
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
+        """Call from within `run_once`, after `seconds`."""
         timer = Timer(time.monotonic() + max(0.0, seconds), call)
         heapq.heappush(self._timers, (timer.at_s, next(self._order), timer))
         return timer
 
     def close(self) -> None:
-        """Close every connection; nothing is called any more."""
+        """Close every connection. No callback or timer is called afterwards."""
         if self._is_closed:
             return
         self._is_closed = True
         for closer in self._closers:
             closer()
         self._queue.clear()
-        self._at_end.clear()
+        self._end_of_round_calls.clear()
         self._timers.clear()
         self._selector.close()
-        self._watched.clear()
-        self._wake.close()
-        self._woken.close()
+        self._handlers.clear()
+        self._wake_sender.close()
+        self._wake_receiver.close()
 
     # --- for connections ----------------------------------------------------------------------------------------------
 
-    def watch(self, watched: Watched, mask: int) -> None:
-        """Begin to wait for a socket."""
-        self._selector.register(watched.fileno(), mask)
-        self._watched[watched.fileno()] = watched
+    def watch(self, handler: SocketHandler, mask: int) -> None:
+        """Begin to wait for a socket; `mask` as of `selectors`."""
+        self._selector.register(handler.fileno(), mask)
+        self._handlers[handler.fileno()] = handler
 
-    def change(self, watched: Watched, mask: int) -> None:
-        """Wait for something else."""
-        self._selector.modify(watched.fileno(), mask)
+    def change(self, handler: SocketHandler, mask: int) -> None:
+        """Wait for other events of the socket."""
+        self._selector.modify(handler.fileno(), mask)
 
-    def unwatch(self, watched: Watched) -> None:
-        """Stop waiting; before the socket is closed."""
+    def unwatch(self, handler: SocketHandler) -> None:
+        """Stop waiting for a socket; to be called before it is closed."""
         if not self._is_closed:
-            self._watched.pop(watched.fileno(), None)
+            self._handlers.pop(handler.fileno(), None)
             with contextlib.suppress(KeyError, ValueError, OSError):
-                self._selector.unregister(watched.fileno())
+                self._selector.unregister(handler.fileno())
 
-    def soon(self, call: Callable[[], None]) -> None:
-        """Call at the end of this round, or in the next one; in order."""
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Queue a callback for the end of this round, or for the next one. Callbacks run in order."""
         self._queue.append(call)
 
-    def at_end(self, call: Callable[[], None]) -> None:
-        """Call once at the end of this round, however often it is said; outside of one at once. It may not raise."""
+    def call_at_end_of_round(self, call: Callable[[], None]) -> None:
+        """Call once at the end of this round, however often it is requested; outside of a round, call now.
+
+        Args:
+            call: must not raise.
+        """
         if self._depth:
-            self._at_end[call] = None
+            self._end_of_round_calls[call] = None
         else:
             call()
 
-    def post(self, call: Callable[[], None]) -> None:
-        """As `soon`, from any thread: a `pump` that waits is woken. Nothing after `close`."""
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
+        """As `call_soon`, from any thread: a round that waits is woken. Does nothing after `close`."""
         self._queue.append(call)
-        with contextlib.suppress(OSError):  # full: it wakes anyway; closed: nobody waits
-            self._wake.send(b"\0")
+        with contextlib.suppress(OSError):  # full: the loop wakes anyway; closed: no round is waiting
+            self._wake_sender.send(b"\0")
 
     def on_close(self, closer: Callable[[], None]) -> None:
-        """Call when the reactor closes."""
+        """Register a function that `close` calls."""
         self._closers.append(closer)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
     def _end_round(self) -> None:
-        calls, self._at_end = self._at_end, {}
+        calls, self._end_of_round_calls = self._end_of_round_calls, {}
         for call in calls:
             call()
 
@@ -213,22 +217,22 @@ class EventLoop:
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while self._woken.recv(4096):
+            while self._wake_receiver.recv(4096):
                 pass
 
     def _sweep(self, now_s: float) -> None:
         self._next_sweep_s = now_s + SWEEP_S
-        for watched in list(self._watched.values()):
-            watched.on_sweep(now_s)
+        for handler in list(self._handlers.values()):
+            handler.on_sweep(now_s)
 
     def _run_due(self, now_s: float) -> None:
-        """The timers that are due now; one that is set meanwhile waits for the next round."""
+        """Run the timers that are due now; one that is set meanwhile waits for the next round."""
         while self._timers and self._timers[0][0] <= now_s:
             heapq.heappop(self._timers)[2].fire()
 
     def _run_queued(self) -> None:
-        """What is queued now; what it queues waits for the next round, so that a round always ends."""
+        """Run the callbacks queued so far; what they queue waits for the next round, so that a round always ends."""
         for _ in range(len(self._queue)):
-            if not self._queue:  # a nested round took them
+            if not self._queue:  # a nested round ran them
                 return
             self._queue.popleft()()

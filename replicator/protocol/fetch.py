@@ -1,6 +1,6 @@
-"""Fetch, version 13, which names topics by their ids (brokers from 3.1 on), and 12, which names them by name (2.7).
+"""Encodes Fetch requests and decodes the responses: version 13 names topics by id (brokers from 3.1), 12 by name (2.7).
 
-By id, a topic that was deleted and created again is another one; by name, it is not.
+A topic that was deleted and created again has another id, and the same name.
 
 A fetch session (KIP-227) lets a request name only the partitions that changed, and a response only those with news:
 epoch 0 asks for a new session and names all partitions, epoch -1 asks for none, 1, 2, 3… continue `session_id`.
@@ -37,9 +37,9 @@ _DIVERGING_TAG, _LEADER_TAG = 0, 1
 _DIVERGING, _LEADER = Struct(">iq"), Struct(">ii")
 
 
-Topic = str | bytes
-"""A name in version 12, an id of 16 bytes in version 13."""
-T = TypeVar("T", bound=Topic)
+TopicKey = str | bytes
+"""A topic's name in version 12, its id of 16 bytes in version 13."""
+T = TypeVar("T", bound=TopicKey)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class FetchPosition:
     """Where to fetch a partition from.
 
     Args:
-        leader_epoch: the leader's, as in the metadata; a broker with another one refuses. -1: unknown, not compared.
-        last_epoch: of the last batch fetched; the broker answers with `PartitionData.diverging` when its log holds
+        leader_epoch: from the metadata; a broker with another one refuses. -1: unknown, not compared. last_epoch:
+        leader epoch of the last batch fetched; the broker answers with `PartitionData.diverging` when its log holds
             something else before `offset`. -1: unknown, not compared.
     """
 
@@ -71,7 +71,7 @@ class PartitionData:
         records: a view of the response; may end in the middle of a batch.
     """
 
-    topic: Topic
+    topic: TopicKey
     partition: int
     error: int
     high_watermark: int
@@ -132,15 +132,15 @@ def encode_fetch(
     return [b"".join(parts)]
 
 
-def _topic(topic: Topic) -> bytes:
+def _topic(topic: TopicKey) -> bytes:
     return topic if isinstance(topic, bytes) else compact_string(topic)
 
 
 def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
-    """The body of a response, after the response header.
+    """Decode the body of a response, after the response header.
 
     Raises:
-        WireError: it can't be decoded.
+        ProtocolError: it can't be decoded.
     """
     reader = ByteReader(body)
     throttle_ms, error, session_id = reader.unpack(_RESPONSE)
@@ -154,8 +154,8 @@ def decode_fetch(body: memoryview, version: int = BY_NAME) -> FetchResponse:
     return FetchResponse(throttle_ms, error, session_id, partitions)
 
 
-def _partition(reader: ByteReader, topic: Topic) -> PartitionData:
-    """The hot path: lengths of one byte, and absent tags, are handled without a call."""
+def _partition(reader: ByteReader, topic: TopicKey) -> PartitionData:
+    """Decode one partition. On the hot path: lengths of one byte and absent tags are handled without a call."""
     partition, error, high_watermark, stable, log_start, length = reader.unpack(_PARTITION)
     aborted = []
     if length > 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 from replicator.kafka.cluster import KafkaError
 from replicator.protocol.brokers import Brokers
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.group_codecs import FIND_COORDINATOR, MANY_KEYS_SINCE, find_coordinators
 
@@ -23,7 +23,7 @@ REMEMBERED = 100_000
 MOVED = frozenset({int(KafkaError.COORDINATOR_NOT_AVAILABLE), int(KafkaError.NOT_COORDINATOR)})
 BUSY = frozenset({int(KafkaError.COORDINATOR_LOAD_IN_PROGRESS), int(KafkaError.REQUEST_TIMED_OUT)})
 
-OnFound = Callable[[Collection[str], "int | Lost"], None]
+OnFound = Callable[[Collection[str], "int | NoResponseError"], None]
 """Groups, and why their coordinator is not known: an error code, or no answer; 0: it is known now."""
 
 
@@ -56,11 +56,11 @@ class GroupCoordinators:
             if version < MANY_KEYS_SINCE and len(asked) > 1:
                 others = asked[1:]
                 del asked[1:]
-                self._loop.soon(lambda: self._ask_each(others, on_found, timeout_s))
+                self._loop.call_soon(lambda: self._ask_each(others, on_found, timeout_s))
             return find_coordinators(asked, version), version
 
-        def answered(answer: dict[str, tuple[int, int]] | Lost) -> None:
-            if isinstance(answer, Lost):
+        def answered(answer: dict[str, tuple[int, int]] | NoResponseError) -> None:
+            if isinstance(answer, NoResponseError):
                 on_found(asked, answer)
             else:
                 self._take(asked, answer, on_found)

@@ -22,7 +22,7 @@ from replicator.deadline import Deadline, backoff_s, seconds_text
 from replicator.errors import KafkaOpError, RetriableError
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.protocol.brokers import CONTROL, SHORTEST_TIMEOUT_S, Brokers
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.group_codecs import GroupMessage
 from replicator.protocol.group_coordinators import BUSY, MOVED, GroupCoordinators, chunks
@@ -109,7 +109,7 @@ class GroupQuery:
         self._errors: dict[str, KafkaOpError] = {}
         self._waits: dict[int | None, Iterator[float]] = {}
         self._at_once = AT_ONCE
-        self._timer = network.loop.later(deadline.left_s(), self.give_up)
+        self._timer = network.loop.call_later(deadline.left_s(), self.give_up)
         self._start(sorted(self._left))
 
     @property
@@ -124,7 +124,7 @@ class GroupQuery:
         """Ask for one more."""
         self._left.add(group)
         if not self._timer.is_pending:
-            self._timer = self._network.loop.later(self._deadline.left_s(), self.give_up)
+            self._timer = self._network.loop.call_later(self._deadline.left_s(), self.give_up)
         self._start([group])
 
     def wait(self, patience: Deadline, deadline: Deadline) -> None:
@@ -146,8 +146,8 @@ class GroupQuery:
         for node, some in by_node.items():
             self._send(node, some, time.monotonic() + CONNECT_PATIENCE_S)
 
-    def _found(self, groups: Collection[str], why: int | Lost) -> None:
-        if isinstance(why, Lost):
+    def _found(self, groups: Collection[str], why: int | NoResponseError) -> None:
+        if isinstance(why, NoResponseError):
             self._again(None, groups, self._network.brokers.error(self._question.op, why))
         elif not why:
             self._start(groups)
@@ -162,7 +162,7 @@ class GroupQuery:
         brokers, question = self._network.brokers, self._question
         if brokers.connection(node, CONTROL) is None:
             if time.monotonic() < give_up_s:
-                self._network.loop.later(LOOK_AGAIN_S, lambda: self._send(node, groups, give_up_s))
+                self._network.loop.call_later(LOOK_AGAIN_S, lambda: self._send(node, groups, give_up_s))
                 return
             self._network.coordinators.forget(groups)
             self._again(node, groups, brokers.error(question.op, f"no connection to {brokers.address(node)}"))
@@ -180,12 +180,14 @@ class GroupQuery:
 
     def _ask(self, node: int, asked: list[str], version: int) -> None:
         def answered(answer: Any) -> None:
-            self._lost(node, asked, answer) if isinstance(answer, Lost) else self._answered(node, asked, answer)
+            self._lost(node, asked, answer) if isinstance(answer, NoResponseError) else self._answered(
+                node, asked, answer
+            )
 
         message = self._question.make(asked, version)
-        self._network.brokers.cast(node, message, version, answered, self._timeout_s())
+        self._network.brokers.send_async(node, message, version, answered, self._timeout_s())
 
-    def _lost(self, node: int, groups: list[str], lost: Lost) -> None:
+    def _lost(self, node: int, groups: list[str], lost: NoResponseError) -> None:
         brokers, op = self._network.brokers, self._question.op
         self._network.coordinators.forget(groups)
         brokers.refresh()
@@ -226,7 +228,7 @@ class GroupQuery:
         if error is not None:
             self._errors.update(dict.fromkeys(wanted, error))
         wait_s = next(self._waits.setdefault(node, backoff_s(0.02, 0.5)))
-        self._network.loop.later(wait_s, lambda: self._start(wanted))
+        self._network.loop.call_later(wait_s, lambda: self._start(wanted))
 
     def _settle(self, results: dict[str, Any]) -> None:
         for group, result in results.items():

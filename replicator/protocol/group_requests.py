@@ -18,7 +18,7 @@ from replicator.errors import TP, KafkaOpError
 from replicator.kafka.cluster import Cluster, KafkaError, client_id
 from replicator.protocol import group_codecs
 from replicator.protocol.brokers import CONTROL, SHORTEST_TIMEOUT_S, Brokers
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.group_codecs import DescribedGroup, FetchedOffsets, GroupMessage, Places
 from replicator.protocol.group_coordinators import BUSY, MOVED, GroupCoordinators
@@ -133,20 +133,20 @@ class _Listing:
             if self._patience.expired:
                 self._fail(brokers.error(_LIST, f"no connection to {brokers.address(self._node)}"))
             else:
-                self._network.loop.later(next(self._waits), self._ask)
+                self._network.loop.call_later(next(self._waits), self._ask)
             return
         _, highest = brokers.version(self._node, group_codecs.LIST_GROUPS) or LIST_VERSIONS
         version = min(highest, LIST_VERSIONS[1])
         timeout_s = max(SHORTEST_TIMEOUT_S, self._deadline.left_s())
-        brokers.cast(self._node, group_codecs.list_groups(version), version, self._answered, timeout_s)
+        brokers.send_async(self._node, group_codecs.list_groups(version), version, self._answered, timeout_s)
 
-    def _answered(self, answer: tuple[int, list[tuple[str, str]]] | Lost) -> None:
-        if isinstance(answer, Lost):
+    def _answered(self, answer: tuple[int, list[tuple[str, str]]] | NoResponseError) -> None:
+        if isinstance(answer, NoResponseError):
             self._fail(self._network.brokers.error(_LIST, answer))
             return
         code, found = answer
         if (code in MOVED or code in BUSY) and not self._patience.expired:
-            self._network.loop.later(next(self._waits), self._ask)
+            self._network.loop.call_later(next(self._waits), self._ask)
         elif code:
             self._fail(self._network.cluster.error(KafkaError(code), op=_LIST, right="DESCRIBE"))
         elif not self.is_done:

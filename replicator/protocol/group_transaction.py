@@ -62,7 +62,7 @@ class GroupTransaction:
             RetriableError: no answer within `deadline`.
             KafkaOpError: refused.
         """
-        self._manager.initialise(deadline)
+        self._manager.init_transactions(deadline)
         self._is_empty = True
 
     def place(self, wanted: Mapping[str, Places], deadline: Deadline) -> dict[str, KafkaOpError]:
@@ -77,8 +77,8 @@ class GroupTransaction:
             FencedError: somebody else opened the id.
             KafkaOpError: nothing can be placed; the transaction has to be aborted.
         """
-        if self._is_empty and self._manager.has_stray:
-            self._manager.take_new_epoch(deadline)
+        if self._is_empty and self._manager.has_unanswered_request:
+            self._manager.bump_epoch(deadline)
         failed: dict[str, KafkaOpError] = {}
         query = GroupQuery(self._network, self._question(wanted), (), Deadline(deadline.slice_s(PLACE_S)))
         for group in wanted:
@@ -143,4 +143,4 @@ class GroupTransaction:
         if not self._is_empty:
             self._manager.end(deadline, commit=False)
             self._is_empty = True
-        self._manager.take_new_epoch(deadline)
+        self._manager.bump_epoch(deadline)

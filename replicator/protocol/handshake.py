@@ -1,6 +1,6 @@
-"""Making a connection: resolve, connect, TLS, ApiVersions, SASL; with blocking calls, in a thread of its own.
+"""Connects to a broker: name, TCP, TLS, ApiVersions, SASL; with blocking calls, in a thread of its own.
 
-The reactor's thread never waits for any of it. An attempt that nobody wants any more closes what it made.
+The event loop's thread never waits for it. An attempt that was abandoned closes its connection.
 
 Source: KIP-35, KIP-511 (ApiVersions); clients `SaslClientAuthenticator`.
 """
@@ -26,7 +26,7 @@ from replicator.protocol.security import Security
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_HANDSHAKE_BYTES = 1 << 20
-"""Of any answer before the connection is established: ApiVersions is the largest, and has a few KiB."""
+"""The largest response before the connection is established: ApiVersions has a few KiB."""
 UNSUPPORTED_VERSION = 35
 API_VERSIONS_VERSION = 3
 _HUNG_UP = "closed by the broker: is security.protocol what it asks for?"
@@ -56,7 +56,7 @@ class Established:
     """A connection that is ready for requests.
 
     Args:
-        lifetime_s: seconds until the broker wants to see us authenticate anew (KIP-368); None: never.
+        lifetime_s: seconds until the broker wants re-authentication (KIP-368); None: never.
     """
 
     sock: socket.socket
@@ -64,11 +64,11 @@ class Established:
     lifetime_s: float | None
 
 
-def dial(endpoint: Endpoint, security: Security, client_id: str, deadline: Deadline) -> Established:
-    """Blocks until the connection is established.
+def connect(endpoint: Endpoint, security: Security, client_id: str, deadline: Deadline) -> Established:
+    """Connect to a broker; block until the connection is established.
 
     Raises:
-        ConnectError: it is not; the text has the endpoint.
+        ConnectError: it could not be; the text has the endpoint.
     """
     try:
         handshake = _Handshake(_connect(endpoint, deadline), endpoint, security, client_id, deadline)
@@ -95,7 +95,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except (OSError, OverflowError) as error:  # a broker may tell of a port that is none
+        except (OSError, OverflowError) as error:  # a broker may advertise an invalid port
             sock.close()
             code = "_TIMED_OUT" if isinstance(error, TimeoutError) else "_TRANSPORT"
             last = ConnectError(f"connect failed: {_words(error)}", code)
@@ -105,7 +105,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
 
 
 class _Handshake:
-    """What is said before the first request of ours. Raises ConnectError in every method."""
+    """The exchange before the first request. Every method raises ConnectError."""
 
     def __init__(
         self, sock: socket.socket, endpoint: Endpoint, security: Security, client_id: str, deadline: Deadline
@@ -152,7 +152,7 @@ class _Handshake:
             self._send(schemas.encode_framed(message, version, self._correlation_id, self._client_id))
             frame = self._receive(self._size(self._receive(4)))
             return schemas.decode_framed(message, version, self._correlation_id, frame)
-        except schemas.NotUnderstoodError as error:
+        except schemas.UndecodableResponseError as error:
             raise ConnectError(f"the peer does not speak Kafka's protocol: {error}", "_TRANSPORT") from error
         except OSError as error:
             raise _translated(error, f"{what} got no answer") from error
@@ -163,7 +163,7 @@ class _Handshake:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLEOFError):
-                self._socket.recv(1)  # a TLS alert that came before tells why; it is raised as an SSLError
+                self._socket.recv(1)  # an earlier TLS alert says why; it is raised as an SSLError
             raise
 
     def _receive(self, size: int) -> bytearray:
@@ -180,9 +180,9 @@ class _Handshake:
     def _size(self, head: bytearray) -> int:
         size = int.from_bytes(head, "big", signed=True)
         if head[0] == _TLS_ALERT and head[1] == _TLS_MAJOR:
-            raise ConnectError("the broker asks for TLS, and security.protocol does not", "_TRANSPORT")
+            raise ConnectError("the broker requires TLS, and security.protocol does not have it", "_TRANSPORT")
         if not 4 <= size <= MAX_HANDSHAKE_BYTES:
-            raise ConnectError(f"the peer does not speak Kafka's protocol: an answer of {size} bytes", "_TRANSPORT")
+            raise ConnectError(f"the peer does not speak Kafka's protocol: a response of {size} bytes", "_TRANSPORT")
         return size
 
     def _left_s(self) -> float:
@@ -210,15 +210,20 @@ def _words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-class Attempt:
-    """One `dial` in a daemon thread. `on_done` is called from `EventLoop.pump`, unless it was abandoned before."""
+class ConnectAttempt:
+    """Runs one `connect` in a daemon thread.
+
+    `on_done` is called from `EventLoop.run_once`, unless the attempt was abandoned before.
+    """
 
     def __init__(
-        self, reactor: EventLoop, endpoint: Endpoint, security: Security, client_id: str,
+        self, loop: EventLoop, endpoint: Endpoint, security: Security, client_id: str,
         on_done: Callable[[Established | ConnectError], None],
     ) -> None:  # fmt: skip
-        self._reactor = reactor
-        self._dial: Callable[[], Established] = lambda: dial(endpoint, security, client_id, Deadline(CONNECT_TIMEOUT_S))
+        self._loop = loop
+        self._connect_blocking: Callable[[], Established] = lambda: connect(
+            endpoint, security, client_id, Deadline(CONNECT_TIMEOUT_S)
+        )
         self._on_done = on_done
         self._lock = threading.Lock()
         self._result: Established | ConnectError | None = None
@@ -226,7 +231,7 @@ class Attempt:
         threading.Thread(target=self._run, name=f"connect to {endpoint}", daemon=True).start()
 
     def abandon(self) -> None:
-        """Nobody waits for it any more."""
+        """Stop: `on_done` is not called, and the connection is closed."""
         with self._lock:
             self._is_abandoned = True
             self._drop()
@@ -234,17 +239,17 @@ class Attempt:
     def _run(self) -> None:
         result: Established | ConnectError
         try:
-            result = self._dial()
+            result = self._connect_blocking()
         except ConnectError as error:
             result = error
-        except Exception as error:  # a mistake of ours; the thread's end has to be told all the same
+        except Exception as error:  # a bug; the link has to learn that the thread ended
             result = ConnectError(f"{type(error).__name__}: {error}", "_TRANSPORT")
         with self._lock:
             self._result = result
             if self._is_abandoned:
                 self._drop()
                 return
-        self._reactor.post(self._deliver)
+        self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         with self._lock:

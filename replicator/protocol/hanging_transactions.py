@@ -1,12 +1,12 @@
-"""Transactions whose end is missing in a partition: found, and given one.
+"""Finds hanging transactions, which lack a marker in a partition, and ends them.
 
-A transaction ends with a marker in every partition that it wrote to. Its coordinator may forget one: brokers whose
-metadata cache is the one rewritten in Java (4.3.1 is one) take a partition without a leader for deleted, and leave it
-out. That happens when brokers crash and come back in a commit or an abort. What was written there then shares the fate
-of the next transaction of the same producer, whatever its own was.
+A transaction ends with a marker in every partition that it wrote to. The coordinator may never write one: brokers whose
+metadata cache is the one rewritten in Java (such as 4.3.1) treat a partition without a leader as deleted, and skip it.
+That happens when brokers crash and come back during a commit or an abort. The records there are then committed or
+aborted with the next transaction of the same producer, whatever became of their own.
 
 Source: core `TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue`, `KRaftMetadataCache.
-getPartitionLeaderEndpoint` (KAFKA-20734); KIP-664 for the two questions.
+getPartitionLeaderEndpoint` (KAFKA-20734); KIP-664 for the two requests.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ _LATER = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found.
+class HangingSearchResult:
+    """The result of a search for hanging transactions.
 
     Args:
-        begins: target partitions with records of a transaction without an end → the first one's offset.
-        refused: partitions that may not be asked → the error's name.
-        silent: partitions that gave no answer → why.
+        begins: target partitions with a hanging transaction → the first one's offset.
+        refused: partitions that the principal may not describe → the error's name.
+        silent: partitions without a response → why.
     """
 
-    begins: dict[TP, int] = field(default_factory=dict)
+    first_offsets: dict[TP, int] = field(default_factory=dict)
     refused: dict[TP, str] = field(default_factory=dict)
-    silent: dict[TP, str] = field(default_factory=dict)
+    unanswered: dict[TP, str] = field(default_factory=dict)
 
 
 class HangingTransactions:
-    """Asks the brokers about one transactional id. Threading: one thread. `close` it.
+    """Finds and ends hanging transactions of one transactional id. Threading: one thread. To be closed.
 
     Args:
         target: the cluster of the transactions.
@@ -67,59 +67,59 @@ class HangingTransactions:
 
     def __init__(self, target: Cluster, settings: TransactionSettings) -> None:
         self._target = target
-        self._reactor = EventLoop()
-        self._brokers = Brokers(self._reactor, target, client_id())
-        self._coordinator = TransactionManager(self._reactor, self._brokers, target, settings)
+        self._loop = EventLoop()
+        self._brokers = Brokers(self._loop, target, client_id())
+        self._transaction_manager = TransactionManager(self._loop, self._brokers, target, settings)
 
-    def find(self, tps: Iterable[TP], deadline: Deadline) -> Found:
-        """Which of these partitions hold records of the id whose transaction is over and has no end there.
+    def find(self, tps: Iterable[TP], deadline: Deadline) -> HangingSearchResult:
+        """Find which of these partitions have a hanging transaction of the transactional id.
 
-        Waits while one is being ended. Finds nothing while one is open, which is somebody else's who fenced us, and
-        where nobody can be asked: brokers are too old (before Kafka 3.0), or our connections can't be made.
+        Waits while a transaction is being ended. Finds nothing while one is open, which belongs to a newer owner of the
+        id, and where the brokers can't tell: before Kafka 3.0, or with settings that only librdkafka supports.
 
         Raises:
             RetriableError: no answer before `deadline`.
             KafkaOpError: refused.
         """
-        found = Found()
+        found = HangingSearchResult()
         if reason_against(self._target.settings) is not None:
             return found
         producer_id = self._producer_id(deadline)
         if producer_id is None:
             return found
         left = set(tps)
-        self._brokers.want({tp.topic for tp in left})
+        self._brokers.track_topics({tp.topic for tp in left})
         waits = backoff_s(0.02, 0.5)
         patience = Deadline(deadline.slice_s(LEADER_PATIENCE_S))
         while left:
-            left -= self._out_of_reach(left, found)
+            left -= self._missing_or_hidden(left, found)
             for node, led in self._by_leader(left).items():
                 left -= self._ask(node, led, producer_id, found, deadline)
             if left and patience.expired:
-                found.silent.update(dict.fromkeys(left, "it has no leader"))
+                found.unanswered.update(dict.fromkeys(left, "no leader"))
                 break
             if left:
                 for topic in {tp.topic for tp in left}:
                     self._brokers.refresh(topic)
-                self._reactor.pause(next(waits), deadline)
+                self._loop.run_for(next(waits), deadline)
         return found
 
     def _producer_id(self, deadline: Deadline) -> int | None:
-        """The id's, once nothing of it is being ended; None: something is open, or nobody can tell."""
+        """Return the producer id, once no transaction is being ended; None: one is open, or the brokers can't tell."""
         waits = backoff_s(0.02, 0.5)
         while True:
-            described = self._coordinator.describe(deadline)
+            described = self._transaction_manager.describe(deadline)
             if described is None:
                 return None
             state, producer_id = described
             if state not in _ENDING:
                 return producer_id if state in _OVER else None
             if deadline.expired:
-                raise RetriableError(f"{state} for {deadline.seconds:g} s", op="await the end of a transaction")
-            self._reactor.pause(next(waits), deadline)
+                raise RetriableError(f"{state} for {deadline.seconds:g} s", op="wait for the end of a transaction")
+            self._loop.run_for(next(waits), deadline)
 
-    def _out_of_reach(self, tps: Iterable[TP], found: Found) -> set[TP]:
-        """Those that are not there, or that may not be seen."""
+    def _missing_or_hidden(self, tps: Iterable[TP], found: HangingSearchResult) -> set[TP]:
+        """Return partitions that don't exist, or that the principal may not describe."""
         gone = {tp for tp in tps if self._brokers.lacks(tp.topic, tp.partition)}
         hidden = {tp for tp in tps if self._brokers.topic_error(tp.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED}
         found.refused.update(dict.fromkeys(hidden, "TOPIC_AUTHORIZATION_FAILED"))
@@ -133,14 +133,16 @@ class HangingTransactions:
                 led.setdefault(leader.node, []).append(tp)
         return led
 
-    def _ask(self, node: int, tps: list[TP], producer_id: int, found: Found, deadline: Deadline) -> set[TP]:
-        """Ask one leader; the partitions that are settled."""
+    def _ask(
+        self, node: int, tps: list[TP], producer_id: int, found: HangingSearchResult, deadline: Deadline
+    ) -> set[TP]:
+        """Ask one leader; return the partitions for which it gave an answer."""
         kind = DescribeProducersRequest.TopicRequest
         question = DescribeProducersRequest(
             topics=[kind(name=name, partition_indexes=numbers) for name, numbers in by_topic(tps).items()]
         )
         budget = Deadline(deadline.slice_s(REQUEST_TIMEOUT_S))
-        answer = self._brokers.call(node, question, DESCRIBE_VERSION, budget, "look for transactions without an end")
+        answer = self._brokers.call(node, question, DESCRIBE_VERSION, budget, "look for hanging transactions")
         settled: set[TP] = set()
         for topic in answer.topics:
             for partition in topic.partitions:
@@ -150,35 +152,35 @@ class HangingTransactions:
                 settled.add(tp)
                 if partition.error_code:
                     is_refused = partition.error_code == KafkaError.TOPIC_AUTHORIZATION_FAILED
-                    failed = found.refused if is_refused else found.silent
+                    failed = found.refused if is_refused else found.unanswered
                     failed[tp] = KafkaError(partition.error_code).name()
-                begins = [
+                first_offsets = [
                     it.current_txn_start_offset for it in partition.active_producers if it.producer_id == producer_id
                 ]
-                if begins and begins[0] >= 0:
-                    found.begins[tp] = begins[0]
+                if first_offsets and first_offsets[0] >= 0:
+                    found.first_offsets[tp] = first_offsets[0]
         return settled
 
     def end(self, tps: Iterable[TP], deadline: Deadline, *, commit: bool) -> None:
-        """Put an end into these partitions; fences whoever has the id.
+        """End the hanging transactions in these partitions; fences the owner of the transactional id.
 
         Raises:
             RetriableError: not done before `deadline`; it may be tried again.
             KafkaOpError: refused.
         """
-        self._coordinator.initialise(deadline)
+        self._transaction_manager.init_transactions(deadline)
         answers: list[Refusals] = []
-        self._coordinator.add(tps, answers.append)
+        self._transaction_manager.add_partitions(tps, answers.append)
         op = "end a transaction"
-        if not self._reactor.run_until(lambda: bool(answers), deadline):
+        if not self._loop.run_until(lambda: bool(answers), deadline):
             raise RetriableError(f"no answer within {deadline.seconds:g} s", op=op)
         for tp, code in answers[0].items():
             raise self._target.error(KafkaError(code), op=op, tp=tp, topic=tp.topic)
         try:
-            self._coordinator.end(deadline, commit=commit)
-        except FatalError as error:  # not known to be done: looked at again
+            self._transaction_manager.end(deadline, commit=commit)
+        except FatalError as error:  # unknown whether it was done: the caller searches again
             raise RetriableError(error.message, op=error.op, hint=error.hint, code=error.code) from error
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._reactor.close()
+        """Close the connections."""
+        self._loop.close()

@@ -1,7 +1,7 @@
-"""What the brokers said about themselves and the topics' leaders. Pure, but for the schema of the question.
+"""Keeps what Metadata responses said: brokers, topics, leaders. Pure, but for the schema of the request.
 
-A partition's leader is kept with its epoch: an answer of a broker that has not heard of the last election yet does not
-take us back, unless the topic is another one by now.
+A partition's leader is kept with its epoch, so that a broker that has not heard of the last election does not bring
+back the old leader, unless the topic has another id by now.
 
 Source: KIP-320 (leader epochs), KIP-516 (topic ids), KIP-951 (leaders in other answers); clients `Metadata`.
 """
@@ -23,24 +23,24 @@ TOPIC_IDS_SINCE = 10
 NEVER_ASKED = -1
 NO_ID = bytes(16)
 _NOT_THERE = frozenset({3, 17, 29})
-"""UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC_EXCEPTION, TOPIC_AUTHORIZATION_FAILED: what was known is void."""
+"""UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC_EXCEPTION, TOPIC_AUTHORIZATION_FAILED: drop what was known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """A partition's leader; `epoch` is -1 where the broker doesn't tell."""
+    """A partition's leader; `epoch` is -1 where the broker did not name it."""
 
     node: int
     epoch: int
 
 
 @dataclass(slots=True)
-class Topic:
-    """What is known of a topic.
+class TopicMetadata:
+    """The newest metadata of a topic.
 
     Args:
-        error: the last answer's code; 0: none.
-        leaders: of those partitions that have one.
+        error: the last response's error code; 0: none.
+        leaders: by partition; a partition without a leader is left out.
     """
 
     error: int = NEVER_ASKED
@@ -50,20 +50,20 @@ class Topic:
 
 
 @dataclass(slots=True)
-class Moved:
-    """What an answer changed.
+class BrokerChanges:
+    """Brokers that a Metadata response changed.
 
     Args:
-        elsewhere: brokers with another address than before.
-        gone: brokers that are no more.
+        moved: brokers with another address than before.
+        removed: brokers that are not part of the cluster any more.
     """
 
-    elsewhere: set[int] = field(default_factory=set)
-    gone: set[int] = field(default_factory=set)
+    moved: set[int] = field(default_factory=set)
+    removed: set[int] = field(default_factory=set)
 
 
 def request(topics: Iterable[str], version: int) -> Any:
-    """Asks for these topics, and never creates one."""
+    """Make a Metadata request for these topics, which never creates one."""
     kind = MetadataRequest.MetadataRequestTopic
     extra = {"topic_id": None} if version >= TOPIC_IDS_SINCE else {}
     return MetadataRequest(
@@ -74,49 +74,47 @@ def request(topics: Iterable[str], version: int) -> Any:
     )
 
 
-class View:
-    """The newest that is known, by name and number."""
+class ClusterMetadata:
+    """The newest metadata of one cluster: brokers by node id, topics by name."""
 
     def __init__(self) -> None:
         self.nodes: dict[int, Endpoint] = {}
-        self.racks: dict[int, str | None] = {}
-        self.topics: dict[str, Topic] = {}
+        self.topics: dict[str, TopicMetadata] = {}
         self.cluster_id: str | None = None
 
     def is_of_another_cluster(self, answer: Any) -> bool:
-        """Whether the address belongs to another cluster by now: nothing may be taken from it, or written to it."""
+        """Whether the address belongs to another cluster by now, which must be neither read nor written."""
         known, said = self.cluster_id, answer.cluster_id
         return known is not None and said is not None and known != said
 
-    def take(self, answer: Any) -> Moved:
-        """Take over what an answer says. Topics that nobody wants are left out."""
+    def update(self, answer: Any) -> BrokerChanges:
+        """Take over a response. Topics that are not tracked are left out."""
         if self.cluster_id is None:
             self.cluster_id = answer.cluster_id
-        moved = self._take_nodes(answer.brokers or ())
+        changes = self._take_nodes(answer.brokers or ())
         for said in answer.topics or ():
             topic = self.topics.get(said.name)
             if topic is not None:
                 _take_topic(topic, said)
-        return moved
+        return changes
 
-    def _take_nodes(self, brokers: Iterable[Any]) -> Moved:
+    def _take_nodes(self, brokers: Iterable[Any]) -> BrokerChanges:
         nodes = {it.node_id: Endpoint(it.host, it.port) for it in brokers if it.node_id >= 0 and it.host}
-        if not nodes:  # a broker that has just started knows nobody
-            return Moved()
-        self.racks = {it.node_id: it.rack for it in brokers}
+        if not nodes:  # so does one that has just started, or the last one of a cluster that shuts down
+            return BrokerChanges()
         old, self.nodes = self.nodes, nodes
         elsewhere = {node for node, endpoint in nodes.items() if node in old and old[node] != endpoint}
-        return Moved(elsewhere, set(old) - set(nodes))
+        return BrokerChanges(elsewhere, set(old) - set(nodes))
 
     def leader(self, topic: str, partition: int) -> Leader | None:
         known = self.topics.get(topic)
         return known.leaders.get(partition) if known else None
 
-    def hint(self, topic: str, partition: int, leader: Leader) -> bool:
-        """Take a leader that another answer named.
+    def update_leader(self, topic: str, partition: int, leader: Leader) -> bool:
+        """Take over the leader that the response to another request named.
 
         Returns:
-            Whether it was taken: its epoch is newer, and the broker is known.
+            Whether it was taken over: its epoch is newer, and the broker is known.
         """
         known = self.topics.get(topic)
         if known is None or leader.node not in self.nodes:
@@ -132,12 +130,12 @@ class View:
         return {name for name, it in self.topics.items() if any(leader.node == node for leader in it.leaders.values())}
 
 
-def _take_topic(topic: Topic, said: Any) -> None:
+def _take_topic(topic: TopicMetadata, said: Any) -> None:
     topic.error = int(said.error_code)
     if topic.error in _NOT_THERE:
         topic.leaders, topic.partitions, topic.topic_id = {}, None, NO_ID
         return
-    if topic.error:  # LEADER_NOT_AVAILABLE, say: what was known may still hold
+    if topic.error:  # such as LEADER_NOT_AVAILABLE: what was known may still hold
         return
     topic_id = said.topic_id.bytes if getattr(said, "topic_id", None) is not None else NO_ID
     is_same = topic_id == topic.topic_id

@@ -1,4 +1,4 @@
-"""Asking for metadata: at once for what nobody asked of yet, then less and less often, and by itself once a minute."""
+"""Requests metadata: at once for new topics, then less and less often, and once a minute by itself."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from replicator.protocol import metadata
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop, Timer
-from replicator.protocol.metadata import Topic, View
+from replicator.protocol.metadata import ClusterMetadata, TopicMetadata
 
 PERIOD_S = 60.0
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 1.0
 QUIET_S = 5.0
-"""After this time without a question, pauses are short again."""
+"""After this time without a request, pauses are short again."""
 ANSWER_TIMEOUT_S = 5.0
 
 Ask = Callable[[Callable[[int], Any], Callable[[Any], None], float], None]
-"""Casts what the first argument makes, given the highest version of Metadata that the broker speaks."""
+"""Sends the request that the first argument makes, given the version of Metadata to use."""
 
 
-class Refresher:
-    """Keeps a `View` up to date.
+class MetadataRefresher:
+    """Keeps a `ClusterMetadata` up to date.
 
     Args:
-        on_answer: told every answer without errors of its own, before which nothing of it is in the view.
+        on_answer: called with every response; it is to update `metadata`.
 
-    Threading: the reactor's thread.
+    Threading: the event loop's thread.
     """
 
-    def __init__(self, reactor: EventLoop, view: View, ask: Ask, on_answer: Callable[[Any], None]) -> None:
-        self._reactor = reactor
-        self._view = view
+    def __init__(self, loop: EventLoop, metadata: ClusterMetadata, ask: Ask, on_answer: Callable[[Any], None]) -> None:
+        self._loop = loop
+        self._metadata = metadata
         self._ask = ask
         self._on_answer = on_answer
         self._is_all_stale = False
@@ -44,22 +44,23 @@ class Refresher:
         self._asked_s = -math.inf
         self._pause_s = FIRST_PAUSE_S
 
-    def want(self, topics: Iterable[str]) -> None:
-        """Know these too."""
-        new = {name for name in topics if name not in self._view.topics}
+    def track(self, topics: Iterable[str]) -> None:
+        """Request metadata of these topics, too."""
+        new = {name for name in topics if name not in self._metadata.topics}
         for name in new:
-            self._view.topics[name] = Topic()
+            self._metadata.topics[name] = TopicMetadata()
         if new:
-            self._asked_s = -math.inf  # a task begins with several, one after the other
+            self._asked_s = -math.inf  # no pause: a task tracks its topics one after the other
         self.refresh(new)
 
-    def forget(self, topics: Iterable[str]) -> None:
+    def untrack(self, topics: Iterable[str]) -> None:
+        """Stop requesting metadata of these topics, and drop what is known of them."""
         for name in topics:
-            self._view.topics.pop(name, None)
+            self._metadata.topics.pop(name, None)
             self._stale.discard(name)
 
     def refresh(self, topics: Iterable[str] | None = None) -> None:
-        """Ask soon for these topics, or for all."""
+        """Request metadata of these topics soon, or of all."""
         if topics is None:
             self._is_all_stale = True
         else:
@@ -67,17 +68,17 @@ class Refresher:
         self._schedule()
 
     def miss(self, topic: str) -> None:
-        """A leader is not known: ask soon, unless an answer is on its way."""
-        if topic in self._view.topics and not (self._asking and topic in self._asking):
+        """Request a topic's metadata soon, because a leader is unknown, unless a request is in flight."""
+        if topic in self._metadata.topics and not (self._asking and topic in self._asking):
             self.refresh([topic])
 
     @property
-    def is_asking(self) -> bool:
+    def is_in_flight(self) -> bool:
         return self._asking is not None
 
     def _schedule(self) -> None:
         is_wanted = self._is_all_stale or self._stale
-        if not is_wanted or self.is_asking:
+        if not is_wanted or self.is_in_flight:
             return
         now_s = time.monotonic()
         if now_s - self._asked_s >= QUIET_S:
@@ -87,28 +88,28 @@ class Refresher:
             if self._timer.at_s <= max(at_s, now_s):
                 return
             self._timer.cancel()
-        self._timer = self._reactor.later(max(0.0, at_s - now_s), self._send)
+        self._timer = self._loop.call_later(max(0.0, at_s - now_s), self._send)
 
     def _send(self) -> None:
         self._asked_s = time.monotonic()
         self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
-        topics = sorted(self._view.topics if self._is_all_stale else self._stale & self._view.topics.keys())
+        topics = sorted(self._metadata.topics if self._is_all_stale else self._stale & self._metadata.topics.keys())
         self._is_all_stale = False
         self._stale.clear()
         self._asking = frozenset(topics)
 
         def answered(answer: Any) -> None:
             self._asking = None
-            if isinstance(answer, Lost):
+            if isinstance(answer, NoResponseError):
                 self.refresh(topics or None)
                 return
             self._on_answer(answer)
-            self._rest()
+            self._schedule_next()
 
         self._ask(lambda version: metadata.request(topics, version), answered, ANSWER_TIMEOUT_S)
 
-    def _rest(self) -> None:
-        """Until somebody needs more, or for a minute."""
+    def _schedule_next(self) -> None:
+        """Wait until a topic is stale, or for a minute."""
         self._schedule()
         if self._timer is None or not self._timer.is_pending:
-            self._timer = self._reactor.later(PERIOD_S, self.refresh)
+            self._timer = self._loop.call_later(PERIOD_S, self.refresh)

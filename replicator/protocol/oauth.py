@@ -1,6 +1,6 @@
-"""Tokens for SASL/OAUTHBEARER, from an OpenID Connect provider's client credentials grant.
+"""Fetches tokens for SASL/OAUTHBEARER, by an OpenID Connect provider's client credentials grant.
 
-Asked by the threads that make connections, never by the reactor's. The secret goes to the configured address and
+Called by the threads that connect, never by the event loop's. The secret goes to the configured address and
 nowhere else: redirects are not followed, and plain HTTP is for 127.0.0.1 alone.
 
 Source: RFC 6749 §4.4, RFC 7628; KIP-768. The client's id and secret are sent as Kafka and librdkafka do: in Basic
@@ -30,18 +30,18 @@ TIMEOUT_S = 5.0
 MAX_BYTES = 1 << 20
 MAX_LIFETIME_S = 86_400.0
 USED_PART = 0.8
-"""Of a token's lifetime; afterwards the next connection takes a fresh one."""
+"""The part of a token's lifetime during which it is used; afterwards the next connection fetches a new one."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the secret to somewhere else."""
+    """Refuses redirects, which would send the secret to another address."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
-    """Keeps one token, and asks for another one in time, for kafka-python's OAUTHBEARER. Threading: any thread."""
+    """Keeps one token, and replaces it in time, for kafka-python's OAUTHBEARER. Threading: any thread."""
 
     def __init__(self, settings: OAuthSettings) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         self._opener: urllib.request.OpenerDirector | None = None
 
     def token(self) -> str:
-        """A token that is good for a while.
+        """Return a token that is valid for a while.
 
         Raises:
             ConnectError: the provider gave none.
@@ -84,7 +84,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
 
 
 def _opener(settings: OAuthSettings) -> urllib.request.OpenerDirector:
-    """For the provider alone. Plain HTTP doesn't go through a proxy: the secret would be read there."""
+    """Make an opener for the provider alone. Plain HTTP uses no proxy, which could read the secret."""
     if not settings.token_url.startswith("https:"):
         return urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
     try:
@@ -107,10 +107,10 @@ def _request(settings: OAuthSettings) -> urllib.request.Request:
 
 
 def _token_of(answer: bytes) -> tuple[str, float]:
-    """The token, and seconds that it is good for; 0: nobody says.
+    """Decode the token and its lifetime in seconds; 0: unknown.
 
     Raises:
-        ConnectError: there is none in it.
+        ConnectError: the response has no token.
     """
     try:
         said = json.loads(answer) if len(answer) <= MAX_BYTES else None
@@ -127,7 +127,7 @@ def _token_of(answer: bytes) -> tuple[str, float]:
 
 
 def _lifetime_of(token: str) -> float:
-    """Seconds until the claim ``exp`` of a JWT (RFC 7519); 0: it is none."""
+    """Seconds until the claim ``exp`` of a JWT (RFC 7519); 0: the token has none."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

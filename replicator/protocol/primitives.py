@@ -1,7 +1,7 @@
-"""Kafka's primitive types, decoded within bounds.
+"""Decodes Kafka's primitive types, within bounds.
 
-What is read here came over the network. Every length is compared with the bytes that remain before anything is
-allocated or looped over, so that a hostile or truncated message costs no more than its own size.
+Every length is compared with the bytes that remain before anything is allocated or looped over, so that a hostile or
+truncated message costs no more than its own size.
 
 Pure. Source: KIP-482 (compact types and tagged fields); `ByteUtils.readUnsignedVarint`.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from replicator.errors import ReplicatorError
 
-Part = bytes | bytearray | memoryview
+Buffer = bytes | bytearray | memoryview
 """Bytes to send; a view has one byte per item."""
 UVARINT_BYTES: Final = 5
 """The longest unsigned varint: 32 bits, 7 in each byte."""
@@ -24,11 +24,11 @@ _INT8, _INT16, _INT32, _INT64 = Struct(">b"), Struct(">h"), Struct(">i"), Struct
 
 
 class ProtocolError(ReplicatorError):
-    """Bytes that are not what the protocol promises; whatever else came over that connection can't be trusted either.
+    """Bytes that break the protocol. Nothing else that came over that connection can be trusted.
 
     Args:
         problem: what was found.
-        at: the position of it, in bytes from the start of what was decoded; None when the text says where.
+        at: its position, in bytes from the start of the message; None: the text names it.
     """
 
     def __init__(self, problem: str, at: int | None = None) -> None:
@@ -39,11 +39,11 @@ class ByteReader:
     """Reads primitive types one after the other.
 
     Args:
-        data: of format ``B``; slices of it are handed out, nothing is copied.
+        data: of format ``B``; methods return slices of it, nothing is copied.
         at: the position of the next byte to read; callers that decode inline set it.
 
     Raises:
-        WireError: from every method, when the data ends too early or makes no sense.
+        ProtocolError: from every method, when the data ends too early or makes no sense.
     """
 
     __slots__ = ("at", "data", "end")

@@ -1,6 +1,6 @@
-"""Produce, versions 9 and 10: requests are alike; from 10 on a response names the new leader (KIP-951).
+"""Encodes Produce requests and decodes responses, in versions 9 and 10; from 10 on they name a new leader (KIP-951).
 
-Later versions are not for us: from 12 on a broker adds partitions to the transaction by itself (KIP-890).
+Later versions are not used: from 12 on a broker adds partitions to the transaction by itself (KIP-890).
 
 Pure. Source: ProduceRequest.json, ProduceResponse.json.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from replicator.protocol.primitives import ByteReader, Part, compact_string, uvarint
+from replicator.protocol.primitives import Buffer, ByteReader, compact_string, uvarint
 
 API_KEY: Final = 0
 VERSIONS: Final = (9, 10)
@@ -41,12 +41,12 @@ _LEADER = Struct(">ii")
 
 @dataclass(slots=True)
 class PartitionResult:
-    """What became of one batch.
+    """The broker's result for one batch.
 
     Args:
         error: Kafka's error code, 0 for none.
-        base_offset: of the first record on the target, or -1.
-        log_append_time: in ms, when the target topic uses LogAppendTime, else -1.
+        base_offset: the first record's offset on the target, or -1.
+        log_append_time: in ms, where the target topic uses LogAppendTime, else -1.
         record_errors: (index in the batch, text) of the records that were refused.
         leader: (broker id, epoch), when the broker that answered is not the leader any more.
     """
@@ -69,15 +69,15 @@ class ProduceResponse:
 
 
 def encode_produce(
-    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Part]]]
-) -> list[Part]:
-    """The body of a request, as buffers to send one after the other; batches are not copied.
+    transactional_id: str, timeout_ms: int, topics: Mapping[str, Sequence[tuple[int, Buffer]]]
+) -> list[Buffer]:
+    """Encode the body of a request, as buffers to send one after the other; batches are not copied.
 
     Args:
         timeout_ms: how long the broker waits for all replicas.
         topics: for each partition *one* batch; a request must not hold two for the same partition.
     """
-    buffers: list[Part] = []
+    buffers: list[Buffer] = []
     pending = compact_string(transactional_id) + _REQUEST.pack(_ALL_REPLICAS, timeout_ms) + uvarint(len(topics) + 1)
     for topic, partitions in topics.items():
         pending += compact_string(topic) + uvarint(len(partitions) + 1)
@@ -89,16 +89,16 @@ def encode_produce(
     return buffers
 
 
-def answer_bytes(topics: Mapping[str, Sequence[tuple[int, Part]]]) -> int:
-    """How long the answer to that request is at least: that of one which is taken, with its size and header."""
+def min_response_bytes(topics: Mapping[str, Sequence[tuple[int, Buffer]]]) -> int:
+    """The size of the shortest response to that request, size field and header included."""
     return _ANSWER_BYTES + sum(_TOPIC_BYTES + len(it) + len(of) * _PARTITION_BYTES for it, of in topics.items())
 
 
 def decode_produce(body: memoryview) -> ProduceResponse:
-    """The body of a response, after the response header.
+    """Decode the body of a response, after the response header.
 
     Raises:
-        WireError: it can't be decoded.
+        ProtocolError: it can't be decoded.
     """
     usual = _usual(body)
     if usual is not None:
@@ -116,7 +116,7 @@ def decode_produce(body: memoryview) -> ProduceResponse:
 
 
 def _usual(body: memoryview) -> ProduceResponse | None:
-    """The answer that nearly always comes: about one batch, which was taken. None: it is another one."""
+    """Decode the usual response quickly: one batch, which was appended. None: it is not the usual one."""
     at = len(body) - _USUAL.size
     if at < _SHORTEST_USUAL or body[0] != _ONE or body[at - 1] != _ONE or body[1] != at - 2 or body[1] >= _LONG:
         return None

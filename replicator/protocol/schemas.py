@@ -1,7 +1,8 @@
-"""Small requests and answers through kafka-python's schemas; bulk ones have codecs of their own.
+"""Encodes small requests and decodes their responses with kafka-python's schemas.
 
-The schemas trust what they decode. So every failure of theirs becomes `NotUnderstoodError`, and bytes that they could
-chew on for ever are refused before.
+The schemas trust the bytes that they decode. So each of their failures is raised as `UndecodableResponseError`, and
+bytes on which they would not terminate are refused first. Fetch and Produce
+have codecs of their own (`fetch`, `produce`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Message = Any
 """A request of kafka-python (`kafka.protocol.api_message.ApiMessage`), or one that decodes its own answer."""
 
 
-class NotUnderstoodError(Exception):
+class UndecodableResponseError(Exception):
     """The answer does not follow its schema."""
 
 
@@ -62,7 +63,7 @@ def decode(message: Message, version: int, body: memoryview) -> Any:
     """The answer to `message`, without its header.
 
     Raises:
-        NotUnderstoodError: see the module.
+        UndecodableResponseError: see the module.
     """
     return _guarded(message, version, body, has_header=False)
 
@@ -71,10 +72,10 @@ def decode_framed(message: Message, version: int, correlation_id: int, frame: by
     """The answer to `message`, with its header and without its size.
 
     Raises:
-        NotUnderstoodError: see the module; also when it answers another request.
+        UndecodableResponseError: see the module; also when it answers another request.
     """
     if int.from_bytes(frame[:4], "big") != correlation_id:
-        raise NotUnderstoodError("it answers another request")
+        raise UndecodableResponseError("it answers another request")
     return _guarded(message, version, memoryview(frame), has_header=True)
 
 
@@ -84,9 +85,9 @@ def _guarded(message: Message, version: int, data: memoryview, *, has_header: bo
         try:
             return by_hand(data)
         except ProtocolError as error:
-            raise NotUnderstoodError(f"no {name(message)} answer of version {version}: {error}") from error
+            raise UndecodableResponseError(f"no {name(message)} answer of version {version}: {error}") from error
     if len(data) > MAX_BYTES or _ENDLESS_NUMBER.search(data):
-        raise NotUnderstoodError(f"{len(data)} bytes that are no {name(message)} answer")
+        raise UndecodableResponseError(f"{len(data)} bytes that are no {name(message)} answer")
     try:
         kind = ResponseClassRegistry._response_class_registry[message.API_KEY][version]
         if not has_header:
@@ -95,4 +96,4 @@ def _guarded(message: Message, version: int, data: memoryview, *, has_header: bo
         kind.parse_header(stream)
         return kind.decode(stream)
     except Exception as error:
-        raise NotUnderstoodError(f"no {name(message)} answer of version {version}: {error!r}") from error
+        raise UndecodableResponseError(f"no {name(message)} answer of version {version}: {error!r}") from error

@@ -1,6 +1,6 @@
-"""Who we are and whom we trust: the TLS context, and SASL over a connection that is being made.
+"""Makes the TLS context, and authenticates new connections by SASL.
 
-No error and no log line holds a secret: the broker's own words are searched for it, and kafka-python logs nothing.
+No error and no log line holds a secret: it is masked in the broker's texts, and kafka-python's logging is off.
 
 Source: KIP-152 (SaslAuthenticate), KIP-368 (re-authentication); RFC 5802; clients `SaslClientAuthenticator`.
 """
@@ -25,12 +25,12 @@ NO_SUCH_MECHANISM = 33
 SASL_AUTHENTICATION_FAILED = 58
 MAX_STEPS = 10
 MIN_SCRAM_ITERATIONS = 4096
-"""RFC 5802, and Kafka's own client: fewer would let a false broker guess the password from our proof."""
+"""RFC 5802, and Kafka's own client: fewer would let a false broker guess the password from the client's proof."""
 
 Exchange = Callable[[Any, int], Any]
 """Sends a request in a version, and returns the answer. Raises ConnectError."""
 Versions = Mapping[int, tuple[int, int]]
-"""What a broker speaks: API key → lowest and highest version."""
+"""What a broker supports: API key → lowest and highest version."""
 
 logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
@@ -50,7 +50,7 @@ class Security:
         self._tokens = None if settings.oauth is None else TokenProvider(settings.oauth)
 
     def tls_context(self) -> ssl.SSLContext:
-        """Made once.
+        """Return the TLS context, which is made once.
 
         Raises:
             ConnectError: a file can't be used.
@@ -61,13 +61,13 @@ class Security:
             return self._context
 
     def authenticate(self, exchange: Exchange, versions: Versions) -> float | None:
-        """Log in.
+        """Authenticate by SASL.
 
         Returns:
-            Seconds until the broker wants to see us anew; None: never.
+            Seconds until the broker wants re-authentication; None: never.
 
         Raises:
-            ConnectError: refused, or the broker is not what it should be.
+            ConnectError: refused, or the broker could not prove that it knows the password.
         """
         mechanism = str(self.settings.mechanism)
         answer = exchange(SaslHandshakeRequest(mechanism=mechanism), 1)
@@ -75,7 +75,7 @@ class Security:
             enabled = ", ".join(answer.mechanisms or ())
             is_unknown = answer.error_code == NO_SUCH_MECHANISM
             code = "UNSUPPORTED_SASL_MECHANISM" if is_unknown else "_AUTHENTICATION"
-            raise ConnectError(f"the broker does not take {mechanism} (it takes: {enabled or 'none'})", code)
+            raise ConnectError(f"the broker does not accept {mechanism} (it accepts: {enabled or 'none'})", code)
         return self._converse(self._mechanism(mechanism), exchange, min(2, versions.get(SASL_AUTHENTICATE, (0, 0))[1]))
 
     def _mechanism(self, mechanism: str) -> Any:
@@ -120,7 +120,7 @@ class Security:
             raise ConnectError(f"Authentication failed: {type(error).__name__}", "_AUTHENTICATION") from None
 
     def _receive(self, mechanism: Any, data: bytes) -> None:
-        """Take the broker's part. Its signature is checked here: a broker that doesn't know the password is refused."""
+        """Process the broker's message. A broker whose signature shows that it lacks the password is refused."""
         if str(self.settings.mechanism).startswith("SCRAM"):
             _check_iterations(data)
         try:
@@ -158,7 +158,7 @@ def tls_context(settings: SecuritySettings) -> ssl.SSLContext:
             context.load_verify_locations(file)
         if settings.cert_file is not None:
             file = settings.cert_file
-            # a password of nothing instead of none: OpenSSL would ask at the terminal
+            # an empty password instead of None, for which OpenSSL would prompt on the terminal
             context.load_cert_chain(settings.cert_file, settings.key_file, lambda: secret)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
@@ -168,7 +168,7 @@ def tls_context(settings: SecuritySettings) -> ssl.SSLContext:
 
 
 def _check_iterations(data: bytes) -> None:
-    """Refuse a SCRAM server-first message (``r=…,s=…,i=…``) that makes our proof cheap to guess from.
+    """Refuse a SCRAM server-first message (``r=…,s=…,i=…``) whose few iterations would make the password easy to guess.
 
     Raises:
         ConnectError: refused.

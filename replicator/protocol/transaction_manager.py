@@ -1,11 +1,11 @@
-"""The transaction coordinator's side of a plane: a producer id with its epoch, partitions added, transactions ended.
+"""Speaks with the transaction coordinator: producer id and epoch, partitions added to a transaction, its end.
 
-Requests go to the coordinator of the transactional id, wherever it moves. An answer that never came is asked for
-again: each of these requests may be repeated.
+Requests follow the coordinator of the transactional id wherever it moves. A request without a response is sent again:
+each of these requests may be repeated.
 
-An abort always takes a new epoch afterwards (KIP-360), so that sequences begin anew and no request that is still on its
-way can be taken into a later transaction. So does a commit that was asked for more than once: the request that got no
-answer could arrive later, and commit what the next transaction holds by then (KIP-890).
+Every abort is followed by a new epoch (KIP-360), so that sequences start at 0 and no request that is still in flight
+can become part of a later transaction. So is a commit that was requested more than once: the request that got no
+response could arrive later, and commit what the next transaction holds by then (KIP-890).
 
 Source: KIP-98, KIP-360, KIP-588, KIP-890; clients `TransactionManager`; core `TransactionCoordinator`.
 """
@@ -28,7 +28,7 @@ from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.protocol.brokers import CONTROL, Brokers
-from replicator.protocol.connection import Lost
+from replicator.protocol.connection import NoResponseError
 from replicator.protocol.event_loop import EventLoop, Timer
 from replicator.protocol.schemas import by_topic
 
@@ -37,28 +37,28 @@ TRANSACTION_KEY = 1
 FIND_COORDINATOR_VERSION = 3
 INIT_VERSION = 4
 ADD_VERSION = 3
-"""Newer ones are for brokers."""
+"""The newest version for clients; later ones are for brokers."""
 ADD_OFFSETS_VERSION = 3
 END_VERSION = 3
-"""From 5 on, each commit raises the epoch (KIP-890): a protocol of its own, of which the old one is no part."""
+"""The newest version of the protocol before KIP-890; from 5 on, each commit raises the epoch."""
 DESCRIBE_VERSION = 0
 UNKNOWN_TOPIC_PATIENCE_S = 5.0
-"""How long a coordinator may not know a topic that was just created."""
+"""How long a coordinator may take to learn of a topic that was just created."""
 _MOVED = frozenset({KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR})
 _BUSY = frozenset({KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.CONCURRENT_TRANSACTIONS})
 _NOT_TRIED = KafkaError.OPERATION_NOT_ATTEMPTED
 _NO_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 Refusals = Mapping[TP, int]
-"""Error codes of partitions, named as on the target, that can't be in a transaction."""
+"""Target partitions that can't be added to a transaction → their error codes."""
 
 
 class TransactionSettings(Protocol):
-    """What the coordinator has to know of a producer.
+    """The settings of a transactional producer.
 
     Attributes:
-        transactional_id: never random: its next owner fences this one.
-        transaction_timeout_s: after this time the broker aborts on its own.
+        transactional_id: the same for every owner of a task, so that the next owner fences the last one.
+        transaction_timeout_s: after this time the coordinator aborts an open transaction.
     """
 
     @property
@@ -68,42 +68,42 @@ class TransactionSettings(Protocol):
 
 
 class TransactionManager:
-    """Speaks for one transactional id. Threading: the plane's thread.
+    """The transactions of one transactional id. Threading: the plane's thread.
 
     Attributes:
-        producer_id, epoch: what batches are stamped with; -1 before `initialise`.
-        has_stray: a request of this epoch got no answer, and may still arrive.
+        producer_id, epoch: what batches carry; -1 before `initialise`.
+        has_stray: a request of this epoch got no response, and may still arrive.
     """
 
-    def __init__(self, reactor: EventLoop, brokers: Brokers, cluster: Cluster, settings: TransactionSettings) -> None:
+    def __init__(self, loop: EventLoop, brokers: Brokers, cluster: Cluster, settings: TransactionSettings) -> None:
         self.producer_id = -1
         self.epoch = -1
-        self.has_stray = False
-        self._reactor = reactor
+        self.has_unanswered_request = False
+        self._loop = loop
         self._brokers = brokers
         self._cluster = cluster
         self._id = settings.transactional_id
         self._timeout_ms = int(settings.transaction_timeout_s * 1000)
         self._node: int | None = None
 
-    def initialise(self, deadline: Deadline) -> None:
-        """Fence every earlier owner of the id, and end its open transaction.
+    def init_transactions(self, deadline: Deadline) -> None:
+        """Fence every earlier owner of the transactional id, and end its open transaction.
 
         Raises:
             RetriableError, FatalError: as `replicator.planes.Plane.open`.
         """
-        self._take_id(-1, -1, "initialise transactions", deadline)
+        self._init_producer_id(-1, -1, "initialise transactions", deadline)
 
-    def take_new_epoch(self, deadline: Deadline) -> None:
-        """A higher epoch, if nobody fenced us; no transaction is open.
+    def bump_epoch(self, deadline: Deadline) -> None:
+        """Take a higher epoch. No transaction may be open.
 
         Raises:
             FencedError: a newer owner exists.
-            KafkaOpError: no answer in time, or refused.
+            KafkaOpError: no response in time, or refused.
         """
-        self._take_id(self.producer_id, self.epoch, "take a new epoch", deadline)
+        self._init_producer_id(self.producer_id, self.epoch, "take a new epoch", deadline)
 
-    def _take_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
+    def _init_producer_id(self, producer_id: int, epoch: int, op: str, deadline: Deadline) -> None:
         def ask() -> Any:
             return InitProducerIdRequest(
                 transactional_id=self._id, transaction_timeout_ms=self._timeout_ms, producer_id=producer_id,
@@ -112,15 +112,15 @@ class TransactionManager:
 
         answer = self._ask(op, ask, INIT_VERSION, deadline)
         self.producer_id, self.epoch = answer.producer_id, answer.producer_epoch
-        self.has_stray = False
+        self.has_unanswered_request = False
 
     def end(self, deadline: Deadline, *, commit: bool) -> None:
-        """Commit or abort the transaction, which holds a partition at least.
+        """Commit or abort the transaction, to which at least one partition was added.
 
         Raises:
             FencedError: a newer owner exists.
-            FatalError: of a commit whose answer did not come in time: nobody knows what became of it.
-            KafkaOpError: refused.
+            FatalError: no response to a commit in time; whether it was carried out is unknown.
+            KafkaOpError: the coordinator refused.
         """
         op = "commit transaction" if commit else "abort transaction"
 
@@ -132,25 +132,25 @@ class TransactionManager:
         try:
             self._ask(op, ask, END_VERSION, deadline)
         except FatalError as error:
-            is_over = not commit and error.code == "INVALID_TXN_STATE"  # no partition was taken in
+            is_over = not commit and error.code == "INVALID_TXN_STATE"  # no partition was added
             if not is_over:
                 raise
         except RetriableError as error:
             if not commit or not deadline.expired:
                 raise
-            text = f"no answer within {deadline.seconds:g} s; the next owner finds out what became of it"
+            text = f"no answer within {deadline.seconds:g} s; the task's next owner finds out whether it was committed"
             raise FatalError(text, op=op, hint=error.hint, code=error.code) from error
 
     def describe(self, deadline: Deadline) -> tuple[str, int] | None:
-        """The state of the id, by Kafka's name for it, and the producer id that it has; None: the brokers can't tell.
+        """Return the transaction's state, by Kafka's name for it, and its producer id; None: brokers before Kafka 3.0.
 
         Raises:
-            RetriableError: no answer before `deadline`.
-            KafkaOpError: refused.
+            RetriableError: no response before `deadline`.
+            KafkaOpError: the coordinator refused.
         """
         op = "describe the transaction"
         node = self._find(op, deadline)
-        if not self._reactor.run_until(lambda: self._brokers.connection(node, CONTROL) is not None, deadline):
+        if not self._loop.run_until(lambda: self._brokers.connection(node, CONTROL) is not None, deadline):
             raise self._brokers.error(op)
         question = DescribeTransactionsRequest(transactional_ids=[self._id])
         if self._brokers.version(node, question.API_KEY) is None:
@@ -158,20 +158,20 @@ class TransactionManager:
 
         def pick(answer: Any) -> Any:
             if not answer.transaction_states:
-                why = f"{self._brokers.address(node)} does not speak Kafka's protocol: a description of nothing"
-                raise self._brokers.error(op, Lost(why))
+                why = f"{self._brokers.address(node)} described no transaction"
+                raise self._brokers.error(op, NoResponseError(why))
             return answer.transaction_states[0]
 
         answer = self._ask(op, lambda: question, DESCRIBE_VERSION, deadline, pick)
         return answer.transaction_state, answer.producer_id
 
-    def add(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
-        """Take partitions of the target into the transaction; asks until there is an answer.
+    def add_partitions(self, tps: Iterable[TP], on_done: Callable[[Refusals], None]) -> None:
+        """Add target partitions to the transaction; repeated until there is a response.
 
         Args:
-            on_done: told which of them were refused, and why; not called once a new epoch was taken.
+            on_done: called with the partitions that were refused; not called after the epoch was bumped.
         """
-        _Adding(self, tuple(tps), on_done).ask()
+        _AddPartitions(self, tuple(tps), on_done).ask()
 
     def add_offsets(self, group: str, deadline: Deadline) -> None:
         """Take a group's offsets into the transaction: they can be committed in it then.
@@ -195,15 +195,15 @@ class TransactionManager:
         self, op: str, make: Callable[[], Any], version: int, deadline: Deadline,
         pick: Callable[[Any], Any] = lambda answer: answer, group: str = "",
     ) -> Any:  # fmt: skip
-        """The coordinator's answer without an error.
+        """Send a request to the coordinator until it answers without an error.
 
         Args:
-            pick: the part of the answer that has the error code.
+            pick: returns the part of the response that has the error code.
             group: that it is about, for the hint.
 
         Raises:
-            RetriableError: none within `deadline`.
-            KafkaOpError: it refused.
+            RetriableError: no such response within `deadline`.
+            KafkaOpError: the coordinator refused.
         """
         waits = backoff_s(0.002, 0.1)
         last: KafkaOpError | None = None
@@ -215,8 +215,8 @@ class TransactionManager:
                 answer = pick(self._brokers.call(node, message, self._version(node, message, version), budget, op))
             except RetriableError as error:
                 self._node = None
-                self.has_stray = True
-                if last is None or not deadline.expired:  # the end of the time says less than what was said before
+                self.has_unanswered_request = True
+                if last is None or not deadline.expired:  # the error before says more than "timed out"
                     last = error
             else:
                 if answer.error_code == 0:
@@ -226,7 +226,7 @@ class TransactionManager:
                     raise last
             if deadline.expired:
                 raise RetriableError(last.message, op=last.op, hint=last.hint, code=last.code) from last
-            self._reactor.pause(next(waits), deadline)
+            self._loop.run_for(next(waits), deadline)
 
     def _version(self, node: int, message: Any, version: int) -> int:
         known = self._brokers.version(node, message.API_KEY)
@@ -238,7 +238,7 @@ class TransactionManager:
         return code in _MOVED or code in _BUSY
 
     def _find(self, op: str, deadline: Deadline) -> int:
-        """The coordinator's node."""
+        """Find the coordinator's node."""
         waits = backoff_s(0.02, 0.5)
         while self._node is None:
             question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
@@ -250,10 +250,10 @@ class TransactionManager:
             if not self._may_try_again(answer.error_code):
                 raise self._error(answer.error_code, op)
             if deadline.expired:
-                text = "there is no transaction coordinator"
+                text = "no transaction coordinator is available"
                 raise RetriableError(text, op=f"{op} on {self._cluster.alias}", code="COORDINATOR")
             self._brokers.refresh()
-            self._reactor.pause(next(waits), deadline)
+            self._loop.run_for(next(waits), deadline)
         return self._node
 
     def _error(self, code: int, op: str, group: str = "") -> KafkaOpError:
@@ -262,10 +262,13 @@ class TransactionManager:
 
     # --- for _Adding --------------------------------------------------------------------------------------------------
 
-    def cast_add(self, tps: Sequence[TP], on_done: Callable[[Any], None]) -> None:
-        """Ask once; `on_done` gets the answer, `Lost`, or None while the coordinator is not known."""
+    def send_add_partitions(self, tps: Sequence[TP], on_done: Callable[[Any], None]) -> None:
+        """Send AddPartitionsToTxn once.
+
+        `on_done` gets the response, `NoResponseError`, or None while the coordinator is unknown.
+        """
         if self._node is None:
-            self._cast_find(on_done)
+            self._find_async(on_done)
             return
         kind = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
         message = AddPartitionsToTxnRequest(
@@ -274,46 +277,48 @@ class TransactionManager:
             v3_and_below_producer_epoch=self.epoch,
             v3_and_below_topics=[kind(name=name, partitions=numbers) for name, numbers in by_topic(tps).items()],
         )
-        self._brokers.cast(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
+        self._brokers.send_async(self._node, message, ADD_VERSION, on_done, timeout_s=REQUEST_TIMEOUT_S)
 
-    def _cast_find(self, on_done: Callable[[Any], None]) -> None:
+    def _find_async(self, on_done: Callable[[Any], None]) -> None:
         def found(answer: Any) -> None:
-            if not isinstance(answer, Lost) and answer.error_code == 0:
+            if not isinstance(answer, NoResponseError) and answer.error_code == 0:
                 self._node = int(answer.node_id)
-            on_done(answer if isinstance(answer, Lost) else None)
+            on_done(answer if isinstance(answer, NoResponseError) else None)
 
         question = FindCoordinatorRequest(key=self._id, key_type=TRANSACTION_KEY)
-        self._brokers.cast(None, question, FIND_COORDINATOR_VERSION, found, timeout_s=REQUEST_TIMEOUT_S)
+        self._brokers.send_async(None, question, FIND_COORDINATOR_VERSION, found, timeout_s=REQUEST_TIMEOUT_S)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        return self._reactor.later(seconds, call)
+        return self._loop.call_later(seconds, call)
 
-    def moved(self) -> None:
-        """The coordinator is somewhere else."""
+    def forget_coordinator(self) -> None:
+        """Look the coordinator up again before the next request: it moved."""
         self._node = None
 
 
-class _Adding:
-    """One question to add partitions, repeated until it is answered."""
+class _AddPartitions:
+    """One AddPartitionsToTxn request, repeated until it is answered."""
 
-    def __init__(self, coordinator: TransactionManager, tps: Sequence[TP], on_done: Callable[[Refusals], None]) -> None:
-        self._coordinator = coordinator
+    def __init__(
+        self, transaction_manager: TransactionManager, tps: Sequence[TP], on_done: Callable[[Refusals], None]
+    ) -> None:
+        self._transaction_manager = transaction_manager
         self._tps = tps
         self._on_done = on_done
-        self._epoch = coordinator.epoch
+        self._epoch = transaction_manager.epoch
         self._waits = backoff_s(0.002, 0.1)
         self._patience = Deadline(UNKNOWN_TOPIC_PATIENCE_S)
 
     def ask(self) -> None:
-        if self._coordinator.epoch == self._epoch:  # else that transaction is over
-            self._coordinator.cast_add(self._tps, self._answered)
+        if self._transaction_manager.epoch == self._epoch:  # else that transaction is over
+            self._transaction_manager.send_add_partitions(self._tps, self._answered)
 
     def _answered(self, answer: Any) -> None:
-        if self._coordinator.epoch != self._epoch:
+        if self._transaction_manager.epoch != self._epoch:
             return
-        if answer is None or isinstance(answer, Lost):
+        if answer is None or isinstance(answer, NoResponseError):
             if answer is not None:
-                self._coordinator.moved()
+                self._transaction_manager.forget_coordinator()
             self._again()
             return
         codes = {
@@ -323,7 +328,7 @@ class _Adding:
         }
         found = set(codes.values()) - {0, _NOT_TRIED}
         if found & _MOVED:
-            self._coordinator.moved()
+            self._transaction_manager.forget_coordinator()
         is_young = found == {_NO_TOPIC} and not self._patience.expired
         if found & (_MOVED | _BUSY) or is_young:
             self._again()
@@ -332,4 +337,4 @@ class _Adding:
         self._on_done({tp: code for tp, code in refused.items() if code not in (0, _NOT_TRIED)})
 
     def _again(self) -> None:
-        self._coordinator.later(next(self._waits), self.ask)
+        self._transaction_manager.later(next(self._waits), self.ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from replicator.errors import TP, StopReason
+from replicator.errors import TP
 from replicator.offset_map.map import OffsetMap
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import (
@@ -19,9 +19,11 @@ from replicator.offset_map.sync_format import (
     decode,
     target_of,
 )
+from replicator.offset_map.topic_id import NO_ID, TopicId
+from replicator.offset_map.translate import ReplicatedPartition
 
-OTHER_OFFSETS = frozenset({StopReason.RECREATED, StopReason.SOURCE_LOG_SHORTER, StopReason.TARGET_RECREATED})
-"""A partition that stopped for one of these has other records at its offsets, on one of the sides, than were copied."""
+NO_MAP = OffsetMap()
+"""Of a partition of which nothing was replicated; never added to."""
 Subject = TypeVar("Subject", TP, int)
 Fact = TypeVar("Fact", dict[str, Any], TargetTopic)
 
@@ -162,3 +164,22 @@ class MapsState(SyncsState):
         """Drop the runs of a partition."""
         SyncsState.forget(self, tp)
         self.maps.pop(tp, None)
+
+    def partition(
+        self, tp: TP, source_id: TopicId, target_id: TopicId, *, ignores_recreation: bool = False
+    ) -> ReplicatedPartition:
+        """All that is known of a source partition, to translate with.
+
+        Args:
+            source_id, target_id: of the topics that the clusters have now; `NO_ID` where they were not asked.
+            ignores_recreation: see `ReplicatedPartition`.
+        """
+        copied_to = self.targets.get(tp)
+        return ReplicatedPartition(
+            self.maps.get(tp, NO_MAP),
+            source_id,
+            NO_ID if copied_to is None else copied_to.topic_id,
+            target_id,
+            str(self.stopped.get(tp, {}).get("reason", "")),
+            ignores_recreation,
+        )

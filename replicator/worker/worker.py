@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from replicator.config import Flow, Settings
-from replicator.copy.assignment import TaskContext
 from replicator.copy.partition_checks import PartitionChecks
 from replicator.copy.task import Task
+from replicator.copy.task_context import TaskContext
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import ConfigError, ReplicatorError, RetriableError
 from replicator.kafka.cluster import (
@@ -218,7 +218,7 @@ class FlowWorker(threading.Thread):
             source=self._source,
             target=self._target,
             catalog=catalog,
-            starter=PartitionChecks(self._flow, self._source, self._target, catalog, admins),
+            checks=PartitionChecks(self._flow, self._source, self._target, catalog, admins),
             log=self._log,
             confirm=self._membership.confirm,
             plane_settings=self._plane_settings,
@@ -322,7 +322,7 @@ class FlowWorker(threading.Thread):
             record = task_record(message.key() or b"", message.value())
         task = self._tasks.get(message.partition() or 0)
         if record is not None and record.body is not None and task is not None:
-            task.tell_outdated()
+            task.mark_outdated()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         assert self._context is not None
@@ -359,7 +359,7 @@ class FlowWorker(threading.Thread):
         self._log.warning("tasks_lost", tasks=sorted(p.partition for p in partitions), hint="the session timed out")
         tasks = self._taken(partitions)
         for task in tasks.values():
-            task.leash.abandon()
+            task.stop_token.abandon()
         self._finish(tasks)
         consumer.incremental_unassign(partitions)
 
@@ -376,7 +376,7 @@ class FlowWorker(threading.Thread):
             self._duties = None
             duties.finish(timeout_s)
         for task in tasks.values():
-            task.leash.finish(timeout_s)
+            task.stop_token.finish(timeout_s)
         for number, task in tasks.items():
             task.join(deadline.left_s())
             self._tasks.pop(number, None)

@@ -7,8 +7,8 @@ import struct
 import pytest
 from confluent_kafka import Producer
 
-from tests.contract.conftest import Lane
 from tests.contract.test_planes import SHAPES
+from tests.support.lane import Lane
 from tests.support.planes import TIMEOUT_S
 from tests.support.raw_batches import fetch_raw, produce_raw
 from tests.support.records import NewRecord, enqueue, produce

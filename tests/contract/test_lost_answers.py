@@ -12,10 +12,10 @@ import pytest
 
 from replicator.errors import TP
 from replicator.offset_map.runs import Placement
-from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.fetch import API_KEY as FETCH
 from replicator.protocol.produce import API_KEY as PRODUCE
-from tests.contract.conftest import Lane
+from tests.support.lane import Lane
 from tests.support.planes import assert_placed
 from tests.support.records import NewRecord, create_topic, produce
 
@@ -49,14 +49,14 @@ class Cutter:
         monkeypatch.setattr(Connection, "send", send)
 
     def _cutting(
-        self, connection: Connection, api: int, on_done: Callable[[memoryview | Lost], None]
-    ) -> Callable[[memoryview | Lost], None]:
-        def done(answer: memoryview | Lost) -> None:
-            self._answers[api] += not isinstance(answer, Lost)
-            if not isinstance(answer, Lost) and self._answers[api] % self._apis[api] == 0:
+        self, connection: Connection, api: int, on_done: Callable[[memoryview | NoResponseError], None]
+    ) -> Callable[[memoryview | NoResponseError], None]:
+        def done(answer: memoryview | NoResponseError) -> None:
+            self._answers[api] += not isinstance(answer, NoResponseError)
+            if not isinstance(answer, NoResponseError) and self._answers[api] % self._apis[api] == 0:
                 self.cut[api] += 1
                 connection.close("cut by the test")
-                answer = Lost("cut by the test")
+                answer = NoResponseError("cut by the test")
             on_done(answer)
 
         return done

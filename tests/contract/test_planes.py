@@ -9,8 +9,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
 from replicator.errors import PartitionError, StopReason
-from tests.contract.conftest import Lane
 from tests.support.eventually import eventually
+from tests.support.lane import Lane
 from tests.support.planes import TIMEOUT_S, assert_placed, upstream_offsets
 from tests.support.raw_batches import produce_raw
 from tests.support.records import NewRecord, admin_client, enqueue, produce

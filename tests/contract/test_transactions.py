@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from replicator.deadline import Deadline
-from replicator.embedded import EmbeddedCluster
+from replicator.embedded import Clusters
 from replicator.errors import (
     AbortTransactionError,
     FencedError,
@@ -25,8 +25,9 @@ from replicator.errors import (
     StopReason,
 )
 from replicator.offset_map.runs import Placement
-from tests.contract.conftest import Lane, settled
+from tests.support.brokers import on_killable_pair
 from tests.support.eventually import eventually
+from tests.support.lane import Lane, settled
 from tests.support.planes import TIMEOUT_S, Driver, assert_placed, connect, settings
 from tests.support.records import NewRecord, create_topic, produce, read_topic
 
@@ -257,8 +258,11 @@ def test_a_refused_record_names_its_partition(lane: Lane) -> None:
     assert read_topic(lane.target, small) == []
 
 
-def test_closing_waits_for_no_cluster(lane: Lane, target: EmbeddedCluster) -> None:
+@on_killable_pair
+def test_closing_waits_for_no_cluster(lane: Lane, killable_pair: Clusters) -> None:
     """A task that was lost while the target gives no answer lets go at once; the next owner ends its transaction."""
+    target = killable_pair["target"]
+    lane.target = target.bootstrap_servers
     lane.create()
     fill(lane, 10)
     driver = lane.driver()

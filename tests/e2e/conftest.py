@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,25 @@ from replicator.embedded import EmbeddedCluster
 from replicator.metrics import DATA_PLANES
 from tests.support.compare import Outcome, check_flow, lag
 from tests.support.eventually import eventually
+from tests.support.flow_names import FlowNames
 from tests.support.pump import Pump
 from tests.support.records import create_topic
+from tests.support.selection import PLANES
 from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 6
 TASKS = 4
 CATCH_UP_S = 120.0
+TAKEOVER = {"session_timeout_s": 2}
+"""Settings of workers that are killed again and again: the next one waits for the end of the session."""
 
 
-class Bench:
+class Bench(FlowNames):
     """A flow from `source` to `target` with names that no other test uses, its topic, and its workers.
 
     Args:
         flow: settings over the test's defaults.
-        worker: settings over the test's defaults: a session of 2 s.
+        worker: settings over the test's defaults.
         others: settings at the top of the file.
     """
 
@@ -38,41 +41,19 @@ class Bench:
         self, source: EmbeddedCluster, target: EmbeddedCluster, directory: Path,
         flow: dict[str, Any], worker: dict[str, Any], others: dict[str, Any],
     ) -> None:  # fmt: skip
+        super().__init__()
         self.data_plane = str(flow.get("data_plane"))
-        run = uuid.uuid4().hex[:8]
         self.source, self.target = source, target
-        self.alias = f"east-{run}"
-        self.name = f"{self.alias}->west-{run}"
-        self.topic = f"orders-{run}"
-        self.syncs_topic = f"replicator.{self.alias}.syncs"
-        self.group = f"replicator-{self.alias}-west-{run}"
         self.workers: list[WorkerProcess] = []
         self._pumps: list[Pump] = []
-        self.file = directory / f"{run}.yaml"
-        content = {
-            "clusters": {
-                self.alias: {"bootstrap_servers": source.bootstrap_servers},
-                f"west-{run}": {"bootstrap_servers": target.bootstrap_servers},
-            },
-            "flows": {
-                self.name: {
-                    "topics": [rf".*-{run}"],
-                    "tasks": TASKS,
-                    "refresh_topics_interval_s": 2,
-                    "heartbeat_interval_s": 0,
-                    **flow,
-                },
-            },
-            "worker": {"session_timeout_s": 2, **worker},
-            "http": {"port": 0},
-            "log": {"format": "json"},
-            **others,
-        }
+        self.file = directory / f"{self.run}.yaml"
+        content = self.configuration(
+            (source.bootstrap_servers, target.bootstrap_servers),
+            flow={"tasks": TASKS, "refresh_topics_interval_s": 2, **flow},
+            worker=worker,
+            others={"http": {"port": 0}, "log": {"format": "json"}, **others},
+        )
         self.file.write_text(json.dumps(content))  # JSON is YAML
-
-    def remote(self, topic: str) -> str:
-        """The name of a topic's copy."""
-        return f"{self.alias}.{topic}"
 
     def create_topic(self, **options: Any) -> str:
         """Create the flow's topic on the source."""
@@ -130,9 +111,13 @@ class Bench:
 MakeBench = Callable[..., Bench]
 
 
-@pytest.fixture(params=DATA_PLANES)
+on_both_planes = pytest.mark.parametrize("make_bench", DATA_PLANES, indirect=True)
+"""Of what a plane itself decides: transactions that end at any step, rebalances, brokers that die."""
+
+
+@pytest.fixture(params=PLANES)
 def make_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeBench]:
-    """Makes benches, of each data plane: `make_bench(source, target, flow={…}, worker={…}, connect_timeout_s=…)`."""
+    """Makes benches: `make_bench(source, target, flow={…}, worker={…}, connect_timeout_s=…)`."""
     with contextlib.ExitStack() as stack:
 
         def make(

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
+from replicator.embedded import Clusters, EmbeddedCluster
 from replicator.errors import TP
 from tests.e2e.conftest import CATCH_UP_S, TASKS, Bench, MakeBench
+from tests.support.brokers import on_killable_pair, on_three_brokers
 from tests.support.eventually import eventually
 from tests.support.groups import commit, offsets
 from tests.support.records import end_offsets, leader_of
+from tests.support.selection import thorough
 from tests.support.worker_process import WorkerProcess
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Clusters]:
-    """Two one-broker clusters that these tests may kill."""
-    with open_clusters([ClusterSpec("source"), ClusterSpec("target")]) as opened:
-        yield opened
-
-
 @pytest.fixture
-def bench(make_bench: MakeBench, pair: Clusters) -> Bench:
-    return make_bench(pair["source"], pair["target"])
+def bench(make_bench: MakeBench, killable_pair: Clusters) -> Bench:
+    return make_bench(killable_pair["source"], killable_pair["target"])
 
 
 def await_ready(worker: WorkerProcess, within_s: float = 90.0) -> None:
@@ -40,10 +34,20 @@ def await_ready(worker: WorkerProcess, within_s: float = 90.0) -> None:
     eventually(is_ready, within_s, every_s=0.1)
 
 
-@pytest.mark.parametrize(("victim", "kills"), [("source", 1), ("target", 2)])
-def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: str, kills: int) -> None:
+@on_killable_pair
+@pytest.mark.parametrize(
+    ("make_bench", "victim", "kills"),
+    [
+        ("batches", "source", 1),
+        ("batches", "target", 2),
+        ("records", "target", 1),
+        pytest.param("records", "source", 1, marks=thorough),
+    ],
+    indirect=["make_bench"],
+)
+def test_a_broker_is_killed_and_restarted(bench: Bench, killable_pair: Clusters, victim: str, kills: int) -> None:
     """kill -9, and a clean restart: the same processes go on, and call themselves ready again."""
-    cluster: EmbeddedCluster = pair[victim]
+    cluster: EmbeddedCluster = killable_pair[victim]
     pump = bench.pump(records_per_s=1000)
     worker = bench.start_worker()
     worker.await_running(TASKS)
@@ -61,27 +65,43 @@ def test_a_broker_is_killed_and_restarted(bench: Bench, pair: Clusters, victim: 
     assert worker.is_alive()
 
 
+@on_killable_pair
 @pytest.mark.parametrize("victim", ["source", "target"])
 def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
-    make_bench: MakeBench, pair: Clusters, victim: str
+    make_bench: MakeBench, killable_pair: Clusters, victim: str
 ) -> None:
     """The same process goes on; librdkafka alone would end it, when the broker stops and when it is back."""
-    bench = make_bench(pair["source"], pair["target"], flow={"checkpoint_interval_s": 0.2}, connect_timeout_s=2)
+    bench = make_bench(
+        killable_pair["source"],
+        killable_pair["target"],
+        flow={"checkpoint_interval_s": 0.2},
+        worker={"session_timeout_s": 60},  # the duties go on, and fail, while the target is away
+        connect_timeout_s=2,
+    )
     pump = bench.pump(records_per_s=500)
     worker = bench.start_worker(groups=True)
     worker.await_running(TASKS)
     pump.await_more(1000)
     groups = [f"{bench.topic}-{number}" for number in range(20)]
     commit_all(bench, groups)
-    pair[victim].stop_broker(1)
-    stopped_s = time.monotonic()
-    eventually(lambda: time.monotonic() - stopped_s > 10, within_s=60)
-    pair[victim].start_broker(1)
+    killable_pair[victim].stop_broker(1)
+    await_failures(worker, 3)
+    killable_pair[victim].start_broker(1)
     pump.await_more(1000)
     pump.stop()
     assert bench.verify().records > 2000
     commit_all(bench, groups)
     await_ready(worker)
+
+
+def await_failures(worker: WorkerProcess, number: int) -> None:
+    """Wait until so many more steps of duties failed, each after the time that a request may take."""
+
+    def failed() -> float:
+        return sum(worker.metric("replicator_duty_failures_total").values())
+
+    before = failed()
+    eventually(lambda: failed() >= before + number, CATCH_UP_S)
 
 
 def commit_all(bench: Bench, groups: list[str]) -> None:
@@ -100,26 +120,27 @@ def commit_all(bench: Bench, groups: list[str]) -> None:
     eventually(are_synced, CATCH_UP_S)  # a duty that failed a few times waits for half a minute
 
 
-def test_a_target_of_three_loses_leaders(make_bench: MakeBench, pair: Clusters) -> None:
+@on_three_brokers
+def test_a_target_of_three_loses_leaders(
+    make_bench: MakeBench, source: EmbeddedCluster, three_brokers: EmbeddedCluster
+) -> None:
     """The leader of a partition is killed, twice, under two workers: coordinators move too, and nothing stops."""
-    with open_clusters([ClusterSpec("three", brokers=3)]) as opened:
-        three = opened["three"]
-        bench = make_bench(pair["source"], three, flow={"replication_factor": 3}, worker={"session_timeout_s": 6})
-        pump = bench.pump(records_per_s=800)
-        workers = [bench.start_worker(), bench.start_worker()]
-        for worker in workers:
-            worker.await_running(1)
-        for partition in (0, 1):
-            pump.await_more(1500)
-            leader = leader_of(three.bootstrap_servers, bench.remote(bench.topic), partition)
-            three.kill_broker(leader)
-            pump.await_more(1500)
-            await_other_leader(three, bench.remote(bench.topic), partition, leader)
-            three.start_broker(leader)
-        pump.stop()
-        assert bench.verify().records == pump.acknowledged > 3000
-        assert all(worker.is_alive() for worker in workers)
-        bench.close()
+    three = three_brokers
+    bench = make_bench(source, three, flow={"replication_factor": 3}, worker={"session_timeout_s": 6})
+    pump = bench.pump(records_per_s=800)
+    workers = [bench.start_worker(), bench.start_worker()]
+    for worker in workers:
+        worker.await_running(1)
+    for partition in (0, 1):
+        pump.await_more(1500)
+        leader = leader_of(three.bootstrap_servers, bench.remote(bench.topic), partition)
+        three.kill_broker(leader)
+        pump.await_more(1500)
+        await_other_leader(three, bench.remote(bench.topic), partition, leader)
+        three.start_broker(leader)
+    pump.stop()
+    assert bench.verify().records == pump.acknowledged > 3000
+    assert all(worker.is_alive() for worker in workers)
 
 
 def await_other_leader(cluster: EmbeddedCluster, topic: str, partition: int, old: int) -> None:
@@ -127,28 +148,29 @@ def await_other_leader(cluster: EmbeddedCluster, topic: str, partition: int, old
     eventually(lambda: leader_of(cluster.bootstrap_servers, topic, partition) not in {old, -1}, within_s=60)
 
 
-def test_a_hanging_target_does_not_hold_a_stop_back(bench: Bench, pair: Clusters) -> None:
+@on_killable_pair
+def test_a_hanging_target_does_not_hold_a_stop_back(bench: Bench, killable_pair: Clusters) -> None:
     """SIGTERM ends the process within its deadline although no commit is possible; a second one ends it at once."""
     pump = bench.pump()
     patient, hasty = bench.start_worker(), bench.start_worker()
     for worker in (patient, hasty):
         worker.await_running(1)
     pump.await_more(1000)
-    pair["target"].signal_broker(1, signal.SIGSTOP)
+    killable_pair["target"].signal_broker(1, signal.SIGSTOP)
     try:
         pump.await_more(1000)
         asked_s = time.monotonic()
         patient.send(signal.SIGTERM)
         hasty.send(signal.SIGTERM)
-        eventually(lambda: time.monotonic() - asked_s > 0.5, within_s=5)
+        hasty.await_event("worker_stopping")
         assert hasty.is_alive()
         hasty.send(signal.SIGINT)
-        assert hasty.await_exit(5) == 130
+        assert hasty.await_exit() == 130
         code = patient.await_exit(25)
         assert code == 0
         print(f"with a hanging target: exit {code} after {time.monotonic() - asked_s:.1f} s")
     finally:
-        pair["target"].signal_broker(1, signal.SIGCONT)
+        killable_pair["target"].signal_broker(1, signal.SIGCONT)
     bench.start_worker()
     pump.stop()
     assert bench.verify().records > 1000

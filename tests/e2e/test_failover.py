@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
+from replicator.embedded import Clusters, EmbeddedCluster
 from replicator.errors import TP
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
+from tests.support.brokers import on_killable_pair
 from tests.support.commands import move, run
 from tests.support.compare import read_syncs
 from tests.support.eventually import eventually
@@ -28,13 +26,6 @@ from tests.support.worker_process import WorkerProcess
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
 UNREACHABLE = "127.0.0.1:1"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Clusters]:
-    """Two clusters, of which the source is killed."""
-    with open_clusters([ClusterSpec("source"), ClusterSpec("target")]) as opened:
-        yield opened
 
 
 def group_of(bench: Bench) -> str:
@@ -57,7 +48,7 @@ def away(bench: Bench, **options: Any) -> Members:
 def log_ends(bench: Bench) -> dict[str, dict[int, int]]:
     """Of the copy, the syncs and the checkpoints: whatever is written moves them, committed or not."""
     servers = bench.target.bootstrap_servers
-    topics = (bench.remote(bench.topic), bench.syncs_topic, f"{bench.alias}.checkpoints.internal")
+    topics = (bench.remote(bench.topic), bench.syncs_topic, bench.checkpoints_topic)
     return {topic: end_offsets(servers, topic, isolation="read_uncommitted") for topic in topics}
 
 
@@ -81,7 +72,7 @@ def await_halted(zombie: WorkerProcess) -> None:
 def after_checkpoints(bench: Bench, home: Members) -> set[int]:
     """Numbers of the records that the group processed and that its checkpoints, or the copy, do not reach."""
     servers = bench.target.bootstrap_servers
-    known = checkpoints(servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
+    known = checkpoints(servers, bench.checkpoints_topic, group_of(bench))
     copied = read_syncs(servers, bench.syncs_topic)
     covered = {
         tp.partition: min(it.upstream_next, copied.position(TP(bench.topic, tp.partition))) for tp, it in known.items()
@@ -89,9 +80,10 @@ def after_checkpoints(bench: Bench, home: Members) -> set[int]:
     return {it.number for it in home.processed if it.offset >= covered.get(it.tp.partition, 0)}
 
 
-def test_the_source_is_killed_and_comes_back(make_bench: MakeBench, pair: Clusters) -> None:
+@on_killable_pair
+def test_the_source_is_killed_and_comes_back(make_bench: MakeBench, killable_pair: Clusters) -> None:
     """A worker that was frozen before wakes up after, when the source is back, and writes nothing until `resume`."""
-    source, target = pair["source"], pair["target"]
+    source, target = killable_pair["source"], killable_pair["target"]
     bench = make_bench(source, target, flow=FLOW)
     group, servers = group_of(bench), target.bootstrap_servers
     pump = bench.pump(records_per_s=800)
@@ -206,7 +198,7 @@ def await_checkpoints(bench: Bench) -> None:
     at_first = eventually(has_committed, within_s=60)
 
     def is_known() -> bool:
-        known = checkpoints(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal", group_of(bench))
+        known = checkpoints(bench.target.bootstrap_servers, bench.checkpoints_topic, group_of(bench))
         upstream = {tp.partition: it.upstream_next for tp, it in known.items()}
         late = {
             partition: upstream.get(partition) for partition, it in at_first.items() if upstream.get(partition, -1) < it

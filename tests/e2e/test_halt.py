@@ -25,14 +25,10 @@ def states(document: dict[str, Any]) -> set[str]:
     return {task["state"] for task in document["tasks"]}
 
 
-def checkpoints_topic(bench: Bench) -> str:
-    return f"{bench.alias}.checkpoints.internal"
-
-
 def high_watermarks(bench: Bench) -> list[dict[int, int]]:
     """Of the copy, the syncs and the checkpoints: whatever is written moves them, committed or not."""
     servers = bench.target.bootstrap_servers
-    topics = (bench.remote(bench.topic), bench.syncs_topic, checkpoints_topic(bench))
+    topics = (bench.remote(bench.topic), bench.syncs_topic, bench.checkpoints_topic)
     return [end_offsets(servers, topic, isolation="read_uncommitted") for topic in topics]
 
 
@@ -50,9 +46,7 @@ def test_a_paused_flow_stands_still_until_it_is_resumed(bench: Bench) -> None:
     first = bench.start_worker()
     first.await_running(TASKS)
     pump.await_more(1000)
-    eventually(
-        lambda: checkpoints_topic(bench) in admin_client(bench.target.bootstrap_servers).list_topics().topics, 20
-    )
+    eventually(lambda: bench.checkpoints_topic in admin_client(bench.target.bootstrap_servers).list_topics().topics, 20)
 
     paused = switch(bench, "pause")
     assert (paused["state"], states(paused)) == ("done", {"halted"})

@@ -5,9 +5,14 @@ from __future__ import annotations
 import random
 import time
 
-from tests.e2e.conftest import Bench
+import pytest
 
-KILLS = 10
+from replicator.embedded import EmbeddedCluster
+from tests.e2e.conftest import TAKEOVER, Bench, MakeBench, on_both_planes
+from tests.support.selection import thorough
+
+KILLS = 4
+THOROUGH_KILLS = 10
 POINTS = (
     "SIGKILL:opened:2",
     "SIGKILL:floors_written:1",
@@ -22,13 +27,19 @@ POINTS = (
 )
 
 
-def test_killed_at_random_moments(bench: Bench) -> None:
-    """Ten times, at moments from the first second of its life to well into its work."""
+@pytest.fixture
+def bench(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> Bench:
+    return make_bench(source, target, worker=TAKEOVER)
+
+
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(THOROUGH_KILLS, marks=thorough)])
+def test_killed_at_random_moments(bench: Bench, kills: int) -> None:
+    """At moments from the first second of its life to well into its work."""
     seed = time.time_ns()
     print(f"seed {seed}")
     moments = random.Random(seed)
     pump = bench.pump()
-    for _ in range(KILLS):
+    for _ in range(kills):
         worker = bench.start_worker()
         worker.await_event("tasks_assigned")
         pump.await_more(moments.randrange(3000))
@@ -41,6 +52,7 @@ def test_killed_at_random_moments(bench: Bench) -> None:
     assert not pump.errors
 
 
+@on_both_planes
 def test_killed_at_chosen_points(bench: Bench) -> None:
     """Between any two steps of taking a task over and of a transaction."""
     pump = bench.pump()

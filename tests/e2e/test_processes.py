@@ -60,7 +60,7 @@ def test_a_killed_child_is_replaced(bench: Bench) -> None:
     pump.stop()
     assert bench.verify().records == pump.acknowledged
     parent.send_to_group(signal.SIGINT)
-    assert parent.await_exit(20) == 0
+    assert parent.await_exit() == 0
     assert len(parent.events("worker_stopped")) == 2, parent.log()[-4000:]
     await_gone(replaced)
 
@@ -87,5 +87,5 @@ def test_a_second_signal_ends_parent_and_children_at_once(bench: Bench) -> None:
         os.kill(pid, signal.SIGSTOP)
     parent.send(signal.SIGTERM)
     parent.send(signal.SIGINT)
-    assert parent.await_exit(5) == 130
+    assert parent.await_exit() == 130
     await_gone(pids)

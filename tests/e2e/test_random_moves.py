@@ -13,18 +13,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, Producer, TopicPartition
 
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.groups.offsets import tag
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
-from tests.e2e.conftest import PARTITIONS, Bench, MakeBench
+from tests.e2e.conftest import PARTITIONS, TAKEOVER, Bench, MakeBench, on_both_planes
 from tests.support.commands import move, run
 from tests.support.eventually import eventually
 from tests.support.groups import committed, offsets
 from tests.support.pump import BEGIN_MS, Pump
 from tests.support.records import Record, admin_client, create_topic, end_offsets, grow_topic, read_topic
+from tests.support.selection import thorough
 
 CHAOS_S = 40.0
 STEP_S = 0.1
@@ -159,7 +161,7 @@ class Chaos:
 
     def __post_init__(self) -> None:
         self._admin = admin_client(self.bench.source.bootstrap_servers)
-        run_id = self.bench.topic.removeprefix("orders-")
+        run_id = self.bench.run
         self.followers = [f"payer-{number}-{run_id}" for number in range(GROUPS)]
         self.keepers = [f"keeper-{number}-{run_id}" for number in range(GROUPS)]
 
@@ -212,7 +214,7 @@ class Chaos:
 def all_checkpoints(bench: Bench, groups: Iterable[str]) -> list[Checkpoint]:
     """Every one that was ever written for these groups, in order: the topic is too young to be compacted."""
     wanted = set(groups)
-    records = read_topic(bench.target.bootstrap_servers, f"{bench.alias}.checkpoints.internal")
+    records = read_topic(bench.target.bootstrap_servers, bench.checkpoints_topic)
     found = [decode_checkpoint(it.key or b"", it.value or b"") for it in records]
     return [it for it in found if it.group in wanted]
 
@@ -257,13 +259,16 @@ def check_document(document: Mapping[str, Any], truths: Mapping[str, Truth], *, 
     return counts
 
 
+@pytest.mark.parametrize("turn", [1, *(pytest.param(it, marks=thorough) for it in range(2, 5))])
+@on_both_planes
 def test_translations_hold_against_the_truth(
-    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster, turn: int
 ) -> None:
+    """Each turn has moments and places of its own."""
     seed = time.time_ns()
     print(f"seed {seed}")
-    bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2})
-    servers, run_id = source.bootstrap_servers, bench.topic.removeprefix("orders-")
+    bench = make_bench(source, target, flow={"checkpoint_interval_s": 0.2}, worker=TAKEOVER)
+    servers, run_id = source.bootstrap_servers, bench.run
     compacted = create_topic(servers, f"ledger-{run_id}", partitions=COMPACTED_PARTITIONS, config=COMPACTED)
     pump = bench.pump(records_per_s=500)
     keeper = Keeper(servers, compacted, seed).start()

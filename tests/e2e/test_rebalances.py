@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Producer
 
 from replicator.embedded import EmbeddedCluster
-from tests.e2e.conftest import TASKS, Bench, MakeBench
+from tests.e2e.conftest import TASKS, Bench, MakeBench, on_both_planes
 from tests.support.compare import FOREIGN
 from tests.support.eventually import eventually
 from tests.support.records import NewRecord, admin_client, end_offsets, enqueue
@@ -52,6 +52,7 @@ def await_takeover(successor: WorkerProcess, tasks: set[int], since_s: float, wi
     return eventually(has_all, within_s, every_s=0.01)
 
 
+@on_both_planes
 def test_workers_come_and_go(bench: Bench) -> None:
     """Two workers, a third joins, one leaves, one is killed, one joins: nothing lost, duplicated, reordered."""
     pump = bench.pump()
@@ -146,14 +147,18 @@ def test_a_signal_ends_it_clean(bench: Bench, number: signal.Signals) -> None:
     assert bench.verify().records == pump.acknowledged > 500
 
 
-def test_a_signal_at_the_moment_of_assignment(bench: Bench) -> None:
+def test_a_signal_at_the_moment_of_assignment(
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
+) -> None:
     """A task that has just begun to ask whether it is ours does not hold the stop back."""
+    bench = make_bench(source, target, worker={"shutdown_timeout_s": 120})
     bench.create_topic()
     worker = bench.start_worker(point="SIGTERM:assigned:1")
     worker.await_event("tasks_assigned")
-    assert worker.await_exit(9) == 0
+    assert worker.await_exit(60) == 0
 
 
+@on_both_planes
 def test_a_foreign_producer_between_our_records(bench: Bench) -> None:
     """Somebody else writes to the copy all the time, and a worker is killed: every run is exact all the same."""
     pump = bench.pump(records_per_s=1000, padding=8000)  # so that a stretch becomes several batches on the target

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.groups.offsets import MOVE_TAG, move_tag, tag
@@ -17,10 +19,12 @@ from tests.support.eventually import eventually
 from tests.support.groups import committed, offsets
 from tests.support.members import Account, Members, account, numbers_in
 from tests.support.records import NewRecord, end_offsets, produce
+from tests.support.selection import thorough
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
 SOON_S = 5.0
-ROUND_TRIPS = 10
+ROUND_TRIPS = 4
+THOROUGH_ROUND_TRIPS = 10
 ROW = {
     "group", "topic", "partition", "target_topic", "upstream_next", "downstream_next", "translation", "reread_records",
     "at_risk_records", "state", "reason",
@@ -114,7 +118,10 @@ def test_there_and_back_while_all_work(make_bench: MakeBench, source: EmbeddedCl
     await_synced(bench)
 
 
-def test_ten_times_there_and_back(make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
+@pytest.mark.parametrize("round_trips", [ROUND_TRIPS, pytest.param(THOROUGH_ROUND_TRIPS, marks=thorough)])
+def test_again_and_again_there_and_back(
+    make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster, round_trips: int
+) -> None:
     bench = make_bench(source, target, flow=FLOW)
     pump = bench.pump(records_per_s=400)
     bench.start_worker().await_running(TASKS)
@@ -122,7 +129,7 @@ def test_ten_times_there_and_back(make_bench: MakeBench, source: EmbeddedCluster
     worked = [at_home(bench, count=2)]
     worked[0].await_more(500)
     worked[0].await_partitions(PARTITIONS)
-    for _ in range(ROUND_TRIPS):
+    for _ in range(round_trips):
         for command, arrive in (("switchover", away), ("failback", at_home)):
             worked[-1].stop()
             began_s = time.time()

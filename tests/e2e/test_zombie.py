@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.conftest import TASKS, Bench
 from tests.support.eventually import eventually
 from tests.support.records import end_offsets
+from tests.support.selection import thorough
 
 
 def high_watermarks(bench: Bench) -> list[dict[int, int]]:
@@ -19,7 +20,18 @@ def high_watermarks(bench: Bench) -> list[dict[int, int]]:
     ]
 
 
-@pytest.mark.parametrize("place", ["appended", "flushed", "before_commit"])
+@pytest.mark.parametrize(
+    ("make_bench", "place"),
+    [
+        ("batches", "appended"),
+        ("batches", "flushed"),
+        ("batches", "before_commit"),
+        ("records", "flushed"),
+        pytest.param("records", "appended", marks=thorough),
+        pytest.param("records", "before_commit", marks=thorough),
+    ],
+    indirect=["make_bench"],
+)
 def test_a_zombie_is_fenced_says_so_and_writes_nothing(bench: Bench, place: str) -> None:
     """Frozen in the middle of a transaction, its tasks taken over, and woken: then it works on as a member again."""
     bench.create_topic()

@@ -12,7 +12,7 @@ from tests.support.flows import FlowBenches, flow_benches
 from tests.support.in_process import commands as commands  # noqa: PLC0414
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def hurry() -> Iterator[None]:
     """How often a worker looks for new groups, and how long a problem is told: no test is about how long that takes."""
     with pytest.MonkeyPatch.context() as patch:

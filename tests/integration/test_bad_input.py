@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from replicator.copy.partition_states import PartitionStates
-from replicator.embedded import ClusterSpec, EmbeddedCluster, open_clusters
+from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster
 from replicator.errors import TP, PartitionError, StopReason
 from replicator.offset_map.sync_format import TargetTopic, encode_control, target_record
-from tests.support.brokers import OwnClusters
+from replicator.offset_map.topic_id import NO_ID
+from tests.support.brokers import OwnClusters, on_killable_pair
 from tests.support.compare import compare
 from tests.support.eventually import eventually
-from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane, on_both_planes
 from tests.support.records import (
     NewRecord,
     admin_client,
@@ -29,16 +29,13 @@ from tests.support.records import (
     read_topic,
 )
 
-pytestmark = on_both_planes
-
 FILLED = 20
 
 
 @pytest.fixture(scope="module")
-def creating_target() -> Iterator[EmbeddedCluster]:
+def creating_target(module_clusters: OwnClusters) -> EmbeddedCluster:
     """A target that creates topics by itself, with one partition, as many clusters do."""
-    with open_clusters([ClusterSpec("creating", properties={"auto.create.topics.enable": "true"})]) as opened:
-        yield opened["creating"]
+    return module_clusters(ClusterSpec("creating", properties={"auto.create.topics.enable": "true"}))["creating"]
 
 
 def numbered(number: int, word: bytes = b"", partitions: int = 2) -> list[NewRecord]:
@@ -62,6 +59,8 @@ def others_go_on(flow: FlowBench) -> None:
     flow.verify(flow.other)
 
 
+@pytest.mark.xdist_group("creating target")
+@on_both_planes
 def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     make_flow: FlowBenches, source: EmbeddedCluster, creating_target: EmbeddedCluster
 ) -> None:
@@ -78,6 +77,7 @@ def test_a_target_topic_deleted_while_running_stops_its_partitions_alone(
     assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 2
 
 
+@on_any_plane
 def test_a_target_topic_created_again_takes_no_record(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -95,6 +95,7 @@ def test_a_target_topic_created_again_takes_no_record(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
 
 
+@on_any_plane
 def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
     others_go_on(flow)
 
 
+@on_any_plane
 def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_target_topic_created_again_while_nobody_looks_takes_no_record(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == positions
 
 
+@on_any_plane
 def test_a_flow_that_never_told_its_target_topics_tells_them(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -142,7 +145,7 @@ def test_a_flow_that_never_told_its_target_topics_tells_them(
     flow = running(make_flow(source, target))
     flow.stop()
     tps = [TP(flow.topic, 0), TP(flow.topic, 1), TP(flow.other, 0)]
-    told = [encode_control(target_record(tp, TargetTopic("any", bytes(16))))[0] for tp in tps]
+    told = [encode_control(target_record(tp, TargetTopic("any", NO_ID)))[0] for tp in tps]
     produce(flow.target, flow.syncs_topic, [NewRecord(None, key) for key in told])
     flow.produce(flow.topic, numbered(FILLED, b"more"))
     seen = len(flow.events)
@@ -165,6 +168,7 @@ def recreate_long(flow: FlowBench) -> int:
     return len(others)
 
 
+@on_any_plane
 def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -174,7 +178,7 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     cut = PartitionError("cut", op="fetch", tp=TP(flow.topic, 0), reason=StopReason.SOURCE_LOG_SHORTER)
     stops = PartitionStates(1)
     stops.stop(cut, 0, dt.datetime.now(dt.UTC))
-    for record in stops.news():
+    for record in stops.unpublished():
         key, value = encode_control(record)
         produce(flow.target, flow.syncs_topic, [NewRecord(value, key)])
     flow.produce(flow.topic, numbered(FILLED, b"more"))
@@ -190,6 +194,7 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     others_go_on(flow)
 
 
+@on_any_plane
 def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -205,6 +210,7 @@ def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
 
 
+@on_both_planes
 def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -224,6 +230,7 @@ def test_a_source_topic_created_again_at_once_is_noticed_before_a_record_passes(
     assert [flow.position(flow.topic, partition) for partition in range(2)] == [FILLED // 2] * 2
 
 
+@on_both_planes
 @pytest.mark.parametrize("on_truncation", ["pause", "skip"])
 def test_retention_overtakes_us(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, on_truncation: str
@@ -262,6 +269,7 @@ def test_retention_overtakes_us(
     others_go_on(flow)
 
 
+@on_both_planes
 def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -271,7 +279,7 @@ def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone
     alter_topic_config(flow.target, remote, {"cleanup.policy": "compact", "segment.ms": "86400000"})
     flow.produce(flow.topic, [NewRecord(b"x", b"k"), NewRecord(b"y"), NewRecord(b"z", b"k"), NewRecord(b"w", b"k", 1)])
     reason = flow.await_stopped(flow.topic, 0, "record_refused")
-    assert f"a compacted topic such as {remote} takes none without a key" in reason
+    assert f"a compacted topic such as {remote} accepts no record without a key" in reason
     others_go_on(flow)
     flow.await_caught_up(flow.topic, without=(0,))
     assert flow.position(flow.topic, 0) == FILLED // 2
@@ -279,6 +287,7 @@ def test_a_record_without_a_key_for_a_compacted_target_stops_its_partition_alone
     assert flow.verify(flow.topic).records == FILLED + 4
 
 
+@on_any_plane
 def test_a_target_topic_with_fewer_partitions_is_grown(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -301,6 +310,7 @@ def produce_to_new_partitions(flow: FlowBench, partitions: int) -> None:
     flow.produce(flow.topic, [NewRecord(b"new%d" % n, b"k", old + n % (partitions - old)) for n in range(10)])
 
 
+@on_any_plane
 def test_a_topic_that_is_not_there_is_said_and_waited_for(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
@@ -316,12 +326,14 @@ def test_a_topic_that_is_not_there_is_said_and_waited_for(
     assert flow.verify(flow.topic).records == FILLED
 
 
+@on_any_plane
+@on_killable_pair
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
-    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, own_clusters: OwnClusters, side: str
+    make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, killable_pair: Clusters, side: str
 ) -> None:
     """The error comes within connect_timeout_s, the worker is not ready and says why, and goes on by itself."""
-    own = own_clusters(ClusterSpec(side))[side]
+    own = killable_pair[side]
     pair = (own, target) if side == "source" else (source, own)
     flow = make_flow(*pair, settings={"connect_timeout_s": 2})
     flow.create(flow.topic)
@@ -350,6 +362,7 @@ def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
     eventually(lambda: worker.not_ready() == "", REACT_S)
 
 
+@on_any_plane
 def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source: EmbeddedCluster) -> None:
     """A pattern that matches the copies, too, would copy copies of copies without end."""
     flow = make_flow(source, source)

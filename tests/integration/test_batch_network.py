@@ -21,10 +21,12 @@ from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.kafka.cluster import Cluster, client_id
 from replicator.protocol.brokers import CONTROL, Brokers
 from replicator.protocol.event_loop import EventLoop
-from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.brokers import UniqueName, on_three_brokers
 from tests.support.certificates import Authority
 from tests.support.eventually import eventually
 from tests.support.records import create_topic
+
+on_secured = pytest.mark.xdist_group("secured brokers")
 
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
@@ -33,18 +35,18 @@ PATIENCE_S = 60.0
 
 
 class Client:
-    """Brokers of a cluster, and the reactor that drives them."""
+    """Brokers of a cluster, and the event loop that drives them."""
 
     def __init__(self, servers: str, security: dict[str, Any] | None = None) -> None:
-        self.reactor = EventLoop()
+        self.loop = EventLoop()
         settings = ClusterSettings.model_validate({"bootstrap_servers": servers, "security": security or {}})
-        self.brokers = Brokers(self.reactor, Cluster("east", "source", settings, "group"), client_id())
+        self.brokers = Brokers(self.loop, Cluster("east", "source", settings, "group"), client_id())
 
     def eventually(self, condition: Any) -> Any:
-        """`condition` becomes true while the reactor runs."""
+        """`condition` becomes true while the event loop runs."""
 
         def turn() -> Any:
-            self.reactor.pump(0.05)
+            self.loop.run_once(0.05)
             return condition()
 
         return eventually(turn, PATIENCE_S, every_s=0)
@@ -72,7 +74,7 @@ def clients() -> Iterator[list[Client]]:
     made: list[Client] = []
     yield made
     for client in made:
-        client.reactor.close()
+        client.loop.close()
 
 
 def open_client(clients: list[Client], servers: str, security: dict[str, Any] | None = None) -> Client:
@@ -80,23 +82,19 @@ def open_client(clients: list[Client], servers: str, security: dict[str, Any] | 
     return clients[-1]
 
 
-@pytest.fixture(scope="module")
-def three(module_clusters: OwnClusters) -> KafkaCluster:
-    return module_clusters(ClusterSpec("three", brokers=3))["three"]
-
-
-def test_topics_and_leaders(three: KafkaCluster, unique: UniqueName, clients: list[Client]) -> None:
+@on_three_brokers
+def test_topics_and_leaders(three_brokers: KafkaCluster, unique: UniqueName, clients: list[Client]) -> None:
     """A topic that does not exist is said to be unknown, and is not created by asking; one that comes is found."""
-    topic, missing = create_topic(three.admin_servers, unique("orders"), partitions=3), unique("missing")
-    client = open_client(clients, three.bootstrap_servers)
+    topic, missing = create_topic(three_brokers.admin_servers, unique("orders"), partitions=3), unique("missing")
+    client = open_client(clients, three_brokers.bootstrap_servers)
     brokers = client.brokers
-    brokers.want([topic, missing])
+    brokers.track_topics([topic, missing])
     leader = client.eventually(lambda: brokers.leader(topic, 2))
     assert leader.node in brokers.nodes
     assert brokers.partitions(topic) == 3
     assert brokers.topic_id(topic) != bytes(16)
     client.eventually(lambda: brokers.topic_error(missing) == 3)
-    create_topic(three.admin_servers, missing, partitions=1)
+    create_topic(three_brokers.admin_servers, missing, partitions=1)
     client.eventually(lambda: brokers.leader(missing, 0))
     assert client.ask(None).error_code in (0, 15)
     bulk = client.eventually(lambda: brokers.connection(leader.node))
@@ -105,18 +103,21 @@ def test_topics_and_leaders(three: KafkaCluster, unique: UniqueName, clients: li
     assert bulk is not client.eventually(lambda: brokers.connection(leader.node, CONTROL))
 
 
-def test_leaders_move_when_a_broker_dies(three: KafkaCluster, unique: UniqueName, clients: list[Client]) -> None:
+@on_three_brokers
+def test_leaders_move_when_a_broker_dies(
+    three_brokers: KafkaCluster, unique: UniqueName, clients: list[Client]
+) -> None:
     """Killed, its partitions are found at other brokers; when it is back, it is connected to again."""
-    topic = create_topic(three.admin_servers, unique("orders"), partitions=6, replication_factor=3)
-    client = open_client(clients, three.bootstrap_servers)
+    topic = create_topic(three_brokers.admin_servers, unique("orders"), partitions=6, replication_factor=3)
+    client = open_client(clients, three_brokers.bootstrap_servers)
     brokers = client.brokers
-    brokers.want([topic])
+    brokers.track_topics([topic])
     client.eventually(lambda: all(brokers.leader(topic, it) for it in range(6)))
     client.eventually(lambda: all(brokers.connection(node) for node in (1, 2, 3)))
     first = brokers.leader(topic, 0)
     assert first is not None
     victim = first.node
-    three.kill_broker(victim)
+    three_brokers.kill_broker(victim)
 
     def has_moved() -> bool:
         """As a fetcher does: it wants a connection to each leader."""
@@ -128,7 +129,7 @@ def test_leaders_move_when_a_broker_dies(three: KafkaCluster, unique: UniqueName
     assert after is not None
     assert after.epoch > first.epoch
     assert client.ask(None).node_id != victim
-    three.start_broker(victim)
+    three_brokers.start_broker(victim)
     client.eventually(lambda: brokers.connection(victim))
     assert client.ask(victim).error_code in (0, 15)
 
@@ -175,6 +176,7 @@ def certified(authority: Authority, client: Path | None) -> dict[str, Any]:
     return {"protocol": "SSL", "ca_file": str(authority.file), **files}
 
 
+@on_secured
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
 def test_login_over_tls(secured: Clusters, authority: Authority, clients: list[Client], mechanism: str) -> None:
     client = open_client(clients, secured["users"].bootstrap_servers, login(authority, mechanism))
@@ -182,27 +184,32 @@ def test_login_over_tls(secured: Clusters, authority: Authority, clients: list[C
     client.eventually(lambda: client.brokers.connection(1))
 
 
+@on_secured
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
 def test_a_wrong_password(secured: Clusters, authority: Authority, clients: list[Client], mechanism: str) -> None:
     client = open_client(clients, secured["users"].bootstrap_servers, login(authority, mechanism, WRONG))
     assert client.refused() == "SASL_AUTHENTICATION_FAILED"
 
 
+@on_secured
 def test_a_mechanism_that_is_not_enabled(secured: Clusters, authority: Authority, clients: list[Client]) -> None:
     client = open_client(clients, secured["users"].bootstrap_servers, login(authority, "SCRAM-SHA-256"))
     assert client.refused() == "UNSUPPORTED_SASL_MECHANISM"
 
 
+@on_secured
 def test_an_authority_that_we_do_not_trust(secured: Clusters, foreign: Authority, clients: list[Client]) -> None:
     client = open_client(clients, secured["users"].bootstrap_servers, login(foreign))
     assert client.refused() == "_SSL"
 
 
+@on_secured
 def test_a_certificate_of_our_own(secured: Clusters, authority: Authority, clients: list[Client]) -> None:
     security = certified(authority, authority.client("replicator"))
     assert open_client(clients, secured["mtls"].bootstrap_servers, security).ask(1).error_code in (0, 15)
 
 
+@on_secured
 @pytest.mark.parametrize("kind", ["foreign", "none"])
 def test_a_certificate_that_the_broker_does_not_trust(
     secured: Clusters, authority: Authority, foreign: Authority, clients: list[Client], kind: str
@@ -212,6 +219,7 @@ def test_a_certificate_that_the_broker_does_not_trust(
     assert open_client(clients, secured["mtls"].bootstrap_servers, security).refused() == "_SSL"
 
 
+@on_secured
 def test_no_security_where_it_is_asked_for(secured: Clusters, clients: list[Client]) -> None:
     """The commonest mistake: the security block is missing."""
     assert open_client(clients, secured["users"].bootstrap_servers).refused() == "_TRANSPORT"
@@ -253,6 +261,7 @@ def with_tokens(authority: Authority, url: str, secret: str = SECRET) -> dict[st
     return {"protocol": "SASL_SSL", "ca_file": str(authority.file), "mechanism": "OAUTHBEARER", "oauth": oauth}
 
 
+@on_secured
 def test_login_with_tokens(secured: Clusters, authority: Authority, clients: list[Client], token_url: str) -> None:
     """In both planes; and in ours it goes on when the token is too old."""
     servers = secured["users"].bootstrap_servers
@@ -263,14 +272,16 @@ def test_login_with_tokens(secured: Clusters, authority: Authority, clients: lis
     deadline = Deadline(7)
     while not deadline.expired:
         assert client.ask(1).error_code in (0, 15)
-        client.reactor.pump(0.05)
+        client.loop.run_once(0.05)
 
 
+@on_secured
 def test_no_token(secured: Clusters, authority: Authority, clients: list[Client], token_url: str) -> None:
     client = open_client(clients, secured["users"].bootstrap_servers, with_tokens(authority, token_url, WRONG))
     assert client.refused() == "_AUTHENTICATION"
 
 
+@on_secured
 def test_a_connection_outlives_its_login(secured: Clusters, authority: Authority, clients: list[Client]) -> None:
     """The broker ends a connection that is used when its login is older than 5 s: none of ours is, no request fails."""
     client = open_client(clients, secured["users"].bootstrap_servers, login(authority))
@@ -282,10 +293,11 @@ def test_a_connection_outlives_its_login(secured: Clusters, authority: Authority
         if connection is not None:
             seen.add(connection)
         assert client.ask(1).error_code in (0, 15)
-        client.reactor.pump(0.05)
+        client.loop.run_once(0.05)
     assert len(seen) >= 3
 
 
+@on_secured
 def test_a_single_broker_comes_back(secured: Clusters, authority: Authority, clients: list[Client]) -> None:
     """Nothing else can tell where it is: the address that was known is tried until it answers."""
     kafka = secured["mtls"]

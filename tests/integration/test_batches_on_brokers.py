@@ -14,16 +14,16 @@ from kafka.protocol.admin import AlterClientQuotasRequest
 
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import ClusterSpec
+from replicator.embedded import Clusters, ClusterSpec
 from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.errors import TP, PartitionError, StopReason
-from replicator.kafka.cluster import Cluster
+from replicator.kafka.cluster import Cluster, client_id
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.event_loop import EventLoop
-from tests.contract.conftest import settled
-from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.brokers import OwnClusters, UniqueName, on_killable_pair, on_three_brokers
 from tests.support.eventually import eventually
+from tests.support.lane import settled
 from tests.support.planes import TIMEOUT_S, Driver, settings
 from tests.support.records import NewRecord, create_topic, leader_of, partition_metadata, produce, read_topic
 
@@ -140,15 +140,15 @@ def test_quotas_slow_us_down_and_nothing_else(source: KafkaCluster, target: Kafk
 
 @contextmanager
 def quota(cluster: KafkaCluster, key: str, value: float) -> Iterator[None]:
-    """A quota of every client id, for a while."""
-    reactor = EventLoop()
+    """A quota of this process's clients, for a while: the cluster has others."""
+    loop = EventLoop()
     brokers = Brokers(
-        reactor, Cluster("west", "target", ClusterSettings(bootstrap_servers=cluster.bootstrap_servers), "g"), "t"
+        loop, Cluster("west", "target", ClusterSettings(bootstrap_servers=cluster.bootstrap_servers), "g"), "t"
     )
 
     def set_to(value: float | None) -> None:
         kind = AlterClientQuotasRequest.EntryData
-        entity = kind.EntityData(entity_type="client-id", entity_name=None)
+        entity = kind.EntityData(entity_type="client-id", entity_name=client_id())
         op = kind.OpData(key=key, value=value or 0.0, remove=value is None)
         message = AlterClientQuotasRequest(entries=[kind(entity=[entity], ops=[op])], validate_only=False)
         answer = brokers.call(None, message, 1, Deadline(TIMEOUT_S))
@@ -159,14 +159,15 @@ def quota(cluster: KafkaCluster, key: str, value: float) -> Iterator[None]:
         yield
     finally:
         set_to(None)
-        reactor.close()
+        loop.close()
 
 
+@on_three_brokers
 def test_the_coordinator_moves_inside_a_transaction(
-    own_clusters: OwnClusters, source: KafkaCluster, unique: UniqueName
+    three_brokers: KafkaCluster, source: KafkaCluster, unique: UniqueName
 ) -> None:
     """A, C: its broker is killed between the flush and the commit; the next coordinator commits."""
-    target = own_clusters(ClusterSpec("target", brokers=3))["target"]
+    target = three_brokers
     topic = create_topic(source.bootstrap_servers, unique("orders"))
     tp = TP(topic, 0)
     produce(source.bootstrap_servers, topic, records(0))
@@ -174,23 +175,24 @@ def test_the_coordinator_moves_inside_a_transaction(
         plane = driver.plane
         assert isinstance(plane, BatchesPlane)
         driver.append(driver.fetch_to({tp: RECORDS}))
-        coordinator = plane._coordinator._node
+        coordinator = plane._transaction_manager._node
         assert coordinator is not None
         target.kill_broker(coordinator)
         plane.commit(Deadline(2 * TIMEOUT_S))
-        assert plane._coordinator._node != coordinator
+        assert plane._transaction_manager._node != coordinator
         produce(source.bootstrap_servers, topic, records(RECORDS))
         driver.batches = []
         driver.carry({tp: 2 * RECORDS})
     assert_same(source, target, topic)
 
 
+@on_killable_pair
 @pytest.mark.parametrize("outcome", ["commit", "abort"])
 def test_a_broker_of_the_target_is_frozen(
-    own_clusters: OwnClusters, source: KafkaCluster, unique: UniqueName, outcome: str
+    killable_pair: Clusters, source: KafkaCluster, unique: UniqueName, outcome: str
 ) -> None:
     """A: an answer that takes long is waited for, within the deadline; what was asked is not done twice."""
-    target = own_clusters(ClusterSpec("target"))["target"]
+    target = killable_pair["target"]
     topic = create_topic(source.bootstrap_servers, unique("orders"))
     tp = TP(topic, 0)
     produce(source.bootstrap_servers, topic, records(0))

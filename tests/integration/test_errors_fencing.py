@@ -11,10 +11,8 @@ from replicator.embedded import EmbeddedCluster
 from replicator.planes import Plane
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
-from tests.support.flows import FlowBenches, on_both_planes
+from tests.support.flows import FlowBenches, on_any_plane, on_both_planes
 from tests.support.records import NewRecord
-
-pytestmark = on_both_planes
 
 
 def usurp(servers: str, transactional_id: str, topic: str = "") -> None:
@@ -31,6 +29,7 @@ def records(number: int) -> list[NewRecord]:
     return [NewRecord(b"%d" % n, b"k", n % 2) for n in range(number)]
 
 
+@on_any_plane
 def test_fenced_between_transactions(make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster) -> None:
     """The usurper even leaves a transaction open: its record is aborted, ours are all there, once."""
     flow = make_flow(source, target)
@@ -45,6 +44,7 @@ def test_fenced_between_transactions(make_flow: FlowBenches, source: EmbeddedClu
     assert "newer owner" in restart["hint"]
 
 
+@on_both_planes
 @pytest.mark.parametrize("step", ["append", "flush", "commit", "abort"])
 def test_fenced_inside_a_transaction(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch, step: str
@@ -74,6 +74,7 @@ def test_fenced_inside_a_transaction(
     assert flow.found("task_fenced") + flow.found("task_restarts")
 
 
+@on_any_plane
 def test_the_usurper_is_fenced_in_its_turn(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:

@@ -16,10 +16,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from replicator.embedded import ClusterSpec, EmbeddedCluster, SecuritySpec, open_clusters
 from tests.support.eventually import eventually
-from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane, on_both_planes
 from tests.support.records import NewRecord, admin_client, create_topic
 
-pytestmark = on_both_planes
+pytestmark = pytest.mark.xdist_group("errors of rights")
 
 SECRET = "not-to-be-seen-anywhere"
 FILLED = 20
@@ -136,6 +136,7 @@ def stopped_and_resumed(flow: FlowBench, guard: Guard, denied: AclBinding, reaso
     assert flow.metric("replicator_partition_stopped") == 0
 
 
+@on_both_planes
 def test_read_on_a_source_topic(flow: FlowBench, guard: Guard) -> None:
     """Taken away while running."""
     flow.start()
@@ -145,6 +146,7 @@ def test_read_on_a_source_topic(flow: FlowBench, guard: Guard) -> None:
     stopped_and_resumed(flow, guard, denied, "source_unauthorized", text)
 
 
+@on_any_plane
 def test_describe_on_a_source_topic(flow: FlowBench, guard: Guard) -> None:
     """Without it the topic is not even listed, so that it could be deleted as well: the text says both."""
     flow.start()
@@ -159,6 +161,7 @@ def test_describe_on_a_source_topic(flow: FlowBench, guard: Guard) -> None:
     flow.verify(flow.topic, flow.other, within_s=60)
 
 
+@on_both_planes
 def test_write_on_a_target_topic(flow: FlowBench, guard: Guard) -> None:
     """Taken away while running: the broker refuses the transaction without naming a topic."""
     flow.start()
@@ -169,6 +172,7 @@ def test_write_on_a_target_topic(flow: FlowBench, guard: Guard) -> None:
     stopped_and_resumed(flow, guard, denied, "target_unauthorized", text)
 
 
+@on_any_plane
 def test_write_on_a_target_topic_at_the_start(flow: FlowBench, guard: Guard) -> None:
     """Missing from the beginning: noticed before a transaction is spoilt by it."""
     remote = flow.remote(flow.topic)
@@ -183,6 +187,7 @@ def test_write_on_a_target_topic_at_the_start(flow: FlowBench, guard: Guard) -> 
     flow.verify(flow.topic, flow.other, within_s=60)
 
 
+@on_any_plane
 def test_create_on_the_target(flow: FlowBench, guard: Guard) -> None:
     """The remote topic can't be created: its partitions stop, and the text says that CREATE is missing."""
     denied = deny("writer", AclOperation.CREATE, TOPIC, flow.remote(flow.topic))
@@ -195,6 +200,7 @@ def test_create_on_the_target(flow: FlowBench, guard: Guard) -> None:
     flow.verify(flow.topic, flow.other, within_s=60)
 
 
+@on_any_plane
 def test_alter_on_the_target(flow: FlowBench, guard: Guard) -> None:
     """A remote topic that may not grow: the partitions that it has go on, the others stop and say why."""
     remote = create_topic(flow.target, flow.remote(flow.topic), partitions=1)
@@ -227,6 +233,7 @@ def not_ready_until_granted(flow: FlowBench, guard: Guard, denied: AclBinding, t
     eventually(lambda: worker.not_ready() == "", REACT_S)
 
 
+@on_both_planes
 def test_the_transactional_id(flow: FlowBench, guard: Guard) -> None:
     """InitProducerId is refused."""
     denied = deny("writer", AclOperation.WRITE, TXN, f"{flow.group}-0")
@@ -234,6 +241,7 @@ def test_the_transactional_id(flow: FlowBench, guard: Guard) -> None:
     not_ready_until_granted(flow, guard, denied, text)
 
 
+@on_both_planes
 def test_the_transactional_id_while_running(flow: FlowBench, guard: Guard) -> None:
     """AddPartitionsToTxn is refused: fatal for the producer; the task begins again until it may."""
     flow.start()
@@ -247,6 +255,7 @@ def test_the_transactional_id_while_running(flow: FlowBench, guard: Guard) -> No
     flow.verify(flow.topic, flow.other, within_s=60)
 
 
+@on_any_plane
 def test_the_workers_group(flow: FlowBench, guard: Guard) -> None:
     """JoinGroup is refused."""
     denied = deny("writer", AclOperation.READ, GROUP, flow.group)
@@ -254,24 +263,28 @@ def test_the_workers_group(flow: FlowBench, guard: Guard) -> None:
     not_ready_until_granted(flow, guard, denied, text)
 
 
+@on_any_plane
 def test_create_on_the_syncs_topic(flow: FlowBench, guard: Guard) -> None:
     """The worker can't even begin."""
     denied = deny("writer", AclOperation.CREATE, TOPIC, flow.syncs_topic)
     not_ready_until_granted(flow, guard, denied, f"grant CREATE on {flow.syncs_topic} to User:writer")
 
 
+@on_any_plane
 def test_write_on_the_syncs_topic(flow: FlowBench, guard: Guard) -> None:
     """No position can be stored, so nothing is replicated."""
     denied = deny("writer", AclOperation.WRITE, TOPIC, flow.syncs_topic)
     not_ready_until_granted(flow, guard, denied, f"grant WRITE and DESCRIBE on {flow.syncs_topic} to User:writer")
 
 
+@on_any_plane
 def test_read_on_the_syncs_topic(flow: FlowBench, guard: Guard) -> None:
     """No position can be read, so nothing is replicated."""
     denied = deny("writer", AclOperation.READ, TOPIC, flow.syncs_topic)
     not_ready_until_granted(flow, guard, denied, f"grant READ on {flow.syncs_topic} to User:writer")
 
 
+@on_both_planes
 def test_the_source_needs_no_right_on_a_group(flow: FlowBench, guard: Guard) -> None:
     """The fetcher names a group, as librdkafka wants, and never joins it."""
     denied = deny("reader", AclOperation.READ, GROUP, flow.group)

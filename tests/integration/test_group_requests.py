@@ -150,7 +150,7 @@ def join_as_connect(raw: GroupRequests, name: str) -> None:
         protocol_type="connect", protocols=[kind(name="default", metadata=b"x")],
     )  # fmt: skip
     answers: list[Any] = []
-    brokers.cast(node, message, 3, answers.append)
+    brokers.send_async(node, message, 3, answers.append)
     assert loop.run_until(lambda: bool(answers), Deadline(SOON_S))
     assert answers[0].error_code == 0, answers[0]
 

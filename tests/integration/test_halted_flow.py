@@ -20,11 +20,11 @@ from replicator.status.status import flow_status
 from replicator.syncs.halts import HaltReason, halt, halt_body, lift
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
-from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_both_planes
+from tests.support.flows import REACT_S, FlowBench, FlowBenches, on_any_plane
 from tests.support.groups import checkpoints, commit, committed
 from tests.support.records import admin_client, end_offsets
 
-pytestmark = on_both_planes
+pytestmark = on_any_plane
 
 TIMEOUT_S = 60.0
 SOON_S = 60.0

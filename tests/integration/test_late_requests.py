@@ -12,21 +12,20 @@ from collections.abc import Iterator
 import pytest
 
 from replicator.deadline import Deadline
-from replicator.embedded import ClusterSpec
 from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.errors import AbortTransactionError, FencedError, RetriableError
 from replicator.protocol.connection import Connection, Request
 from replicator.protocol.handshake import Endpoint
 from replicator.protocol.produce import API_KEY as PRODUCE
-from tests.contract.conftest import Lane
-from tests.support.brokers import OwnClusters, UniqueName
+from tests.support.brokers import UniqueName, on_unverified
+from tests.support.lane import Lane
 from tests.support.planes import PLANES, TIMEOUT_S
 from tests.support.records import NewRecord, produce
 
+pytestmark = on_unverified
+
 END_TXN = 26
 RECORDS = 100
-UNVERIFIED = {"transaction.partition.verification.enable": "false"}
-"""As before Kafka 3.6: a leader takes a transactional batch without asking whether there is such a transaction."""
 
 
 class Late:
@@ -59,16 +58,11 @@ class Late:
             assert answer.read(int.from_bytes(answer.read(4), "big"))
 
 
-@pytest.fixture(scope="module")
-def trusting(module_clusters: OwnClusters) -> KafkaCluster:
-    return module_clusters(ClusterSpec("target", properties=UNVERIFIED))["target"]
-
-
 @pytest.fixture
-def lane(trusting: KafkaCluster, source: KafkaCluster, unique: UniqueName) -> Iterator[Lane]:
+def lane(unverified: KafkaCluster, source: KafkaCluster, unique: UniqueName) -> Iterator[Lane]:
     """The source's topic has records."""
     topic = unique("orders")
-    servers = source.bootstrap_servers, trusting.bootstrap_servers
+    servers = source.bootstrap_servers, unverified.bootstrap_servers
     made = Lane(PLANES["batches"], *servers, topic, f"east.{topic}", unique("replicator-plane"))
     made.create()
     produce(made.source, topic, [NewRecord(b"%d" % n, b"k", 0, n + 1) for n in range(RECORDS)])

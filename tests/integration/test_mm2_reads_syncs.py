@@ -9,6 +9,7 @@ from replicator.embedded import ensure_kafka
 from replicator.errors import TP
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import PARTITION_STATE, ControlRecord, encode_control, encode_sync
+from replicator.offset_map.topic_id import TopicId
 
 PROGRAM = Path(__file__).parent / "java" / "ReadSyncs.java"
 
@@ -25,7 +26,7 @@ def read_by_mm2(records: list[tuple[bytes, bytes]]) -> list[str]:
 
 def test_mm2_reads_our_syncs() -> None:
     """Its reader takes its own fields and ignores ours, with and without gaps, and a floor."""
-    topic_id = bytes(range(16))
+    topic_id = TopicId(range(16))
     runs = [
         Run(1, 7, 9, 0, 0, 7, topic_id, ()),
         Run(2, 7, 9, 500, 0, 509, topic_id, ((3, 1), (400, 1))),

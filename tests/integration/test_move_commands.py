@@ -1,7 +1,7 @@
 """The commands that move groups, and those that say what would happen: what can be wrong, and how they end.
 
-Processes against real clusters; a worker in the test's process replicates. Groups have no members, unless a test is
-about members. Invariants D, F, G.
+Commands run in the test's process, as its worker does, unless a signal or two operators at once need processes. Groups
+have no members, unless a test is about members. Invariants D, F, G.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from tests.support.eventually import eventually
 from tests.support.flows import FlowBench, flow_benches
 from tests.support.groups import Member, checkpoints, commit, committed, offsets
 from tests.support.records import NewRecord, admin_client, create_topic, delete_topic, end_offsets, produce
+
+pytestmark = pytest.mark.xdist_group("desk")
 
 
 @pytest.fixture(scope="module")

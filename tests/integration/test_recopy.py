@@ -16,7 +16,7 @@ from replicator.names import task_of, transactional_id
 from tests.support.compare import compare
 from tests.support.desk import SOON_S
 from tests.support.eventually import eventually
-from tests.support.flows import FlowBench, FlowBenches, on_both_planes
+from tests.support.flows import FlowBench, FlowBenches, on_any_plane
 from tests.support.groups import checkpoints, commit, committed
 from tests.support.in_process import Run, Runs
 from tests.support.records import NewRecord, create_topic, delete_topic, produce, read_topic
@@ -82,7 +82,7 @@ def lose(flow: FlowBench, *, again: int | None = None) -> None:
         flow.await_stopped(flow.topic, partition, reason, after=seen)
 
 
-@on_both_planes
+@on_any_plane
 def test_a_deleted_copy_is_made_anew_while_the_others_go_on(flow: FlowBench, run: Run) -> None:
     """A: of the tasks' other partitions nothing is lost or doubled, though each task is fenced in its work."""
     lose(flow)

@@ -15,9 +15,11 @@ from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.moves.count import Refiner, Unrefined
+from replicator.moves.count import Refiner
+from replicator.moves.model import Unrefined
 from replicator.offset_map.map import Between, Exact, OffsetMap
 from replicator.offset_map.runs import Placement, Run, RunBuilder, gaps_between
+from replicator.offset_map.topic_id import NO_ID
 from tests.support.brokers import UniqueName
 from tests.support.records import admin_client, create_topic, delete_topic, end_offsets, produce, read_topic
 
@@ -81,7 +83,7 @@ def copied(
     copy.pairs = list(zip(originals, copies, strict=True))
     assert len(copy.pairs) == 60
     for start in range(0, 60, 5):
-        builder = RunBuilder(len(copy.runs), start, bytes(16))
+        builder = RunBuilder(len(copy.runs), start, NO_ID)
         ups, down = originals[start : start + 5], copies[start]
         copy.runs += builder.build([Placement(ups[0], ups[-1] + 1, 5, gaps_between(ups), down)], ups[-1] + 1, down)
     return copy

@@ -42,6 +42,8 @@ from tests.support.eventually import eventually
 from tests.support.groups import checkpoints, commit, committed
 from tests.support.records import NewRecord, admin_client, create_topic, grow_topic, produce, read_topic
 
+pytestmark = pytest.mark.xdist_group("rights")
+
 GUIDE = Path(__file__).parents[2] / "docs/deployment.md"
 TIMEOUT_S = 60.0
 RESOURCES = {

@@ -21,6 +21,8 @@ from tests.support.flows import REACT_S, FlowBenches
 from tests.support.records import NewRecord, create_topic, produce, read_topic
 from tests.support.worker_process import WorkerProcess
 
+pytestmark = pytest.mark.xdist_group("security")
+
 SECRET = "s3cret-that-nobody-may-see"
 WRONG = "wr0ng-that-nobody-may-see"
 RECORDS = [NewRecord(b"%d" % n, b"k", n % 2, 1_000_000 + n, [("h", None)]) for n in range(200)]

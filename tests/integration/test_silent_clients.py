@@ -16,7 +16,7 @@ from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
 from replicator.status.lag_reader import Observer
 from tests.support.eventually import eventually
-from tests.support.flows import FlowBenches, on_both_planes
+from tests.support.flows import FlowBenches, on_any_plane
 
 RECORDS = [b"%d" % number for number in range(20)]
 
@@ -51,7 +51,7 @@ class Deafness:
         monkeypatch.setattr(kind, "source_ends", deaf_ends)
 
 
-@on_both_planes
+@on_any_plane
 def test_a_task_of_which_a_partition_stands_still_begins_again(
     make_flow: FlowBenches, source: EmbeddedCluster, target: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

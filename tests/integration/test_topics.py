@@ -6,22 +6,23 @@ import signal
 
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
-from replicator.embedded import ClusterSpec
+from replicator.embedded import Clusters
 from replicator.errors import TP
 from replicator.kafka.cluster import LATEST, Cluster
 from replicator.kafka.topics import list_offsets
-from tests.support.brokers import OwnClusters
+from tests.support.brokers import UniqueName, on_killable_pair
 from tests.support.eventually import eventually
 from tests.support.records import create_topic
 
 
-def test_offsets_are_known_again_after_an_election(own_clusters: OwnClusters) -> None:
+@on_killable_pair
+def test_offsets_are_known_again_after_an_election(killable_pair: Clusters, unique: UniqueName) -> None:
     """The client keeps the leaders' epochs: after an election it would be refused for as long as it keeps them."""
-    broker = own_clusters(ClusterSpec("elected"))["elected"]
-    create_topic(broker.bootstrap_servers, "orders", partitions=2)
+    broker = killable_pair["target"]
+    topic = create_topic(broker.bootstrap_servers, unique("orders"), partitions=2)
     cluster = Cluster("elected", "target", ClusterSettings(bootstrap_servers=broker.bootstrap_servers), "group")
     admin = cluster.connect(10)
-    asked = dict.fromkeys([TP("orders", 0), TP("orders", 1)], LATEST)
+    asked = dict.fromkeys([TP(topic, 0), TP(topic, 1)], LATEST)
 
     def answers() -> list[object]:
         return list(list_offsets(cluster, admin, asked, Deadline(10)).values())

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import pytest
 
 from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
+from tests.support.shared_clusters import ClusterServer, SharedClusters, ask
 
 UniqueName = Callable[[str], str]
+SHARED = pytest.StashKey[SharedClusters]()
+SERVER = pytest.StashKey[ClusterServer]()
 
 
 class OwnClusters(Protocol):
@@ -34,25 +37,89 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
 
 
-@pytest.fixture(scope="session")
-def clusters(request: pytest.FixtureRequest) -> Iterator[Clusters]:
-    """Two one-broker clusters, `source` and `target`, shared by all tests of a session."""
-    given = {name: request.config.getoption(f"--{name}-bootstrap") for name in ("source", "target")}
-    existing = {name: servers for name, servers in given.items() if servers}
-    with open_clusters([ClusterSpec("source"), ClusterSpec("target")], existing=existing) as opened:
-        yield opened
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that owns the shared clusters: the only one, or the one that hands out the tests."""
+    if not hasattr(config, "workerinput"):
+        given = {name: config.getoption(f"--{name}-bootstrap") for name in ("source", "target")}
+        config.stash[SHARED] = SharedClusters({name: servers for name, servers in given.items() if servers})
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for closable in (config.stash.get(SERVER, None), config.stash.get(SHARED, None)):
+        if closable is not None:
+            closable.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist whom to ask for the shared clusters."""
+    if SERVER not in node.config.stash:
+        node.config.stash[SERVER] = ClusterServer(node.config.stash[SHARED])
+    node.workerinput["clusters"] = node.config.stash[SERVER].address
 
 
 @pytest.fixture(scope="session")
-def source(clusters: Clusters) -> EmbeddedCluster:
+def clusters(request: pytest.FixtureRequest) -> Mapping[str, EmbeddedCluster]:
+    """Two one-broker clusters, `source` and `target`, shared by all tests of a run; nothing may stop their brokers."""
+    if SHARED in request.config.stash:
+        return request.config.stash[SHARED].open()
+    return ask(request.config.workerinput["clusters"])  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def source(clusters: Mapping[str, EmbeddedCluster]) -> EmbeddedCluster:
     """The shared source cluster."""
     return clusters["source"]
 
 
 @pytest.fixture(scope="session")
-def target(clusters: Clusters) -> EmbeddedCluster:
+def target(clusters: Mapping[str, EmbeddedCluster]) -> EmbeddedCluster:
     """The shared target cluster."""
     return clusters["target"]
+
+
+# Clusters that a run has once. A test that asks for one has the mark, too: those with a mark run in one process, one
+# after the other, so that they may stop the brokers.
+on_killable_pair = pytest.mark.xdist_group("killable pair")
+on_three_brokers = pytest.mark.xdist_group("three brokers")
+on_unverified = pytest.mark.xdist_group("unverified")
+
+
+@pytest.fixture(scope="session")
+def _killable_pair() -> Iterator[Clusters]:
+    with open_clusters([ClusterSpec("source"), ClusterSpec("target")]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def killable_pair(_killable_pair: Clusters) -> Clusters:
+    """Two one-broker clusters, `source` and `target`; both run when a test begins. For `on_killable_pair`."""
+    for cluster in _killable_pair.values():
+        cluster.start()
+    return _killable_pair
+
+
+@pytest.fixture(scope="session")
+def _three_brokers() -> Iterator[Clusters]:
+    with open_clusters([ClusterSpec("three", brokers=3)]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def three_brokers(_three_brokers: Clusters) -> EmbeddedCluster:
+    """A cluster of three; all run when a test begins. For `on_three_brokers`."""
+    _three_brokers["three"].start()
+    return _three_brokers["three"]
+
+
+@pytest.fixture(scope="session")
+def unverified() -> Iterator[EmbeddedCluster]:
+    """A cluster as before Kafka 3.6: a leader takes a transactional batch without asking whether there is such a
+    transaction, so that a partition can be left out of it. For `on_unverified`.
+    """
+    properties = {"transaction.partition.verification.enable": "false"}
+    with open_clusters([ClusterSpec("unverified", properties=properties)]) as opened:
+        yield opened["unverified"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An operator's desk: commands that move groups, run as processes against a flow of the test."""
+"""An operator's desk: commands that move groups, run in this process against a flow of the test."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from replicator.kafka.transactions import FencingWriter
 from replicator.moves.clusters import FlowClusters
 from replicator.moves.world import MoveClusters
 from replicator.names import transactional_id
-from tests.support.commands import Command, run
 from tests.support.eventually import eventually
 from tests.support.flows import FlowBench
 from tests.support.groups import commit, committed
-from tests.support.records import NewRecord, admin_client, end_offsets
+from tests.support.in_process import Done, call
+from tests.support.records import NewRecord, admin_client, read_topic
 
 RECORDS = 50
 """In each of two partitions of the topic."""
@@ -40,7 +40,7 @@ class Desk:
 
     def __init__(self, flow: FlowBench, folder: Path) -> None:
         self.flow = flow
-        self.run_id = flow.topic.removeprefix("orders-")
+        self.run_id = flow.run
         self._folder = folder
         self._files = 0
         flow.set(groups=[rf".*-{self.run_id}"], checkpoint_interval_s=0.1)
@@ -99,9 +99,14 @@ class Desk:
 
     def traces(self, group: str) -> tuple[Any, ...]:
         """All that a move changes: the group's offsets on both clusters, and the audit."""
-        topics = admin_client(self.flow.target).list_topics(timeout=60).topics
-        audit = end_offsets(self.flow.target, AUDIT, isolation="read_uncommitted") if AUDIT in topics else {0: 0}
-        return committed(self.flow.source, group), committed(self.flow.target, group), audit
+        return committed(self.flow.source, group), committed(self.flow.target, group), self._audit()
+
+    def _audit(self) -> list[bytes | None]:
+        """What the audit has of this flow."""
+        if AUDIT not in admin_client(self.flow.target).list_topics(timeout=60).topics:
+            return []
+        about = self.flow.name.encode()
+        return [it.value for it in read_topic(self.flow.target, AUDIT) if about in (it.value or b"")]
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -125,12 +130,20 @@ class Desk:
         with contextlib.closing(MoveClusters(clusters, settings.hooks, lambda text: None)) as world:
             yield world
 
-    def run(self, *arguments: str, code: int = 0, down: str = "", **settings: Any) -> Command:
-        return run(self.file(down=down, **settings), *arguments, code=code)
+    def run(self, *arguments: str, code: int = 0, down: str = "", **settings: Any) -> Done:
+        """Run a command to its end, in this process.
+
+        Raises:
+            AssertionError: another exit code.
+        """
+        done = call(self.file(down=down, **settings), *arguments)
+        assert done.code == code, f"exit code {done.code}, not {code}: {done.report()}"
+        return done
 
     def move(self, *arguments: str, code: int = 0, down: str = "", **settings: Any) -> dict[str, Any]:
         """A move without a question; its JSON."""
-        return self.run(*arguments, "--yes", "-o", "json", code=code, down=down, **settings).json()
+        document: dict[str, Any] = self.run(*arguments, "--yes", "-o", "json", code=code, down=down, **settings).json()
+        return document
 
     def refuses(self, *arguments: str, group: str = "", **settings: Any) -> str:
         """Run a move that is refused and changes nothing (G); what it says."""
@@ -151,12 +164,11 @@ class Desk:
 
     def check(self, down: str = "") -> tuple[int, set[str]]:
         """(exit code, names of the conditions that are not met)."""
-        with Command(self.file(down=down), "check", "-o", "json") as command:
-            code = command.wait()
-        document = command.json()
+        done = call(self.file(down=down), "check", "-o", "json")
+        document = done.json()
         failing = {it["condition"] for it in document["conditions"] if not it["ok"]}
-        assert document["ok"] == (not failing) == (code == 0), command.report()
-        return code, failing
+        assert document["ok"] == (not failing) == (done.code == 0), done.report()
+        return done.code, failing
 
 
 def states(document: dict[str, Any]) -> list[tuple[str, str]]:

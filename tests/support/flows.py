@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -18,7 +17,9 @@ from replicator.offset_map.sync_format import PARTITION_STATE, ControlRecord, de
 from replicator.worker.worker import FlowWorker
 from tests.support.compare import Outcome, check_syncs, compare, lag, read_syncs
 from tests.support.eventually import eventually
+from tests.support.flow_names import FlowNames
 from tests.support.records import admin_client, create_topic, produce, read_topic
+from tests.support.selection import PLANES
 
 START_S = 60.0
 REACT_S = 60.0
@@ -27,9 +28,12 @@ REACT_S = 60.0
 Event = MutableMapping[str, Any]
 
 on_both_planes = pytest.mark.parametrize("make_flow", DATA_PLANES, indirect=True)
+"""Of what a plane itself decides: its errors, and what it does with a log that was cut."""
+on_any_plane = pytest.mark.parametrize("make_flow", PLANES, indirect=True)
+"""Of what is above the planes: on one of them, with --thorough on each."""
 
 
-class FlowBench:
+class FlowBench(FlowNames):
     """A flow from `source` to `target` whose names no other test uses, with one task, so that its partitions share it.
 
     Args:
@@ -49,40 +53,18 @@ class FlowBench:
         clusters: dict[str, dict[str, Any]] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        run = uuid.uuid4().hex[:8]
+        super().__init__()
         self.source, self.target = source.admin_servers, target.admin_servers
-        self.alias, self.target_alias = f"east-{run}", f"west-{run}"
-        self.name = f"{self.alias}->{self.target_alias}"
-        self.group = f"replicator-{self.alias}-{self.target_alias}"
-        self.topic, self.other = f"orders-{run}", f"payments-{run}"
-        self.syncs_topic = f"replicator.{self.alias}.syncs"
-        self.checkpoints_topic = f"{self.alias}.checkpoints.internal"
         self.events = events
         self.metrics = Metrics()
         self._worker: FlowWorker | None = None
-        given = clusters or {}
-        self._content: dict[str, Any] = {
-            "clusters": {
-                self.alias: {"bootstrap_servers": source.bootstrap_servers, **given.get("source", {})},
-                self.target_alias: {"bootstrap_servers": target.bootstrap_servers, **given.get("target", {})},
-            },
-            "flows": {
-                self.name: {
-                    "topics": [rf".*-{run}"],
-                    "tasks": 1,
-                    "refresh_topics_interval_s": 1,
-                    "transaction_timeout_s": 30,
-                    "heartbeat_interval_s": 0,
-                    **(flow or {}),
-                }
-            },
-            "worker": {"session_timeout_s": 6, "shutdown_timeout_s": 5, "buffer_bytes": 16_777_216},
-            **(settings or {}),
-        }
-
-    def remote(self, topic: str) -> str:
-        """The name of a topic's copy, unless the flow names it otherwise."""
-        return f"{self.alias}.{topic}"
+        self._content = self.configuration(
+            (source.bootstrap_servers, target.bootstrap_servers),
+            flow={"tasks": 1, "refresh_topics_interval_s": 1, "transaction_timeout_s": 30, **(flow or {})},
+            worker={"shutdown_timeout_s": 5, "buffer_bytes": 16_777_216},
+            others=settings or {},
+            clusters=clusters or {},
+        )
 
     # --- the worker ---------------------------------------------------------------------------------------------------
 

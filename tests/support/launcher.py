@@ -1,6 +1,6 @@
 """Runs `replicator` so that it kills or stops itself at a chosen point. The product has no hook for that.
 
-    python -m tests.e2e.launcher SIGKILL:before_commit:3 -c FILE run
+    python -m tests.support.launcher SIGKILL:before_commit:3 -c FILE run
 
 The point is signal, place and how many times the place is passed before. Places:
 

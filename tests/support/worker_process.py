@@ -31,12 +31,12 @@ class WorkerProcess:
 
     Args:
         arguments: of the command line, after the program's name.
-        point: where it ends or stops by itself, in the words of `tests/e2e/launcher.py`; empty: nowhere.
+        point: where it ends or stops by itself, in the words of `tests/support/launcher.py`; empty: nowhere.
         groups: start it in a process group of its own, as a terminal would.
     """
 
     def __init__(self, arguments: Sequence[str], *, point: str = "", groups: bool = False) -> None:
-        program = ["-m", "tests.e2e.launcher", point] if point else ["-m", "replicator"]
+        program = ["-m", "tests.support.launcher", point] if point else ["-m", "replicator"]
         self.started_s = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, *program, *arguments],

@@ -12,9 +12,9 @@ from tests.unit.protocol.world import World
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    reactor = EventLoop()
-    made = World(reactor)
+    loop = EventLoop()
+    made = World(loop)
     yield made
-    reactor.close()
+    loop.close()
     for node in list(made.fakes):
         made.stop(node)

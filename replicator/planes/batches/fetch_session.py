@@ -1,8 +1,8 @@
-"""What one broker knows of our fetching, what the next request has to name (KIP-227), and what an answer brought. Pure.
+"""Keeps the fetch session of one broker (KIP-227): what it knows, and what the next request has to name. Pure.
 
 The first request of a session names all of its partitions; each later one only those that are new or have another
-position, and those that left. All of a session are named alike: by topic id where every one of them has one, else by
-name, because a broker keeps one kind per session.
+position, and those that left. A session names topics by id where every one has an id, else by name, because a broker
+keeps one kind per session.
 
 Source: KIP-227, KIP-516; clients `FetchSessionHandler`.
 """
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from replicator.deadline import backoff_s
-from replicator.errors import TP, PartitionError
-from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, Topic, encode_fetch
+from replicator.errors import TP
+from replicator.protocol.fetch import BY_ID, BY_NAME, FetchPosition, FetchResponse, TopicKey, encode_fetch
 from replicator.protocol.metadata import NO_ID
 from replicator.protocol.record_format.header import RawBatch
 
@@ -23,7 +23,7 @@ LAST_EPOCH = 0x7FFF_FFFF
 
 
 class FetchedBatches:
-    """A batch of this plane (`replicator.planes.Batch`): consecutive record batches of one partition, of one answer."""
+    """Consecutive record batches of one partition, from one Fetch response: this plane's `replicator.planes.Batch`."""
 
     __slots__ = ("first_offset", "max_timestamp_ms", "next_offset", "raw", "records", "size_bytes", "topic_id", "tp")
 
@@ -38,26 +38,10 @@ class FetchedBatches:
         self.records = sum([it.records for it in raw])
         self.size_bytes = sum([it.size_bytes for it in raw])
 
-    def let_go(self) -> list[RawBatch]:
-        """Hand over the record batches; whoever still holds the pack holds no records any more."""
+    def take_batches(self) -> list[RawBatch]:
+        """Hand over the record batches, and keep no reference to their memory."""
         raw, self.raw = self.raw, []
         return raw
-
-
-@dataclass(slots=True)
-class PartitionAnswer:
-    """What came of one partition.
-
-    Args:
-        next_offset: the position after it; further than `pack`'s end where no record for us follows.
-        is_behind: more is on the source already.
-    """
-
-    tp: TP
-    pack: FetchedBatches | None = None
-    next_offset: int = -1
-    failure: PartitionError | None = None
-    is_behind: bool = False
 
 
 class Assigned:
@@ -65,17 +49,19 @@ class Assigned:
 
     Attributes:
         position: to fetch from.
-        topic_id: of the topic that is read; `NO_ID` until its leader is known.
+        topic_id: id of the topic that is read; `NO_ID` until its leader is known.
         last_epoch: leader epoch of the last batch that was read; -1: none yet.
-        end: the high watermark as last seen; -1: never.
-        node: the broker of its session; None while it has none.
-        near: a replica nearby to be read instead of the leader, until `near_until_s`; -1: none.
-        gone_at_s: since when brokers say that there is no such partition; 0: they don't.
-        failed: delivers nothing until it is assigned again.
+        end: the high watermark as last seen; -1: not seen yet.
+        node: the broker of its session; None: it has no session.
+        follower: the follower in our rack to read from instead of the leader, until `follower_until_s`; -1: none.
+        missing_since_s: since when brokers don't know the partition, on the monotonic clock; 0: they know it.
+        failed: nothing is fetched until it is assigned again.
     """
 
-    __slots__ = ("end", "failed", "gone_at_s", "last_epoch", "leader_epoch", "near", "near_until_s", "node",
-                 "not_before_s", "position", "topic_id", "waits")  # fmt: skip
+    __slots__ = (
+        "backoff", "end", "failed", "follower", "follower_until_s", "last_epoch", "leader_epoch", "missing_since_s",
+        "no_earlier_than_s", "node", "position", "topic_id",
+    )  # fmt: skip
 
     def __init__(self, position: int) -> None:
         self.position = position
@@ -84,12 +70,12 @@ class Assigned:
         self.leader_epoch = -1
         self.end = -1
         self.node: int | None = None
-        self.near = -1
-        self.near_until_s = 0.0
-        self.not_before_s = 0.0
-        self.gone_at_s = 0.0
+        self.follower = -1
+        self.follower_until_s = 0.0
+        self.no_earlier_than_s = 0.0
+        self.missing_since_s = 0.0
         self.failed = False
-        self.waits = backoff_s(0.05, 1.0)
+        self.backoff = backoff_s(0.05, 1.0)
 
 
 @dataclass(slots=True)
@@ -97,75 +83,75 @@ class Session:
     """See the module.
 
     Args:
-        epoch: of the next request; 0 begins a session.
+        epoch: session epoch of the next request; 0 begins a session.
         members: partitions that are read here.
-        asked: position and topic id that the broker has of each partition.
+        requested: the position and topic id of the last request, by partition.
         changed: partitions to name in the next request.
-        forgotten: partitions that the broker still has and that left.
-        is_asking: a request is on its way.
-        refused_s: since when the broker refuses us, on the monotonic clock; 0: it does not.
+        forgotten: partitions that left, for the next request to remove from the session.
+        is_in_flight: a request is in flight.
+        login_refused_since_s: since when the broker refuses the login, on the monotonic clock; 0: it does not.
     """
 
     id: int = 0
     epoch: int = 0
     by_id: bool = False
     members: set[TP] = field(default_factory=set)
-    asked: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
+    requested: dict[TP, tuple[int, bytes]] = field(default_factory=dict)
     changed: set[TP] = field(default_factory=set)
     forgotten: set[TP] = field(default_factory=set)
-    is_asking: bool = False
-    not_before_s: float = 0.0
-    looked_s: float = 0.0
-    refused_s: float = 0.0
+    is_in_flight: bool = False
+    no_earlier_than_s: float = 0.0
+    leader_checked_s: float = 0.0
+    login_refused_since_s: float = 0.0
 
     def join(self, tp: TP, topic_id: bytes) -> None:
-        """Read a partition here from now on."""
+        """Add a partition to the session."""
         self.members.add(tp)
         self.changed.add(tp)
         self.forgotten.discard(tp)
-        known = self.asked.get(tp)
+        known = self.requested.get(tp)
         if known is not None and known[1] != topic_id:
-            self.reset()  # the broker knows the partition of a topic that is gone
+            self.reset()  # the broker knows the partition of the topic that was deleted
 
     def leave(self, tp: TP) -> None:
-        """Read it here no more."""
+        """Remove a partition from the session."""
         self.members.discard(tp)
         self.changed.discard(tp)
-        if tp in self.asked:
+        if tp in self.requested:
             self.forgotten.add(tp)
 
     def reset(self) -> None:
         """Begin a new session with the next request."""
         self.id = self.epoch = 0
-        self.asked.clear()
+        self.requested.clear()
         self.forgotten.clear()
         self.changed = set(self.members)
 
     @property
     def version(self) -> int:
-        """Of Fetch."""
+        """The version of Fetch."""
         return BY_ID if self.by_id else BY_NAME
 
     def request(self, partitions: Mapping[TP, Assigned], fetch_bytes: int, rack: str, newest: int) -> list[bytes]:
-        """The next request's body.
+        """Encode the next request's body.
 
         Args:
             partitions: the members, and perhaps others.
-            fetch_bytes: how much an answer may hold; a single batch may be larger.
-            newest: version of Fetch that the broker speaks.
+            fetch_bytes: the largest response; a single batch may be larger.
+            newest: the newest version of Fetch that the broker supports.
         """
         if self.epoch == 0:
             have_ids = all(partitions[tp].topic_id != NO_ID for tp in self.members)
             self.by_id = newest >= BY_ID and have_ids
-        topics: dict[Topic, list[FetchPosition]] = {}
+        topics: dict[TopicKey, list[FetchPosition]] = {}
         for tp in self.changed if self.epoch else self.members:
             it = partitions[tp]
             position = FetchPosition(tp.partition, it.position, it.leader_epoch, it.last_epoch)
             topics.setdefault(self._name(tp, it.topic_id), []).append(position)
-            self.asked[tp] = it.position, it.topic_id
-        forgotten: dict[Topic, list[int]] = {}
+            self.requested[tp] = it.position, it.topic_id
+        forgotten: dict[TopicKey, list[int]] = {}
         for tp in self.forgotten:
-            _, topic_id = self.asked.pop(tp)
+            _, topic_id = self.requested.pop(tp)
             forgotten.setdefault(self._name(tp, topic_id), []).append(tp.partition)
         self.changed = set()
         self.forgotten = set()
@@ -174,20 +160,20 @@ class Session:
             session_id=self.id, session_epoch=self.epoch, topics=topics, forgotten=forgotten, rack=rack,
         )  # fmt: skip
 
-    def _name(self, tp: TP, topic_id: bytes) -> Topic:
+    def _name(self, tp: TP, topic_id: bytes) -> TopicKey:
         return topic_id if self.by_id else tp.topic
 
-    def answered(self, response: FetchResponse) -> None:
-        """Go on after an answer without an error. A broker that keeps no session for us says id 0."""
+    def on_response(self, response: FetchResponse) -> None:
+        """Continue the session after a response without an error. A broker without room for a session answers id 0."""
         self.id = response.session_id
         self.epoch = self.epoch % LAST_EPOCH + 1 if response.session_id else 0
 
-    def is_answer(self, tp: TP, partition: Assigned, topic: Topic) -> bool:
-        """Whether an answer about this topic is about the partition as it is read now; if not, it is asked again."""
-        asked = self.asked.get(tp)
-        if asked is None or (self.by_id and topic != partition.topic_id):
+    def is_current_answer(self, tp: TP, partition: Assigned, topic: TopicKey) -> bool:
+        """Whether a response is for the partition's present topic id and position; if not, it is requested again."""
+        requested = self.requested.get(tp)
+        if requested is None or (self.by_id and topic != partition.topic_id):
             return False
-        if asked[0] != partition.position:
+        if requested[0] != partition.position:
             self.changed.add(tp)
             return False
         return True

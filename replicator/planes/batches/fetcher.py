@@ -1,14 +1,14 @@
-"""Fetches the assigned partitions from the brokers that lead them: one request on its way per broker, always.
+"""Fetches the assigned partitions from their leaders or followers, with one Fetch request in flight per broker.
 
-While a transaction is flushed or committed, the next answer arrives. What arrived and was not taken yet is bounded: a
-slow target slows the fetch. Requests are incremental (KIP-227): only partitions whose position moved are named, so that
-a thousand idle partitions cost nothing.
+While a transaction is flushed or committed, the next response arrives. What was fetched and not taken yet is bounded,
+so that a slow target slows the fetch. Requests are incremental (KIP-227): they name only partitions whose position
+moved, so that a thousand idle partitions cost nothing.
 
-A partition belongs to one *session*, that of the broker where it is read: its leader, or the replica nearby that the
-leader names (KIP-392). It has no session while its leader is not known, or after an error that passes.
+A partition belongs to one fetch session, that of the broker where it is read: its leader, or the follower in our rack
+that the leader names (KIP-392). It has no session while its leader is unknown, or after an error that passes.
 
-An answer counts for a partition only if it was asked for at the partition's present position: what was asked for before
-`assign` or `remove` is dropped.
+A response counts for a partition only if it was requested at the partition's present position: what was requested
+before `assign` or `remove` is dropped.
 
 Source: KIP-227, KIP-320, KIP-392; clients `Fetcher`, `FetchSessionHandler`, `CompletedFetch`.
 """
@@ -16,36 +16,36 @@ Source: KIP-227, KIP-320, KIP-392; clients `Fetcher`, `FetchSessionHandler`, `Co
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, PartitionError, StopReason
 from replicator.kafka.cluster import Cluster, KafkaError
-from replicator.planes.batches.fetch_session import Assigned, FetchedBatches, PartitionAnswer, Session
+from replicator.planes import Fetched
+from replicator.planes.batches.fetch_session import Assigned, FetchedBatches, Session
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.connect_errors import ConnectError, unreachable
-from replicator.protocol.connection import Lost, Request
+from replicator.protocol.connection import NoResponseError, Request
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.fetch import API_KEY as FETCH
-from replicator.protocol.fetch import PartitionData, Topic, decode_fetch
+from replicator.protocol.fetch import PartitionData, TopicKey, decode_fetch
 from replicator.protocol.metadata import NO_ID
 from replicator.protocol.primitives import ProtocolError
 from replicator.protocol.record_format.walk import walk
 
 REQUEST_TIMEOUT_S = 30.0
 SMALLEST_FETCH_BYTES = 1_048_576
-ARRIVED_SHARE = 8
-"""What arrived may take this part of the task's memory, in two answers: one is taken while the next one comes."""
-GONE_AFTER_S = 5.0
-"""How long brokers may not know a partition before it counts as gone: that of a topic just created is unknown, too."""
+FETCHED_SHARE = 8
+"""The part of the task's memory for fetched batches, as two responses: one is taken while the next one arrives."""
+MISSING_AFTER_S = 5.0
+"""How long brokers may not know a partition before it stops: they learn of a topic just created only after a while."""
 REFUSED_AFTER_S = 5.0
-"""How long a partition's leader may refuse us, while other brokers do not, before the partition stops."""
-LOOK_EVERY_S = 0.1
-"""How often partitions of a broker that can't be reached look for another leader."""
-NEARBY_S = 300.0
-"""How long a replica nearby is read before the leader is asked again (clients: `metadata.max.age.ms`), and how long it
-is not after it was given up."""
+"""How long a leader may refuse the login, while other brokers do not, before its partitions stop."""
+LEADER_CHECK_INTERVAL_S = 0.1
+"""How often the leaders of partitions are checked whose broker can't be reached."""
+FOLLOWER_S = 300.0
+"""How long a follower is read before the leader is asked again (clients: `metadata.max.age.ms`), and how long none is
+read after one failed."""
 UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID, FETCH_SESSION_TOPIC_ID_ERROR = 100, 103, 106
 _SESSION_ERRORS = frozenset(
     {KafkaError.FETCH_SESSION_ID_NOT_FOUND, KafkaError.INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR}
@@ -57,85 +57,97 @@ class Fetcher:
     """See the module. Threading: the plane's thread.
 
     Args:
-        buffer_bytes: of the task, see `ARRIVED_SHARE`.
+        buffer_bytes: memory of the task, see `FETCHED_SHARE`.
         max_batch_bytes: larger batches are split.
     """
 
     def __init__(
-        self, reactor: EventLoop, brokers: Brokers, source: Cluster, buffer_bytes: int, max_batch_bytes: int
+        self, loop: EventLoop, brokers: Brokers, source: Cluster, buffer_bytes: int, max_batch_bytes: int
     ) -> None:
-        self._reactor = reactor
+        self._loop = loop
         self._brokers = brokers
         self._source = source
         self._max_batch_bytes = max_batch_bytes
-        self._limit_bytes = buffer_bytes // ARRIVED_SHARE
-        self._arrived_bytes = 0
+        self._limit_bytes = buffer_bytes // FETCHED_SHARE
+        self._fetched_bytes = 0
         self._partitions: dict[TP, Assigned] = {}
-        self._homeless: set[TP] = set()
-        """Without a session."""
-        self._near: set[TP] = set()
-        """Read from a replica nearby."""
-        self._far: dict[TP, float] = {}
-        """Whose replica nearby was given up: until when the leader, which would name it again, is not told our rack."""
+        self._unassigned: set[TP] = set()
+        """Partitions without a session."""
+        self._from_follower: set[TP] = set()
+        """Partitions that are read from a follower."""
+        self._follower_banned_until: dict[TP, float] = {}
+        """Partitions whose follower failed → until when Fetch names no rack, so that the leader names no follower."""
         self._sessions: dict[int, Session] = {}
         self._epochs: dict[TP, tuple[int, int]] = {}
-        """Position and leader epoch that partitions left with: a log that was cut is told from one that only grew."""
-        self._names: dict[Topic, str] = {}
-        """Of topics, by id."""
-        self._arrived: deque[PartitionAnswer] = deque()
+        """Position and leader epoch of partitions that left: shows whether a log was truncated and has grown since."""
+        self._names: dict[TopicKey, str] = {}
+        """Topic names by topic id."""
+        self._fetched = Fetched()
         self._failure: KafkaOpError | None = None
 
     # --- which partitions ---------------------------------------------------------------------------------------------
 
     def assign(self, positions: Mapping[TP, int]) -> None:
-        """Exactly these, from these positions; what was fetched earlier is dropped."""
+        """Fetch exactly these partitions, from these positions; drop what was fetched earlier."""
         self._clear()
-        for tp in [tp for tp in self._partitions if tp not in positions]:
+        left = [tp for tp in self._partitions if tp not in positions]
+        for tp in left:
             self._drop(tp)
+        self._untrack_topics(left)
         for tp, position in positions.items():
             known = self._partitions.get(tp)
             if known is None or known.failed:
-                self._take(tp, position)
+                self._assign_one(tp, position)
             elif known.position != position:
                 known.position = position
                 known.last_epoch = -1
                 self._change(tp, known)
 
     def add(self, positions: Mapping[TP, int]) -> None:
-        """These too."""
-        self.remove(positions)
+        """Fetch these partitions too, from these positions."""
+        self._remove(set(positions))
         for tp, position in positions.items():
-            self._take(tp, position)
+            self._assign_one(tp, position)
 
     def remove(self, tps: Iterable[TP]) -> None:
-        """These no more; nothing of them that arrived already comes either."""
+        """Stop fetching these partitions, and drop what was fetched of them."""
         gone = set(tps)
-        self._arrived = deque(it for it in self._arrived if it.tp not in gone)
-        self._arrived_bytes = sum(it.pack.size_bytes for it in self._arrived if it.pack is not None)
+        self._remove(gone)
+        self._untrack_topics(gone)
+
+    def _untrack_topics(self, gone: Iterable[TP]) -> None:
+        """Stop requesting metadata of topics of which no partition is left."""
+        left = {tp.topic for tp in gone} - {tp.topic for tp in self._partitions}
+        if left:
+            self._brokers.untrack_topics(left)
+
+    def _remove(self, gone: set[TP]) -> None:
+        self._fetched = self._fetched.without(gone)
+        self._fetched_bytes = sum(it.size_bytes for it in self._fetched.batches)
         for tp in gone:
             self._drop(tp)
 
-    def _take(self, tp: TP, position: int) -> None:
+    def _assign_one(self, tp: TP, position: int) -> None:
         self._drop(tp)
         self._partitions[tp] = partition = Assigned(position)
         known = self._epochs.get(tp)
         if known is not None and known[0] == position:
             partition.last_epoch = known[1]
-        self._homeless.add(tp)
-        self._brokers.want((tp.topic,))
+        self._unassigned.add(tp)
+        self._brokers.track_topics((tp.topic,))
 
     def _drop(self, tp: TP) -> None:
         partition = self._partitions.pop(tp, None)
-        self._homeless.discard(tp)
-        self._near.discard(tp)
-        self._far.pop(tp, None)
+        self._unassigned.discard(tp)
+        self._from_follower.discard(tp)
+        self._follower_banned_until.pop(tp, None)
         if partition is not None:
             self._leave(tp, partition)
             if partition.last_epoch >= 0:
                 self._epochs[tp] = partition.position, partition.last_epoch
 
     def _leave(self, tp: TP, partition: Assigned) -> None:
-        """Out of its session."""
+        """Take a partition out of its session."""
         session = self._sessions.get(partition.node) if partition.node is not None else None
         partition.node = None
         if session is not None:
@@ -147,53 +159,53 @@ class Fetcher:
             session.changed.add(tp)
 
     def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """The high watermarks as last seen."""
+        """The high watermarks as last seen; partitions without one are left out."""
         found = {tp: self._partitions[tp].end for tp in tps if tp in self._partitions}
         return {tp: end for tp, end in found.items() if end >= 0}
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Send what can be asked now."""
+        """Send a Fetch to each broker that has none in flight."""
         now_s = time.monotonic()
-        self._come_home(now_s)
-        self._settle(now_s)
+        self._expire_followers(now_s)
+        self._join_sessions(now_s)
         for node, session in list(self._sessions.items()):
-            if not session.members and not session.is_asking:
+            if not session.members and not session.is_in_flight:
                 del self._sessions[node]
-            elif not session.is_asking and session.members and session.not_before_s <= now_s:
-                self._ask(node, session)
+            elif not session.is_in_flight and session.members and session.no_earlier_than_s <= now_s:
+                self._send_fetch(node, session)
 
-    def _come_home(self, now_s: float) -> None:
-        """Back to the leader, from replicas nearby whose time is over; and an end to doing without them."""
-        for tp in [tp for tp, until_s in self._far.items() if until_s <= now_s]:
-            del self._far[tp]
-        for tp in [tp for tp in self._near if self._partitions[tp].near_until_s <= now_s]:
+    def _expire_followers(self, now_s: float) -> None:
+        """Return to the leader after `FOLLOWER_S`, and allow followers again whose ban is over."""
+        for tp in [tp for tp, until_s in self._follower_banned_until.items() if until_s <= now_s]:
+            del self._follower_banned_until[tp]
+        for tp in [tp for tp in self._from_follower if self._partitions[tp].follower_until_s <= now_s]:
             partition = self._partitions[tp]
-            self._near.discard(tp)
-            partition.near = -1
-            self._make_homeless(tp, partition)
+            self._from_follower.discard(tp)
+            partition.follower = -1
+            self._leave_session(tp, partition)
 
-    def _settle(self, now_s: float) -> None:
-        """Give partitions without a session one."""
-        for tp in list(self._homeless):
+    def _join_sessions(self, now_s: float) -> None:
+        """Put partitions without a session into that of their leader or follower."""
+        for tp in list(self._unassigned):
             partition = self._partitions[tp]
-            if partition.failed or partition.not_before_s > now_s:
+            if partition.failed or partition.no_earlier_than_s > now_s:
                 continue
             leader = self._brokers.leader(*tp)
             if leader is None:
-                self._has_no_leader(tp, partition, now_s)
+                self._wait_for_leader(tp, partition, now_s)
                 continue
-            partition.node = partition.near if partition.near >= 0 else leader.node
+            partition.node = partition.follower if partition.follower >= 0 else leader.node
             partition.leader_epoch = leader.epoch
-            if not self._is_still_the_same(tp, partition):
+            if not self._is_same_topic(tp, partition):
                 continue
-            session = self._sessions.setdefault(partition.node, Session(looked_s=now_s))
+            session = self._sessions.setdefault(partition.node, Session(leader_checked_s=now_s))
             session.join(tp, partition.topic_id)
-            self._homeless.discard(tp)
+            self._unassigned.discard(tp)
 
-    def _is_still_the_same(self, tp: TP, partition: Assigned) -> bool:
-        """Whether the topic is the one that was read from so far: if not, the partition fails."""
+    def _is_same_topic(self, tp: TP, partition: Assigned) -> bool:
+        """Whether the topic has the id that was read so far; if not, the partition stops."""
         topic_id = self._brokers.topic_id(tp.topic)
         if partition.topic_id in (NO_ID, topic_id) or topic_id == NO_ID:
             partition.topic_id = topic_id if partition.topic_id == NO_ID else partition.topic_id
@@ -203,245 +215,253 @@ class Fetcher:
         self._fail(tp, partition, INCONSISTENT_TOPIC_ID)
         return False
 
-    def _has_no_leader(self, tp: TP, partition: Assigned, now_s: float) -> None:
-        """Wait for it; what the cluster says it does not have, for a while, has failed."""
+    def _wait_for_leader(self, tp: TP, partition: Assigned, now_s: float) -> None:
+        """Wait for a leader; stop the partition when the cluster has not known it for `MISSING_AFTER_S`."""
         code = self._brokers.topic_error(tp.topic)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._fail(tp, partition, code)
         elif not self._brokers.lacks(*tp):
-            partition.gone_at_s = 0.0
-        elif not partition.gone_at_s:
-            partition.gone_at_s = now_s
-        elif now_s - partition.gone_at_s > GONE_AFTER_S:
+            partition.missing_since_s = 0.0
+        elif not partition.missing_since_s:
+            partition.missing_since_s = now_s
+        elif now_s - partition.missing_since_s > MISSING_AFTER_S:
             self._fail(tp, partition, KafkaError.UNKNOWN_TOPIC_OR_PART)
         self._brokers.refresh()
 
-    def _ask(self, node: int, session: Session) -> None:
+    def _send_fetch(self, node: int, session: Session) -> None:
         fetch_bytes = max(SMALLEST_FETCH_BYTES, self._limit_bytes // (2 * len(self._sessions)))
-        if self._arrived_bytes and self._arrived_bytes + fetch_bytes > self._limit_bytes:
+        if self._fetched_bytes and self._fetched_bytes + fetch_bytes > self._limit_bytes:
             return
         connection = self._brokers.connection(node)
         if connection is None:
             self._follow_leaders(node, session)
             return
-        session.refused_s = 0.0
+        session.login_refused_since_s = 0.0
         _, newest = self._brokers.version(node, FETCH) or (0, 0)
-        rack = self._brokers.rack if session.members.isdisjoint(self._far) else ""
+        rack = self._brokers.rack if session.members.isdisjoint(self._follower_banned_until) else ""
         body = session.request(self._partitions, fetch_bytes, rack, newest)
         version = session.version
-        session.is_asking = True
+        session.is_in_flight = True
 
-        def done(answer: memoryview | Lost) -> None:
-            session.is_asking = False
+        def done(answer: memoryview | NoResponseError) -> None:
+            session.is_in_flight = False
             self._answered(node, session, answer, version)
 
         connection.send(Request(FETCH, version, body, done, REQUEST_TIMEOUT_S))
 
     def _follow_leaders(self, node: int, session: Session) -> None:
-        """The broker can't be reached: its partitions go where they are led now, if that is elsewhere."""
+        """Move partitions from a broker that can't be reached to their new leaders, if there are any."""
         now_s = time.monotonic()
-        if session.looked_s + LOOK_EVERY_S > now_s:
+        if session.leader_checked_s + LEADER_CHECK_INTERVAL_S > now_s:
             return
-        session.looked_s = now_s
-        refusal = self._brokers.refusal(node)
-        session.refused_s = 0.0 if refusal is None else session.refused_s or now_s
+        session.leader_checked_s = now_s
+        refusal = self._brokers.login_refusal(node)
+        session.login_refused_since_s = 0.0 if refusal is None else session.login_refused_since_s or now_s
         for tp in list(session.members):
             partition = self._partitions[tp]
             leader = self._brokers.leader(*tp)
-            if partition.near >= 0:
-                if self._brokers.is_out_of_reach(node):
-                    self._give_up_replica(tp, partition)
-                    self._make_homeless(tp, partition)
+            if partition.follower >= 0:
+                if self._brokers.is_unreachable(node):
+                    self._ban_follower(tp, partition)
+                    self._leave_session(tp, partition)
             elif leader is not None and leader.node != node:
-                self._make_homeless(tp, partition)
-            elif refusal is not None and now_s - session.refused_s > REFUSED_AFTER_S:
-                self._stop_refused(tp, partition, refusal)
+                self._leave_session(tp, partition)
+            elif refusal is not None and now_s - session.login_refused_since_s > REFUSED_AFTER_S:
+                self._stop_login_refused(tp, partition, refusal)
 
-    def _stop_refused(self, tp: TP, partition: Assigned, refusal: ConnectError) -> None:
-        told = unreachable(self._source, "fetch", str(refusal), refusal.code)
+    def _stop_login_refused(self, tp: TP, partition: Assigned, refusal: ConnectError) -> None:
+        cause = unreachable(self._source, "fetch", str(refusal), refusal.code)
         reason = StopReason.SOURCE_UNAVAILABLE
-        error = PartitionError(f"its leader refuses us: {refusal}", op="fetch", tp=tp, reason=reason, hint=told.hint)
+        error = PartitionError(
+            f"its leader refuses the login: {refusal}", op="fetch", tp=tp, reason=reason, hint=cause.hint
+        )
         self._stop(tp, partition, error)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _answered(self, node: int, session: Session, answer: memoryview | Lost, version: int) -> None:
-        if isinstance(answer, Lost):
-            self._lose(session)
+    def _answered(self, node: int, session: Session, answer: memoryview | NoResponseError, version: int) -> None:
+        if isinstance(answer, NoResponseError):
+            self._on_connection_lost(session)
             return
         try:
             response = decode_fetch(answer, version)
         except ProtocolError as error:
-            self._distrust(node, f"its answer to Fetch can't be read: {error}")
-            self._lose(session)
+            self._close_after_invalid_response(node, f"its answer to Fetch can't be read: {error}")
+            self._on_connection_lost(session)
             return
         if response.throttle_ms:
-            session.not_before_s = time.monotonic() + response.throttle_ms / 1000
+            session.no_earlier_than_s = time.monotonic() + response.throttle_ms / 1000
         if response.error:
             session.reset()
             if response.error not in _SESSION_ERRORS:
-                self._refused(response.error, session)
+                self._on_request_error(response.error, session)
             return
-        session.answered(response)
+        session.on_response(response)
         for data in response.partitions:
             tp = TP(self._names.get(data.topic, str(data.topic)), data.partition)
             partition = self._partitions.get(tp)
             is_read_here = partition is not None and partition.node == node and not partition.failed
-            if partition is not None and is_read_here and session.is_answer(tp, partition, data.topic):
-                self._take_data(tp, partition, data, partition.topic_id if session.by_id else b"")
+            if partition is not None and is_read_here and session.is_current_answer(tp, partition, data.topic):
+                self._on_partition_data(tp, partition, data, partition.topic_id if session.by_id else b"")
 
-    def _lose(self, session: Session) -> None:
-        """The connection is gone: the broker's partitions look for their leaders again."""
+    def _on_connection_lost(self, session: Session) -> None:
+        """The connection was closed: look for the leaders of the broker's partitions again."""
         members = list(session.members)
         session.members.clear()
         session.reset()
         for tp in members:
             partition = self._partitions[tp]
             partition.node = None
-            partition.near = -1
-            self._near.discard(tp)
-            self._homeless.add(tp)
+            partition.follower = -1
+            self._from_follower.discard(tp)
+            self._unassigned.add(tp)
         self._brokers.refresh()
 
-    def _distrust(self, node: int, why: str) -> None:
+    def _close_after_invalid_response(self, node: int, why: str) -> None:
         connection = self._brokers.connection(node)
         if connection is not None:
-            connection.distrust(why)
+            connection.close_after_invalid_response(why)
 
-    def _refused(self, code: int, session: Session) -> None:
-        """The broker refuses the whole request."""
+    def _on_request_error(self, code: int, session: Session) -> None:
+        """The broker refused the whole request."""
         error = self._source.error(KafkaError(code), op="fetch")
         if isinstance(error, FatalError):
             self._failure = error
-        session.not_before_s = time.monotonic() + 0.5
+        session.no_earlier_than_s = time.monotonic() + 0.5
         self._brokers.refresh()
 
-    def _take_data(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
+    def _on_partition_data(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
         if data.error:
             self._partition_error(tp, partition, data)
             return
-        partition.gone_at_s = 0.0
-        partition.waits = backoff_s(0.05, 1.0)
+        partition.missing_since_s = 0.0
+        partition.backoff = backoff_s(0.05, 1.0)
         if data.high_watermark >= 0:
             partition.end = data.high_watermark
         if data.diverging is not None:
             self._diverged(tp, partition, data.diverging)
             return
         if data.preferred_replica >= 0 and data.preferred_replica != partition.node:
-            self._read_nearby(tp, partition, data.preferred_replica)
+            self._read_from_follower(tp, partition, data.preferred_replica)
             return
         if len(data.records):
-            self._take_records(tp, partition, data, topic_id)
+            self._decode_records(tp, partition, data, topic_id)
 
-    def _take_records(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
+    def _decode_records(self, tp: TP, partition: Assigned, data: PartitionData, topic_id: bytes) -> None:
         walked = walk(data.records, partition.position, data.aborted, max_batch_bytes=self._max_batch_bytes)
         if walked.next_offset > partition.position:
             partition.position = walked.next_offset
             partition.last_epoch = walked.last_epoch
-            pack = FetchedBatches(tp, topic_id, walked.batches) if walked.batches else None
-            self._arrived_bytes += pack.size_bytes if pack is not None else 0
+            end = -1
+            if walked.batches:
+                batches = FetchedBatches(tp, topic_id, walked.batches)
+                end = batches.next_offset
+                self._fetched.batches.append(batches)
+                self._fetched_bytes += batches.size_bytes
             is_behind = walked.next_offset < data.last_stable_offset
-            self._arrived.append(PartitionAnswer(tp, pack, walked.next_offset, is_behind=is_behind))
+            if walked.next_offset > end or not is_behind:
+                self._fetched.passed[tp] = walked.next_offset
+            self._fetched.more |= is_behind
             self._change(tp, partition)
         if walked.bad is not None:
             text = f"{walked.bad} at offset {partition.position}"
-            hint = "the log of the source is damaged there, or its batch is of a kind that this program does not know"
+            hint = "the source's log is damaged at that offset, or the batch has a format unknown to this version"
             reason = StopReason.BAD_RECORD
             self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
     def _diverged(self, tp: TP, partition: Assigned, diverging: tuple[int, int]) -> None:
-        """KIP-595: the log went on differently since we read it."""
+        """Stop a partition whose log was truncated since it was read, and went on differently (KIP-595)."""
         epoch, end = diverging
-        text = f"the source's log was cut at {end} (leader epoch {epoch}), but it was read up to {partition.position}"
+        text = f"the source's log was truncated to {end} (leader epoch {epoch}), after {partition.position} was read"
         hint = "an unclean election lost records on the source that are on the target; see `replicator recopy`"
         reason = StopReason.SOURCE_LOG_SHORTER
         self._stop(tp, partition, PartitionError(text, op="fetch", tp=tp, reason=reason, hint=hint))
 
-    def _read_nearby(self, tp: TP, partition: Assigned, replica: int) -> None:
-        partition.near = replica
-        partition.near_until_s = time.monotonic() + NEARBY_S
-        self._near.add(tp)
-        self._make_homeless(tp, partition)
+    def _read_from_follower(self, tp: TP, partition: Assigned, replica: int) -> None:
+        partition.follower = replica
+        partition.follower_until_s = time.monotonic() + FOLLOWER_S
+        self._from_follower.add(tp)
+        self._leave_session(tp, partition)
 
-    def _give_up_replica(self, tp: TP, partition: Assigned) -> None:
-        """The one nearby, for a while."""
-        partition.near = -1
-        self._near.discard(tp)
-        self._far[tp] = time.monotonic() + NEARBY_S
+    def _ban_follower(self, tp: TP, partition: Assigned) -> None:
+        """Stop reading from the partition's follower, and from any other, for `FOLLOWER_S`."""
+        partition.follower = -1
+        self._from_follower.discard(tp)
+        self._follower_banned_until[tp] = time.monotonic() + FOLLOWER_S
 
     def _partition_error(self, tp: TP, partition: Assigned, data: PartitionData) -> None:
         now_s = time.monotonic()
         code = data.error
         if data.leader is not None:
-            self._brokers.hint_leader(*tp, *data.leader)
-        if partition.near >= 0:  # the leader knows better
-            self._give_up_replica(tp, partition)
+            self._brokers.update_leader(*tp, *data.leader)
+        if partition.follower >= 0:  # the leader says more
+            self._ban_follower(tp, partition)
         elif code in _UNKNOWN:
-            partition.gone_at_s = partition.gone_at_s or now_s
-            if now_s - partition.gone_at_s > GONE_AFTER_S:
+            partition.missing_since_s = partition.missing_since_s or now_s
+            if now_s - partition.missing_since_s > MISSING_AFTER_S:
                 self._fail(tp, partition, code)
                 return
-        elif code == KafkaError.OFFSET_OUT_OF_RANGE or self._is_final(tp, code):
+        elif code == KafkaError.OFFSET_OUT_OF_RANGE or self._is_partition_error(tp, code):
             self._fail(tp, partition, code)
             return
-        partition.not_before_s = now_s + next(partition.waits)
-        self._make_homeless(tp, partition)
+        partition.no_earlier_than_s = now_s + next(partition.backoff)
+        self._leave_session(tp, partition)
         self._brokers.refresh()
 
-    def _is_final(self, tp: TP, code: int) -> bool:
+    def _is_partition_error(self, tp: TP, code: int) -> bool:
         error = self._source.error(KafkaError(code), op="fetch", tp=tp)
         if isinstance(error, FatalError):
             self._failure = error
         return isinstance(error, PartitionError)
 
-    def _make_homeless(self, tp: TP, partition: Assigned) -> None:
+    def _leave_session(self, tp: TP, partition: Assigned) -> None:
         self._leave(tp, partition)
-        self._homeless.add(tp)
+        self._unassigned.add(tp)
 
     def _fail(self, tp: TP, partition: Assigned, code: int) -> None:
         error = self._source.error(KafkaError(code), op="fetch", tp=tp, topic=tp.topic)
-        assert isinstance(error, PartitionError), f"{code} is a matter of one partition"
+        assert isinstance(error, PartitionError), f"{code} concerns one partition"
         self._stop(tp, partition, error)
 
     def _stop(self, tp: TP, partition: Assigned, error: PartitionError) -> None:
-        """It delivers nothing more until it is assigned again."""
+        """Stop a partition: nothing more is fetched of it until it is assigned again."""
         partition.failed = True
         self._leave(tp, partition)
-        self._homeless.discard(tp)
-        self._near.discard(tp)
-        self._arrived.append(PartitionAnswer(tp, failure=error))
+        self._unassigned.discard(tp)
+        self._from_follower.discard(tp)
+        self._fetched.failed.append(error)
 
-    # --- what arrived -------------------------------------------------------------------------------------------------
+    # --- what was fetched ---------------------------------------------------------------------------------------------
 
     def wait(self, wait_s: float) -> None:
-        """Until something arrived, at most so long.
+        """Wait until something was fetched, at most so long.
 
         Raises:
-            KafkaOpError: fetching can't go on as a whole.
+            KafkaOpError: no partition can be fetched.
         """
         deadline = Deadline(wait_s)
         self.push()
-        self._reactor.pump(0)
-        while not self._has_news() and not deadline.expired:
+        self._loop.run_once(0)
+        while not self._has_results() and not deadline.expired:
             self.push()
-            is_settled = not self._homeless and all(it.is_asking for it in self._sessions.values())
-            self._reactor.run_until(self._has_news, Deadline(deadline.slice_s(0.1 if is_settled else 0.02)))
+            is_settled = not self._unassigned and all(it.is_in_flight for it in self._sessions.values())
+            self._loop.run_until(self._has_results, Deadline(deadline.slice_s(0.1 if is_settled else 0.02)))
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        if not self._arrived and self._partitions and self._brokers.refusal() is not None:
-            raise self._brokers.error("fetch")  # nothing comes from there by waiting
+        if self._fetched.is_empty and self._partitions and self._brokers.login_refusal() is not None:
+            raise self._brokers.error("fetch")  # waiting longer does not help
 
     def _clear(self) -> None:
-        self._arrived.clear()
-        self._arrived_bytes = 0
+        self._fetched = Fetched()
+        self._fetched_bytes = 0
 
-    def _has_news(self) -> bool:
-        return bool(self._arrived) or self._failure is not None
+    def _has_results(self) -> bool:
+        return not self._fetched.is_empty or self._failure is not None
 
-    def take(self) -> list[PartitionAnswer]:
-        """All that arrived; the next requests go out."""
-        arrived = list(self._arrived)
+    def take(self) -> Fetched:
+        """Return all that was fetched, and send the next requests."""
+        fetched = self._fetched
         self._clear()
         self.push()
-        return arrived
+        return fetched

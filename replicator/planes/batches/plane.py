@@ -1,7 +1,7 @@
-"""The `batches` plane: record batches of the source pass through unopened, in transactions of our own.
+"""The `batches` plane: record batches of the source pass through unopened, in transactions of the replicator.
 
-    fetcher ──packs──> plane ──batches──> producer ──places──> plane
-       └──────────── reactor: every connection, one thread ───────┘
+    fetcher ──fetched batches──> plane ──batches──> producer ──placements──> plane
+       └──────────────── event loop: every connection, one thread ───────────────┘
 
 See `replicator.planes.Plane` for the contract, and the package for what passes unopened and what does not.
 """
@@ -27,16 +27,16 @@ from replicator.protocol.record_format.records import build_batch
 from replicator.protocol.transaction_manager import TransactionManager
 
 PUSH_BYTES = 262_144
-"""Batches are sent before `flush` once so much waits; less is sent together, after one question to the coordinator."""
+"""Batches are sent before `flush` once so much waits; less is sent together, after one AddPartitionsToTxn."""
 UNPLACED_SHARE = 16
-"""What was appended and is not acknowledged may take this part of the task's memory: as much as one large answer."""
+"""The part of the task's memory for batches that are not acknowledged yet: as much as one large response."""
 OWN_BATCH_BYTES = 524_288
 WRITE_TIMEOUT_S = 30.0
 _UPSTREAM_BASE = attrgetter("upstream_base")
 
 
-class _Landing:
-    """Notes where the batches of one partition landed."""
+class _PlacementRecorder:
+    """Records the offsets on the target at which the batches of one partition were appended."""
 
     __slots__ = ("_placements",)
 
@@ -54,27 +54,29 @@ class BatchesPlane:
 
     Args:
         source, target: the clusters.
-        settings: the task's share of them.
+        settings: of the task.
     """
 
     def __init__(self, source: Cluster, target: Cluster, settings: PlaneSettings) -> None:
-        self._reactor = EventLoop()
-        source_brokers = Brokers(self._reactor, source, client_id())
-        self._target_brokers = target_brokers = Brokers(self._reactor, target, client_id(), target.note_trouble)
+        self._loop = EventLoop()
+        source_brokers = Brokers(self._loop, source, client_id())
+        self._target_brokers = target_brokers = Brokers(self._loop, target, client_id(), target.note_trouble)
         self._fetcher = Fetcher(
-            self._reactor, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
+            self._loop, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )
-        self._coordinator = TransactionManager(self._reactor, target_brokers, target, settings)
-        self._producer = Producer(self._reactor, target_brokers, target, self._coordinator, settings.transactional_id)
+        self._transaction_manager = TransactionManager(self._loop, target_brokers, target, settings)
+        self._producer = Producer(
+            self._loop, target_brokers, target, self._transaction_manager, settings.transactional_id
+        )
         self._unplaced_limit_bytes = settings.buffer_bytes // UNPLACED_SHARE
         self._placements: dict[TP, list[Placement]] = {}
-        self._own: dict[TP, list[tuple[bytes, bytes | None]]] = {}
+        self._own_records: dict[TP, list[tuple[bytes, bytes | None]]] = {}
         self._own_bytes = 0
         self._own_partitions: set[TP] = set()
         self._unpushed_bytes = 0
 
     def open(self, deadline: Deadline) -> None:
-        self._coordinator.initialise(deadline)
+        self._transaction_manager.init_transactions(deadline)
 
     # --- source -------------------------------------------------------------------------------------------------------
 
@@ -92,18 +94,7 @@ class BatchesPlane:
     def fetch(self, wait_s: float) -> Fetched:
         self._fetcher.wait(wait_s)
         self._producer.push()
-        fetched = Fetched()
-        for it in self._fetcher.take():
-            if it.failure is not None:
-                fetched.failed.append(it.failure)
-                continue
-            end = it.next_offset
-            if it.pack is not None:
-                fetched.batches.append(it.pack)
-            if it.pack is None or end > it.pack.next_offset or not it.is_behind:
-                fetched.passed[it.tp] = end
-            fetched.more |= it.is_behind
-        return fetched
+        return self._fetcher.take()
 
     def source_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         return self._fetcher.ends(tps)
@@ -113,93 +104,95 @@ class BatchesPlane:
     def begin(self) -> None:
         self._placements = {}
         self._unpushed_bytes = 0
-        if self._coordinator.has_stray:
-            self._take_new_epoch(Deadline(WRITE_TIMEOUT_S))
+        if self._transaction_manager.has_unanswered_request:
+            self._bump_epoch(Deadline(WRITE_TIMEOUT_S))
 
     def append(self, batch: Batch, target_topic: str, deadline: Deadline) -> None:
         assert isinstance(batch, FetchedBatches)
         self._producer.check()
         target = TP(target_topic, batch.tp.partition)
-        landing = _Landing(self._placements.setdefault(batch.tp, []))
-        for it in batch.let_go():
-            self._producer.append(target, batch.tp, it, landing)
+        on_placed = _PlacementRecorder(self._placements.setdefault(batch.tp, []))
+        for it in batch.take_batches():
+            self._producer.append(target, batch.tp, it, on_placed)
         self._unpushed_bytes += batch.size_bytes
         if self._unpushed_bytes < PUSH_BYTES:
             return
         self._producer.push()
-        self._reactor.pump(0)
+        self._loop.run_once(0)
         if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= self._unplaced_limit_bytes, deadline):
-            raise self._late(f"the target took nothing for {deadline.seconds:g} s", "append")
+            raise self._timed_out(f"the target acknowledged nothing for {deadline.seconds:g} s", "append")
         self._producer.check()
 
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
-        self._place_all(deadline)
+        self._await_acknowledgements(deadline)
         placements, self._placements = self._placements, {}
-        for places in placements.values():  # a batch whose answer was lost is placed after those behind it
+        for places in placements.values():  # a batch whose response was lost is placed after those behind it
             places.sort(key=_UPSTREAM_BASE)
         return placements
 
-    def _place_all(self, deadline: Deadline) -> None:
-        self._send_own()
+    def _await_acknowledgements(self, deadline: Deadline) -> None:
+        self._append_own_records()
         if not self._producer.run_until(lambda: not self._producer.unplaced_bytes, deadline):
             text = f"{self._producer.unplaced_bytes:,} bytes not acknowledged within {deadline.seconds:g} s"
-            raise self._late(text, "flush")
+            raise self._timed_out(text, "flush")
 
     def write(self, topic: str, partition: int, key: bytes, value: bytes | None) -> None:
         target = TP(topic, partition)
-        self._own.setdefault(target, []).append((key, value))
+        self._own_records.setdefault(target, []).append((key, value))
         self._own_bytes += len(key) + len(value or b"") + 16
         if self._own_bytes >= OWN_BATCH_BYTES:
-            self._send_own()
+            self._append_own_records()
             deadline = Deadline(WRITE_TIMEOUT_S)
             limit = self._unplaced_limit_bytes
             if not self._producer.run_until(lambda: self._producer.unplaced_bytes <= limit, deadline):
-                raise self._late(f"the target took nothing for {deadline.seconds:g} s", f"write to {topic}")
+                raise self._timed_out(
+                    f"the target acknowledged nothing for {deadline.seconds:g} s", f"write to {topic}"
+                )
 
-    def _send_own(self) -> None:
+    def _append_own_records(self) -> None:
         """Queue what `write` gathered, as one batch per partition."""
         now_ms = int(time.time() * 1000)
-        for target, records in self._own.items():
+        for target, records in self._own_records.items():
             data = build_batch(records, now_ms)
-            batch = RawBatch(0, len(records), len(records), (), now_ms, -1, data)
+            batch = RawBatch(0, len(records), len(records), (), now_ms, data)
             self._producer.append(target, None, batch, None)
             self._own_partitions.add(target)
-        self._own.clear()
+        self._own_records.clear()
         self._own_bytes = 0
 
     def commit(self, deadline: Deadline) -> None:
-        self._place_all(deadline)
+        self._await_acknowledgements(deadline)
         if self._producer.has_begun:
-            self._coordinator.end(deadline, commit=True)
+            self._transaction_manager.end(deadline, commit=True)
         self._producer.ended()
         self._producer.accompany(self._own_partitions)
         self._own_partitions = set()
 
     def abort(self, deadline: Deadline) -> None:
-        self._own.clear()
+        self._own_records.clear()
         self._own_bytes = 0
         self._own_partitions = set()
         self._placements = {}
         if self._producer.is_untouched:
             return
         self._producer.stop()
-        # What reaches its broker after markers of its own epoch is appended, and the next transaction commits it, where
-        # the broker does not ask whether there is one (KIP-890). Fencing writes markers of a newer epoch.
-        is_at_rest = self._reactor.run_until(lambda: self._producer.is_at_rest, deadline)
+        # A batch that reaches its broker after markers of its own epoch is appended, and the next transaction commits
+        # it, unless the broker verifies that a transaction is open (KIP-890). Fencing writes markers of a newer epoch.
+        is_at_rest = self._loop.run_until(lambda: self._producer.is_at_rest, deadline)
         if not is_at_rest or self._producer.may_follow:
-            text = "batches of it got no answer, and may arrive later; the transaction ends when the task begins anew"
+            text = "batches without a response may arrive later; the transaction ends when the task restarts"
             raise RetriableError(text, op="abort transaction")
         if self._producer.has_begun:
-            self._coordinator.end(deadline, commit=False)
-        self._take_new_epoch(deadline)
+            self._transaction_manager.end(deadline, commit=False)
+        self._bump_epoch(deadline)
 
-    def _take_new_epoch(self, deadline: Deadline) -> None:
-        self._coordinator.take_new_epoch(deadline)
+    def _bump_epoch(self, deadline: Deadline) -> None:
+        self._transaction_manager.bump_epoch(deadline)
         self._producer.begin_again()
 
     def close(self) -> None:
-        self._reactor.close()
+        self._loop.close()
 
-    def _late(self, text: str, op: str) -> KafkaOpError:
+    def _timed_out(self, text: str, op: str) -> KafkaOpError:
         recent = self._target_brokers.recent_error()
         return AbortTransactionError(text, op=op, hint=str(recent) if recent else "")

@@ -26,11 +26,11 @@ from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpErr
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.planes.batches.partition_queue import PartitionQueue, Placed, QueuedBatch
 from replicator.protocol.brokers import Brokers
-from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.primitives import ProtocolError
 from replicator.protocol.produce import API_KEY as PRODUCE
-from replicator.protocol.produce import VERSIONS, PartitionResult, answer_bytes, decode_produce, encode_produce
+from replicator.protocol.produce import VERSIONS, PartitionResult, decode_produce, encode_produce, min_response_bytes
 from replicator.protocol.record_format.header import RawBatch, stamp
 from replicator.protocol.transaction_manager import Refusals, TransactionManager
 
@@ -52,16 +52,16 @@ class Producer:
 
     def __init__(
         self,
-        reactor: EventLoop,
+        loop: EventLoop,
         brokers: Brokers,
         target: Cluster,
-        coordinator: TransactionManager,
+        transaction_manager: TransactionManager,
         transactional_id: str,
     ) -> None:
-        self._reactor = reactor
+        self._loop = loop
         self._brokers = brokers
         self._target = target
-        self._coordinator = coordinator
+        self._transaction_manager = transaction_manager
         self._id = transactional_id
         self._lanes: dict[TP, PartitionQueue] = {}
         self._busy: dict[TP, PartitionQueue] = {}
@@ -131,8 +131,8 @@ class Producer:
         """
         lane = self._lane(target, source)
         self.is_untouched = False
-        coordinator = self._coordinator
-        stamp(batch.data, coordinator.producer_id, coordinator.epoch, lane.take(batch.records))
+        transaction_manager = self._transaction_manager
+        stamp(batch.data, transaction_manager.producer_id, transaction_manager.epoch, lane.take(batch.records))
         lane.items.append(QueuedBatch(batch, on_placed))
         self._busy[target] = lane
         self.unplaced_bytes += batch.size_bytes
@@ -174,8 +174,8 @@ class Producer:
             return
         lanes += [it for it in (self._lane(tp, None) for tp in self._companions) if not it.is_added and it not in lanes]
         self._adding = lanes
-        self._brokers.want({lane.target.topic for lane in lanes})
-        self._coordinator.add([lane.target for lane in lanes], self._added)
+        self._brokers.track_topics({lane.target.topic for lane in lanes})
+        self._transaction_manager.add_partitions([lane.target for lane in lanes], self._added)
 
     def _added(self, refusals: Refusals) -> None:
         lanes, self._adding = self._adding, []
@@ -230,17 +230,19 @@ class Producer:
         version = VERSIONS[0] if known is None else min(VERSIONS[1], known[1])
         self._in_flight[node] = self._in_flight.get(node, 0) + 1
 
-        def done(answer: memoryview | Lost) -> None:
+        def done(answer: memoryview | NoResponseError) -> None:
             self._in_flight[node] -= 1
             self._answered(node, sent, answer)
 
         body = encode_produce(self._id, int(REQUEST_TIMEOUT_S * 1000), topics)
         timeout_s = REQUEST_TIMEOUT_S + 5.0
-        connection.send(Request(PRODUCE, version, body, done, timeout_s, answer_bytes=answer_bytes(topics)))
+        connection.send(Request(PRODUCE, version, body, done, timeout_s, min_response_bytes=min_response_bytes(topics)))
 
-    def _answered(self, node: int, sent: list[tuple[PartitionQueue, QueuedBatch]], answer: memoryview | Lost) -> None:
+    def _answered(
+        self, node: int, sent: list[tuple[PartitionQueue, QueuedBatch]], answer: memoryview | NoResponseError
+    ) -> None:
         results: dict[TP, PartitionResult] = {}
-        if not isinstance(answer, Lost):
+        if not isinstance(answer, NoResponseError):
             try:
                 response = decode_produce(answer)
             except ProtocolError as error:
@@ -253,7 +255,7 @@ class Producer:
             self._brokers.refresh()
         for lane, item in sent:
             item.is_answered = True
-            item.is_lost |= isinstance(answer, Lost)
+            item.is_lost |= isinstance(answer, NoResponseError)
             if self._lanes.get(lane.target) is lane:  # else it is of a transaction that was aborted meanwhile
                 self._settle(lane, item, results.get(lane.target))
         self.push()
@@ -262,7 +264,7 @@ class Producer:
         """An answer that can't be understood is as good as none: asked again, over another connection."""
         connection = self._brokers.connection(node)
         if connection is not None:
-            connection.distrust(f"its answer to Produce can't be read: {error}")
+            connection.close_after_invalid_response(f"its answer to Produce can't be read: {error}")
 
     def _settle(self, lane: PartitionQueue, item: QueuedBatch, result: PartitionResult | None) -> None:
         if result is not None and result.error == 0:
@@ -285,7 +287,7 @@ class Producer:
     def _may_pass(self, lane: PartitionQueue, result: PartitionResult) -> bool:
         """Whether to send again: the leader moved, replicas are missing, or an earlier batch of the lane failed so."""
         if result.leader is not None:
-            self._brokers.hint_leader(*lane.target, *result.leader)
+            self._brokers.update_leader(*lane.target, *result.leader)
         if result.error == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER:
             return lane.is_broken
         if result.error == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -324,7 +326,7 @@ class Producer:
             self.push()
             # not longer: lanes that wait for a leader, or for their turn, are sent by `push`
             budget = Deadline(deadline.slice_s(PUSH_EVERY_S))
-            self._reactor.run_until(lambda: is_done() or self.failure is not None, budget)
+            self._loop.run_until(lambda: is_done() or self.failure is not None, budget)
         self.check()
         return True
 

@@ -1,7 +1,7 @@
-"""The codecs of record batches, within bounds: what would expand beyond `MAX_BYTES` is refused before it does.
+"""Compresses and decompresses record batches, and refuses what would decompress to more than `MAX_BYTES`.
 
-Each format tells or implies a bound before anything is expanded: snappy names the size, lz4 can't expand to more than
-255 times, the blocks of zstd hold 128 KiB at most; gzip is expanded up to the limit.
+Each format states or implies a bound before anything is decompressed: snappy names the size, lz4 can't expand to more
+than 255 times, the blocks of zstd hold 128 KiB at most; gzip is expanded up to the limit.
 
 Pure. Source: clients `CompressionType`, `Lz4BlockOutputStream`; xerial snappy-java `SnappyOutputStream`; RFC 8878.
 """
@@ -27,7 +27,7 @@ _GZIP_LEVEL = 6
 """The default of Java's clients, as are the levels of the others."""
 _ZSTD_LEVEL = 3
 _GZIP_MEMBERS = 64
-"""How many a batch may be made of; every client writes one. Finding the next one copies all the rest."""
+"""The most members of a batch; every client writes one. Finding the next one copies all the rest."""
 _LZ4_MAX_RATIO = 255
 _LZ4_FLAGS_AT, _LZ4_HAS_SIZE, _LZ4_SIZE = 4, 0x08, slice(6, 14)
 _XERIAL_MAGIC = b"\x82SNAPPY\0"
@@ -55,7 +55,7 @@ LAST_CODEC: Final = int(Codec.ZSTD)
 
 
 def decompress(codec: int, data: memoryview, limit: int = MAX_BYTES) -> Bytes:
-    """The bytes that `compress` of any client made `data` of.
+    """Decompress what any client compressed.
 
     Raises:
         ValueError: an unknown codec, damaged data, or more than `limit` bytes of it.
@@ -77,7 +77,7 @@ def decompress(codec: int, data: memoryview, limit: int = MAX_BYTES) -> Bytes:
 
 
 def compress(codec: int, data: memoryview) -> Bytes:
-    """In a form that every broker and client reads.
+    """Compress in a form that every broker and client reads.
 
     lz4: with independent blocks; brokers refuse linked ones.
 

@@ -1,4 +1,4 @@
-"""One record batch of magic 2: its header, and what of it is written anew before it is sent.
+"""The header of a record batch of magic 2, and the fields that are overwritten before it is sent.
 
     0 base offset (8)      8 length (4)        12 leader epoch (4)      16 magic (1)      17 checksum (4)
     21 attributes (2)     23 last offset delta (4)                      27 base timestamp (8)
@@ -6,7 +6,7 @@
     57 record count (4)   61 records, compressed or not
 
 The length counts from byte 12 on. The checksum, CRC-32C, covers everything from byte 21 on, so that a broker can set
-base offset and leader epoch without computing it anew.
+base offset and leader epoch without recomputing it.
 
 Pure. Source: clients `DefaultRecordBatch`.
 """
@@ -49,7 +49,7 @@ class BadBatchError(ProtocolError):
     """A record batch that can't be read. The text is the reason; the caller knows the partition.
 
     Args:
-        offset: everything before it is fine.
+        offset: the records before it are valid.
     """
 
     def __init__(self, reason: str, offset: int) -> None:
@@ -64,9 +64,8 @@ class RawBatch:
     Args:
         first_offset: source offset of the first record.
         next_offset: source offset of the last record, plus one.
-        gaps: source offsets in between without a record; none in a batch that was not opened.
+        gaps: source offsets in between without a record; none in a batch that passes unopened.
         max_timestamp_ms: the latest of its records, or -1.
-        leader_epoch: of the source batch, the last one when it was made of several; -1: unknown.
         data: the whole batch, header included; writable.
     """
 
@@ -75,7 +74,6 @@ class RawBatch:
     records: int
     gaps: Gaps
     max_timestamp_ms: int
-    leader_epoch: int
     data: memoryview | bytearray
 
     @property
@@ -84,11 +82,11 @@ class RawBatch:
 
 
 def stamp(data: memoryview | bytearray, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-    """Make a batch ours, in place: a transactional one with these numbers. Of its attributes only the codec is kept.
+    """Overwrite a batch's header, in place, for our transaction. Of its attributes only the codec is kept.
 
     Args:
         data: one whole batch of magic 2.
-        base_sequence: of its first record.
+        base_sequence: sequence number of its first record.
     """
     attributes = (data[_ATTRIBUTES_LOW_AT] & CODEC_BITS) | TRANSACTIONAL
     _STAMP.pack_into(data, 0, 0, len(data) - LENGTH_FROM, -1, MAGIC, 0, attributes)

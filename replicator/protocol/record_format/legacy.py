@@ -65,7 +65,7 @@ def records_in(data: memoryview) -> list[Record]:
     if outer.value is None:
         raise ValueError("a compressed message without a value")
     magic = data[MAGIC_AT]
-    inner = _series(memoryview(_expanded(magic, outer.codec, outer.value)))
+    inner = _series(memoryview(_decompressed(magic, outer.codec, outer.value)))
     if not inner:
         raise ValueError("a compressed message with nothing inside")
     if any(message.codec for message in inner):
@@ -120,7 +120,7 @@ def _nullable_bytes(data: memoryview, at: int) -> tuple[bytes | None, int]:
     return bytes(data[at : at + size]), at + size
 
 
-def _expanded(magic: int, codec: int, value: bytes) -> Bytes:
+def _decompressed(magic: int, codec: int, value: bytes) -> Bytes:
     if magic == 0 and codec == Codec.LZ4:
         value = _with_right_lz4_checksum(value)
     return decompress(codec, memoryview(value))

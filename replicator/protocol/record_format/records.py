@@ -1,5 +1,5 @@
-"""The records of a batch of magic 2, taken apart and put together in plain Python: our own few records, and what
-compiled code can't do.
+"""Decodes and encodes the records of a batch of magic 2 in plain Python: for the replicator's own few records, and for
+those that the compiled code can't handle.
 
 A name of a header that is not UTF-8 is kept byte for byte, by Python's ``surrogateescape``.
 
@@ -40,10 +40,10 @@ _ESCAPE = "surrogateescape"
 
 
 def decode_records(batch: memoryview) -> list[Record]:
-    """The records of an uncompressed batch.
+    """Decode the records of an uncompressed batch.
 
     Raises:
-        ValueError: they don't add up.
+        ValueError: they contradict the header or their lengths.
     """
     base_offset, _, _, _, _, attributes, _, base_ms, max_ms, _, _, _, count = HEADER.unpack_from(batch)
     reader = _Varints(batch)
@@ -65,7 +65,7 @@ def decode_records(batch: memoryview) -> list[Record]:
 
 
 def encode_records(records: Sequence[Record], limit: int) -> bytearray:
-    """An uncompressed batch of the first records, as many as fit into `limit` bytes, but at least one."""
+    """Encode the first records as an uncompressed batch: as many as fit into `limit` bytes, but at least one."""
     batch = bytearray(HEADER_BYTES)
     base_ms = max_ms = records[0][1]
     count = 0
@@ -84,7 +84,7 @@ def encode_records(records: Sequence[Record], limit: int) -> bytearray:
 
 
 def build_batch(records: Sequence[tuple[bytes, bytes | None]], timestamp_ms: int) -> bytearray:
-    """One batch of our own small records, uncompressed: 1.5 µs each.
+    """Encode small records of the replicator as one batch, uncompressed: 1.5 µs each.
 
     Args:
         records: keys and values, at least one.

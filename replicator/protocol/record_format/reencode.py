@@ -1,6 +1,6 @@
-"""Record batches that are opened, and records written into new batches.
+"""Decodes record batches, and encodes records into new batches.
 
-Records are taken apart and put together by aiokafka's compiled code; compression and headers are done here. That code
+Records are decoded and encoded by aiokafka's compiled code; compression and headers are done here. That code
 can't do two things, which plain Python does instead, in `records`: header names that are not UTF-8, which every
 broker takes, and a batch whose first record has no timestamp while others have one.
 
@@ -41,7 +41,7 @@ from replicator.protocol.record_format.records import NO_LIMIT, NO_TIMESTAMP, Re
 _SLACK: Final = bytes(16)
 """The compiled code looks up to ten bytes past the end before it notices that a record is cut off."""
 _LESS_SLACK: Final = bytes(11)
-"""From twelve bytes on it takes them for another batch."""
+"""With twelve bytes or more it would expect another batch."""
 _FIELDS = attrgetter("offset", "timestamp", "key", "value", "headers")
 _OFFSET, _TIMESTAMP = itemgetter(0), itemgetter(1)
 _MAGIC = itemgetter(MAGIC_AT)
@@ -54,7 +54,7 @@ _IMPORTING: Final = Lock()
 
 
 class _Compiled(NamedTuple):
-    """What is used of aiokafka."""
+    """The classes of aiokafka that are used."""
 
     Batch: Any
     Batches: Any
@@ -64,9 +64,9 @@ class _Compiled(NamedTuple):
 
 @cache
 def _compiled() -> _Compiled:
-    """Imported with the first batch that is opened: its package loads clients, too, and most workers open none.
+    """Import aiokafka with the first batch that is decoded: it loads clients, too, and most workers decode none.
 
-    By one thread at a time: its modules import one another, and two threads in the midst of that see halves of them.
+    By one thread at a time: its modules import one another, and a second thread would see them half loaded.
     """
     with _IMPORTING:
         from aiokafka.errors import CorruptRecordException  # noqa: PLC0415
@@ -80,21 +80,21 @@ def _compiled() -> _Compiled:
 
 
 def _compiled_errors() -> tuple[type[Exception], ...]:
-    """What the compiled code raises of records that don't add up."""
+    """The exceptions that the compiled code raises for invalid records."""
     return ValueError, _compiled().CorruptError, OverflowError, MemoryError, SystemError
 
 
-def open_batch(data: memoryview) -> list[Record]:
-    """The records of one batch of any magic; ascending offsets.
+def decode_batch(data: memoryview) -> list[Record]:
+    """Decode the records of one batch of any magic, in ascending order.
 
     Raises:
-        BadBatchError: it can't be decompressed or taken apart, or is not what its header says.
+        BadBatchError: it can't be decompressed or decoded, or contradicts its header.
     """
-    return take_apart([expand(data)], 0, NO_LIMIT)
+    return decode_batches([decompressed(data)], 0, NO_LIMIT)
 
 
-def expand(data: memoryview) -> memoryview:
-    """The batch without compression; itself, when it has none, or is of magic 0 or 1.
+def decompressed(data: memoryview) -> memoryview:
+    """Return the batch without compression; itself, when it has none, or is of magic 0 or 1.
 
     Raises:
         BadBatchError: it can't be decompressed, or becomes larger than `compression.MAX_BYTES`.
@@ -112,18 +112,18 @@ def expand(data: memoryview) -> memoryview:
     return memoryview(b"".join((header, records, _SLACK)))[: -len(_SLACK)]
 
 
-def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Record]:
-    """The records of expanded batches that follow one another; several of magic 2 may lie side by side.
+def decode_batches(batches: Sequence[memoryview], first: int, stop: int) -> list[Record]:
+    """Decode the records of consecutive decompressed batches; several of magic 2 may lie side by side.
 
     Args:
         first: records before this offset are left out.
         stop: no record is at or after this offset.
 
     Raises:
-        BadBatchError: one is not what its header says, or offsets are out of order. Java does not look at those; here
-            they would be written into the map.
+        BadBatchError: one contradicts its header, or offsets are out of order. Java does not check those; here they
+            would be written into the offset map.
     """
-    records = _taken_apart(batches)
+    records = _decoded(batches)
     if not records:
         return records
     if None in map(_TIMESTAMP, records):
@@ -134,16 +134,16 @@ def take_apart(batches: Sequence[memoryview], first: int, stop: int) -> list[Rec
     return records if offsets[0] >= first else records[bisect_left(offsets, first) :]
 
 
-def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
+def _decoded(batches: Sequence[memoryview]) -> list[Record]:
     compiled = _compiled()
     if set(map(_MAGIC, batches)) == {MAGIC}:
         side_by_side = compiled.Batches(b"".join((*batches, _LESS_SLACK)))
         try:
             return list(map(_FIELDS, chain.from_iterable(iter(side_by_side.next_batch, None))))
         except _compiled_errors():
-            pass  # which batch it is, and why, is found one by one
+            pass  # the loop below finds which batch it is, and why
     records: list[Record] = []
-    for batch in chain.from_iterable(map(split, batches)):
+    for batch in chain.from_iterable(map(split_batches, batches)):
         before = len(records)
         try:
             if batch[MAGIC_AT] == MAGIC:
@@ -153,15 +153,15 @@ def _taken_apart(batches: Sequence[memoryview]) -> list[Record]:
         except UnicodeDecodeError:
             records[before:] = _plain_records(batch)
         except _compiled_errors() as error:
-            raise BadBatchError(f"its records don't add up: {error}", _first_offset(batch)) from None
+            raise BadBatchError(f"its records can't be decoded: {error}", _first_offset(batch)) from None
     return records
 
 
-def split(data: memoryview) -> Iterator[memoryview]:
-    """The batches of magic 2 that lie side by side; itself, when it is of magic 0 or 1.
+def split_batches(data: memoryview) -> Iterator[memoryview]:
+    """Split batches of magic 2 that lie side by side; a batch of magic 0 or 1 is returned as it is.
 
     Raises:
-        BadBatchError: the length of one makes no sense; who walked over them knows better.
+        BadBatchError: the length of one is impossible; does not happen after `walk`.
     """
     at, end = 0, len(data) if data[MAGIC_AT] == MAGIC else 0
     if not end:
@@ -174,12 +174,12 @@ def split(data: memoryview) -> Iterator[memoryview]:
         at = stop
 
 
-def write_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -> list[RawBatch]:
-    """New batches that hold `records`.
+def encode_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -> list[RawBatch]:
+    """Encode `records` into new batches.
 
     Args:
         records: at least one, with ascending offsets.
-        max_batch_bytes: of a batch before compression; a record that is larger gets a batch of its own.
+        max_batch_bytes: size of a batch before compression; a record that is larger gets a batch of its own.
     """
     batches = []
     start = 0
@@ -192,13 +192,13 @@ def write_batches(records: Sequence[Record], codec: int, max_batch_bytes: int) -
         is_dense = last_offset - first_offset == stop - start - 1
         gaps = () if is_dense else gaps_between(map(_OFFSET, some[: stop - start]))
         data = _compressed(batch, codec)
-        batches.append(RawBatch(first_offset, last_offset + 1, stop - start, gaps, header[8], -1, data))
+        batches.append(RawBatch(first_offset, last_offset + 1, stop - start, gaps, header[8], data))
         start = stop
     return batches
 
 
 def _encoded(records: Sequence[Record], limit: int) -> bytearray:
-    """A batch of the first records, as many as fit into `limit` bytes, but at least one."""
+    """Encode the first records as a batch: as many as fit into `limit` bytes, but at least one."""
     if records[0][1] == NO_TIMESTAMP and any(record[1] != NO_TIMESTAMP for record in records):
         return encode_records(records, limit)
     builder = _compiled().Builder(MAGIC, 0, 0, -1, -1, -1, limit)
@@ -216,7 +216,7 @@ def _encoded(records: Sequence[Record], limit: int) -> bytearray:
 
 
 def _compressed(batch: bytearray, codec: int) -> bytearray:
-    """The batch in that codec; left as it is when that makes it no smaller, so that a limit on its size still holds."""
+    """Compress a batch, unless that makes it no smaller, so that a limit on its size still holds."""
     if not codec:
         return batch
     records = compress(codec, memoryview(batch)[HEADER_BYTES:])
@@ -236,7 +236,7 @@ def _plain_records(batch: memoryview) -> list[Record]:
     try:
         return decode_records(batch)
     except ValueError as error:
-        raise BadBatchError(f"its records don't add up: {error}", _first_offset(batch)) from None
+        raise BadBatchError(f"its records can't be decoded: {error}", _first_offset(batch)) from None
 
 
 def _first_offset(batch: memoryview) -> int:

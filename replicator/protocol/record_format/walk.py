@@ -1,4 +1,4 @@
-"""One partition's part of a Fetch response, batch by batch: what passes unopened, what is opened, what is left out.
+"""Decides for each batch of a Fetch response whether it passes unopened, is re-encoded, or is left out.
 
     control batch                        left out; an abort marker ends its producer's aborted transaction
     of an aborted transaction            left out
@@ -8,7 +8,7 @@
                                          opened, and written as one batch or several
     anything else                        passes
 
-What it costs per batch decides how `_Walk.over_batches` is written.
+The cost per batch decides how `_Walk.over_batches` is written.
 
 Pure. Source: clients `CompletedFetch` (aborted transactions), `EndTransactionMarker`, `ControlRecordType`.
 """
@@ -43,7 +43,13 @@ from replicator.protocol.record_format.header import (
     stamp,
 )
 from replicator.protocol.record_format.records import NO_TIMESTAMP
-from replicator.protocol.record_format.reencode import expand, open_batch, split, take_apart, write_batches
+from replicator.protocol.record_format.reencode import (
+    decode_batch,
+    decode_batches,
+    decompressed,
+    encode_batches,
+    split_batches,
+)
 
 __all__ = ["BadBatchError", "RawBatch", "Walked", "stamp", "walk"]
 
@@ -68,22 +74,18 @@ _ABORT = 0
 
 @dataclass(slots=True)
 class Walked:
-    """What was found.
+    """The result of `walk`.
 
     Args:
         batches: ready to be stamped, in log order.
         next_offset: the position after everything that was walked over, up to `bad`.
         last_epoch: the leader epoch of the last batch walked over, or -1.
-        dropped_aborted_records: records of aborted transactions.
-        opened: source batches that had to be opened.
-        bad: why it can't go on from `next_offset`; what came before is in `batches`.
+        bad: why the batch at `next_offset` can't be read; what came before it is in `batches`.
     """
 
     batches: list[RawBatch]
     next_offset: int
     last_epoch: int = _UNKNOWN_EPOCH
-    dropped_aborted_records: int = 0
-    opened: int = 0
     bad: BadBatchError | None = None
 
 
@@ -95,13 +97,13 @@ def walk(
     max_batch_bytes: int,
     merge: bool = True,
 ) -> Walked:
-    """Take apart what one fetch returned of one partition.
+    """Split what one fetch returned of one partition into batches.
 
     Args:
         records: whole batches, perhaps a part of one at the end, which is ignored; writable.
         from_offset: the position that was fetched from; records before it are left out.
         aborted: (producer id, first offset), from the same response.
-        max_batch_bytes: what the target takes; a record that is larger gets a batch of its own.
+        max_batch_bytes: the largest batch that the target accepts; a record that is larger gets a batch of its own.
         merge: whether series of tiny batches become one.
     """
     it = _Walk(records, from_offset, aborted, max_batch_bytes, merge=merge)
@@ -112,16 +114,17 @@ def walk(
         walked.bad = error
     try:
         it.series.write()
-    except BadBatchError as error:  # an earlier one than the other
+    except BadBatchError as error:  # it lies before the other one
         walked.bad = error
     walked.next_offset = it.position if walked.bad is None else walked.bad.offset
     return walked
 
 
-_Entry = tuple[memoryview, int, int, int, int, int, int, bool, int]
-"""Batches that are not left out: (data, position before them, first offset, next offset, records, max timestamp, leader
-epoch, whether they may pass unopened, how many they are). Several, which lie side by side, are all plain ones: of them
-first offset, records and max timestamp are not told."""
+_Entry = tuple[memoryview, int, int, int, int, int, bool, int]
+"""One batch, or several plain ones that lie side by side, in what was fetched.
+
+(data, position before them, first offset, next offset, records, max timestamp, whether they may pass unopened, number
+of batches). First offset, records and max timestamp are set for a single batch only."""
 
 
 class _Walk:
@@ -174,13 +177,11 @@ class _Walk:
             is_aborted = aborted is not None and aborted.has(data, position, producer, attributes, next_offset)
             if next_offset <= position:
                 continue
-            if is_aborted:
-                self.walked.dropped_aborted_records += count
-            elif count and not attributes & CONTROL:
+            if count and not is_aborted and not attributes & CONTROL:
                 is_unbroken = first >= position and delta + 1 == count
                 fits = length + LENGTH_FROM <= max_batch_bytes or count == 1
                 is_whole = is_unbroken and fits and not attributes & _NEVER_UNOPENED
-                entry = (data, position, first, next_offset, count, max_ms, epoch, is_whole, 1)
+                entry = (data, position, first, next_offset, count, max_ms, is_whole, 1)
                 add(attributes & CODEC_BITS, entry)
             position, last_epoch = next_offset, epoch
         self.position, self.walked.last_epoch = position, last_epoch
@@ -204,14 +205,14 @@ class _Walk:
         if not legacy.is_intact(data):
             raise BadBatchError("the checksum of a message is wrong", position)
         if offset >= position:
-            entry = (data, position, offset, offset + 1, 0, NO_TIMESTAMP, _UNKNOWN_EPOCH, False, 1)
+            entry = (data, position, offset, offset + 1, 0, NO_TIMESTAMP, False, 1)
             self.series.add(legacy.codec_of(data), entry)
             self.position, self.walked.last_epoch = offset + 1, _UNKNOWN_EPOCH
         return stop
 
 
 class _Series:
-    """Batches that follow one another, in one codec: held back as long as they may be merged. Writes to `walked`."""
+    """Consecutive batches of one codec, held back as long as they may be merged. Writes to `walked`."""
 
     def __init__(self, walked: Walked, max_batch_bytes: int, *, merge: bool) -> None:
         self._walked = walked
@@ -221,11 +222,11 @@ class _Series:
         self._codec = 0
         self._entries: list[_Entry] = []
         self._held = 0
-        """Batches in them."""
+        """Number of batches in them."""
         self._size_bytes = 0
 
     def add(self, codec: int, entry: _Entry) -> None:
-        """The next batch. Raises: BadBatchError: this one or one held back can't be opened."""
+        """The next batch. Raises: BadBatchError: this one or one held back can't be decoded."""
         if codec > LAST_CODEC:
             raise BadBatchError(f"a batch of codec {codec}, which is unknown", entry[1])
         size, held = len(entry[0]), self._held
@@ -278,7 +279,7 @@ class _Series:
                 at, position, last_epoch = stop, first + count, epoch
             if not held:
                 return at, position, last_epoch
-            entry = (records[begin:at], before, before, position, 0, NO_TIMESTAMP, last_epoch, True, held)
+            entry = (records[begin:at], before, before, position, 0, NO_TIMESTAMP, True, held)
             self._hold(entry if held > 1 else next(_each(entry)))
 
     def write(self) -> None:
@@ -292,47 +293,45 @@ class _Series:
                 self._write_alone(entry)
 
     def _write_alone(self, entry: _Entry) -> None:
-        data, _, first, next_offset, count, max_ms, epoch, is_whole, _ = entry
+        data, _, first, next_offset, count, max_ms, is_whole, _ = entry
         if is_whole:
-            self._walked.batches.append(RawBatch(first, next_offset, count, (), max_ms, epoch, data))
+            self._walked.batches.append(RawBatch(first, next_offset, count, (), max_ms, data))
         else:
-            self._walked.opened += 1
-            self._write_anew([entry], [_expanded(entry)], self._max_batch_bytes)
+            self._write_reencoded([entry], [_decompressed(entry)], self._max_batch_bytes)
 
     def _write_merged(self, entries: list[_Entry]) -> None:
         limit = self._merged_bytes
         begin = size = 0
         batches: list[memoryview] = []
-        self._walked.opened += sum(entry[-1] for entry in entries)
         try:
             for index, entry in enumerate(entries):
-                batch = _expanded(entry) if self._codec else entry[0]
+                batch = _decompressed(entry) if self._codec else entry[0]
                 size += len(batch)
                 if size > limit:
-                    full, expanded = entries[begin:index], batches
+                    full, decompressed_batches = entries[begin:index], batches
                     begin, size, batches = index, len(batch), []
-                    self._write_anew(full, expanded, limit)
+                    self._write_reencoded(full, decompressed_batches, limit)
                 batches.append(batch)
         finally:  # what came before a bad one is delivered
-            self._write_anew(entries[begin : begin + len(batches)], batches, limit)
+            self._write_reencoded(entries[begin : begin + len(batches)], batches, limit)
 
-    def _write_anew(self, entries: list[_Entry], batches: list[memoryview], limit: int) -> None:
+    def _write_reencoded(self, entries: list[_Entry], batches: list[memoryview], limit: int) -> None:
         """Write the records of all these as one batch, if they fit. Args: batches: `entries`, expanded."""
         if not entries:
             return
         position, last = entries[0][1], entries[-1]
         try:
-            records = take_apart(batches, position, last[3])
+            records = decode_batches(batches, position, last[3])
         except BadBatchError as error:
             if len(entries) == last[-1] == 1:
                 raise BadBatchError(str(error), position) from None
             every = chain.from_iterable(map(_one_by_one, entries))
-            for one, batch in zip(every, chain.from_iterable(map(split, batches)), strict=True):  # finds the bad one
-                self._write_anew([one], [batch], limit)
+            for one, batch in zip(
+                every, chain.from_iterable(map(split_batches, batches)), strict=True
+            ):  # finds the bad one
+                self._write_reencoded([one], [batch], limit)
             return
-        for raw in write_batches(records, self._codec, limit):
-            raw.leader_epoch = last[6]
-            self._walked.batches.append(raw)
+        self._walked.batches += encode_batches(records, self._codec, limit)
 
 
 def _one_by_one(entry: _Entry) -> Iterator[_Entry]:
@@ -343,21 +342,21 @@ def _one_by_one(entry: _Entry) -> Iterator[_Entry]:
 def _each(entry: _Entry) -> Iterator[_Entry]:
     """As `_one_by_one`, of plain batches."""
     position = entry[1]
-    for data in split(entry[0]):
-        first, _, epoch, _, _, _, _, _, max_ms, _, _, _, count = HEADER.unpack_from(data)
-        yield data, position, first, first + count, count, max_ms, epoch, True, 1
+    for data in split_batches(entry[0]):
+        first, _, _, _, _, _, _, _, max_ms, _, _, _, count = HEADER.unpack_from(data)
+        yield data, position, first, first + count, count, max_ms, True, 1
         position = first + count
 
 
-def _expanded(entry: _Entry) -> memoryview:
+def _decompressed(entry: _Entry) -> memoryview:
     try:
-        return expand(entry[0])
+        return decompressed(entry[0])
     except BadBatchError as error:
         raise BadBatchError(str(error), entry[1]) from None
 
 
 class _Aborted:
-    """Tells batches of aborted transactions.
+    """Finds batches of aborted transactions.
 
     Args:
         aborted: (producer id, first offset), in any order.
@@ -368,7 +367,7 @@ class _Aborted:
         self._producers: set[int] = set()
 
     def has(self, data: memoryview, position: int, producer: int, attributes: int, next_offset: int) -> bool:
-        """Whether a batch is in an aborted transaction; to be asked about every batch, in log order.
+        """Whether a batch is in an aborted transaction; to be called for every batch, in log order.
 
         Raises:
             BadBatchError: a control batch that can't be read.
@@ -387,7 +386,7 @@ class _Aborted:
 
 def _is_abort_marker(data: memoryview, position: int) -> bool:
     try:
-        records = open_batch(data)
+        records = decode_batch(data)
     except BadBatchError as error:
         raise BadBatchError(str(error), position) from None
     key = records[0][2] if records else None

@@ -17,7 +17,6 @@ from replicator.errors import TP, FencedError, RefusedError, RetriableError
 from replicator.names import task_of
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import (
-    NO_ID,
     RECOPIED,
     ControlRecord,
     TargetTopic,
@@ -25,6 +24,7 @@ from replicator.offset_map.sync_format import (
     encode_sync,
     task_tp,
 )
+from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.operations import pause, recopy
 from replicator.operations.pause import Halts, Pause, PauseCommand
 from replicator.operations.recopy import Copy, Recopy, Seen
@@ -35,11 +35,11 @@ from replicator.syncs.halts import HaltReason
 TASKS = 2
 TIMEOUT_S = 5.0
 MINE, OTHERS = "move-1", "move-0"
-ORDERS = TargetTopic("east.orders", bytes([1]) * 16)
+ORDERS = TargetTopic("east.orders", TopicId([1] * 16))
 RUN = Run(4, 90, 40, 10, 30, 100, NO_ID, ())
 LOST = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS) for p in range(4))
 WHOLE = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS, found=ORDERS, end=51) for p in range(4))
-NEW = TargetTopic(ORDERS.name, bytes([2]) * 16)
+NEW = TargetTopic(ORDERS.name, TopicId([2] * 16))
 REFILLED = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS, found=NEW, end=7) for p in range(4))
 PAUSED = {"reason": "paused", "id": OTHERS, "by": "bob", "at": "2026-01-31T03:00:00.000+00:00"}
 FAILED_OVER = PAUSED | {"reason": "failover"}

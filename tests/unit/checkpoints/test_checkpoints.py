@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from replicator.checkpoints.checkpoints import (
     Translated,
     changes,
     known_times,
-    past_markers,
+    placed,
     positions_of,
     translate_groups,
-    within_logs,
 )
 from replicator.errors import TP
 from replicator.groups.offsets import Committed
@@ -22,11 +19,13 @@ from replicator.names import GroupFilter
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import TopicId
+from replicator.offset_map.translate import UNKNOWN_LOG, TargetLog
 from replicator.syncs.state import MapsState
 
-ID = bytes(range(16))
+ID, OTHER_ID = TopicId(range(16)), TopicId(range(1, 17))
 ORDERS, REMOTE = TP("orders", 0), TP("east.orders", 0)
-TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2, bytes([6]) * 16)}, (), 1)
+TOPICS = Snapshot(1, {"orders": SourceTopic("orders", ID, 2, 1, "east.orders", 2, TopicId([6] * 16))}, (), 1)
 
 
 def syncs(*runs: Run, stopped: str = "", target: TargetTopic | None = None) -> MapsState:
@@ -40,7 +39,7 @@ def syncs(*runs: Run, stopped: str = "", target: TargetTopic | None = None) -> M
     return state
 
 
-def run(seq: int, up: int, down: int, count: int, ordinal: int, topic_id: bytes = ID) -> Run:
+def run(seq: int, up: int, down: int, count: int, ordinal: int, topic_id: TopicId = ID) -> Run:
     return Run(seq, up, down, count, ordinal, up + count, topic_id, ())
 
 
@@ -49,6 +48,10 @@ RUNS = (run(1, 100, 0, 0, 0), run(2, 100, 0, 10, 0), run(3, 110, 11, 10, 10))
 
 def translated(next_offset: int, state: MapsState) -> Translated:
     return translate_groups({"g": {ORDERS: Committed(next_offset, "m")}}, state, TOPICS)
+
+
+def placed_one(next_offset: int, state: MapsState, log: TargetLog = UNKNOWN_LOG) -> dict[tuple[str, TP], Checkpoint]:
+    return placed(translated(next_offset, state), {REMOTE: log})
 
 
 @pytest.mark.parametrize(
@@ -66,20 +69,20 @@ def translated(next_offset: int, state: MapsState) -> Translated:
 def test_offsets_are_translated(upstream: int, downstream: int, kind: str, is_end: bool) -> None:
     """Invariant D: a group that is ahead gets the replicated end, one before the floor all that was replicated."""
     found = translated(upstream, syncs(*RUNS))
-    assert found.checkpoints == {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m", ID)}
+    assert placed(found, {}) == {("g", REMOTE): Checkpoint("g", REMOTE, upstream, downstream, "m", ID)}
     assert found.counts == {kind: 1}
     assert (REMOTE in found.at_end) == is_end
 
 
 def test_a_group_before_a_beginning_that_was_lost_gets_nothing() -> None:
     """D: where the map's first run is not the first one ever, records may lie before its place."""
-    assert translated(99, syncs(*RUNS[1:])).checkpoints == {}
+    assert placed_one(99, syncs(*RUNS[1:])) == {}
 
 
 def test_a_thinned_stretch_gives_its_beginning() -> None:
     """Never past an unread record: the first place of the stretch."""
     found = translated(200, syncs(run(1, 100, 0, 0, 0), run(64, 100, 0, 10, 0), run(128, 300, 211, 10, 200)))
-    assert found.checkpoints["g", REMOTE].downstream_next == 10
+    assert placed(found, {})["g", REMOTE].downstream_next == 10
     assert found.counts == {"between": 1}
 
 
@@ -87,11 +90,11 @@ def test_a_thinned_stretch_gives_its_beginning() -> None:
     "state",
     [
         syncs(),
-        syncs(run(1, 100, 0, 10, 0, bytes(16))),
+        syncs(run(1, 100, 0, 10, 0, OTHER_ID)),
         syncs(*RUNS, stopped="recreated"),
         syncs(*RUNS, stopped="source_log_shorter"),
         syncs(*RUNS, stopped="target_recreated"),
-        syncs(*RUNS, target=TargetTopic("east.orders", bytes([7]) * 16)),
+        syncs(*RUNS, target=TargetTopic("east.orders", TopicId([7] * 16))),
     ],
     ids=[
         "nothing replicated", "another topic of the name", "created again", "source lost records",
@@ -100,14 +103,14 @@ def test_a_thinned_stretch_gives_its_beginning() -> None:
 )  # fmt: skip
 def test_offsets_of_other_records_are_not_translated(state: MapsState) -> None:
     found = translated(105, state)
-    assert found.checkpoints == {}
+    assert placed(found, {}) == {}
     assert found.counts == {"unknown": 1}
 
 
 def test_positions_are_those_of_the_source_topic_as_it_is_now() -> None:
     """Nothing for a partition that has none yet, or whose offsets mean other records."""
     assert positions_of(syncs(*RUNS), TOPICS) == {ORDERS: 120}
-    for other in (syncs(), syncs(run(1, 100, 0, 10, 0, bytes(16))), syncs(*RUNS, stopped="recreated")):
+    for other in (syncs(), syncs(run(1, 100, 0, 10, 0, OTHER_ID)), syncs(*RUNS, stopped="recreated")):
         assert positions_of(other, TOPICS) == {}
     assert positions_of(syncs(*RUNS), Snapshot(2, {}, (), 1)) == {}
 
@@ -115,26 +118,34 @@ def test_positions_are_those_of_the_source_topic_as_it_is_now() -> None:
 def test_topics_of_no_flow_are_not_counted() -> None:
     found = translate_groups({"g": {TP("local", 0): Committed(1)}}, syncs(*RUNS), TOPICS)
     assert not found.counts
-    assert not found.checkpoints
+    assert not found.offsets
 
 
 def test_only_those_at_the_end_pass_the_markers() -> None:
     offsets = {"done": {ORDERS: Committed(120)}, "ahead": {ORDERS: Committed(130)}, "behind": {ORDERS: Committed(119)}}
-    found = past_markers(translate_groups(offsets, syncs(*RUNS), TOPICS), {REMOTE: 23})
-    assert {group: it.downstream_next for (group, _), it in found.items()} == {"done": 23, "ahead": 23, "behind": 20}
-    assert {it.topic_id for it in found.values()} == {ID}
+    found = translate_groups(offsets, syncs(*RUNS), TOPICS)
+    assert found.at_end == {REMOTE: 21}
+    checkpoints = placed(found, {REMOTE: TargetLog(read_from=21, read_to=23)})
+    assert {group: it.downstream_next for (group, _), it in checkpoints.items()} == {
+        "done": 23, "ahead": 23, "behind": 20,
+    }  # fmt: skip
+    assert {it.topic_id for it in checkpoints.values()} == {ID}
 
 
-def test_none_lies_behind_the_end_of_a_log_that_lost_records() -> None:
+@pytest.mark.parametrize(("upstream", "downstream"), [(105, 5), (119, 11), (120, 11), (125, 11)])
+def test_none_lies_behind_the_end_of_a_log_that_lost_records(upstream: int, downstream: int) -> None:
     """E: a consumer would begin there by its `auto.offset.reset`. At the end it reads what comes."""
-    before = translate_groups(
-        {"done": {ORDERS: Committed(120)}, "behind": {ORDERS: Committed(105)}}, syncs(*RUNS), TOPICS
-    )
-    done, behind = ("done", REMOTE), ("behind", REMOTE)
-    assert within_logs(before.checkpoints, {}) == before.checkpoints
-    found = within_logs(before.checkpoints, {REMOTE: 11})
-    assert found == {behind: before.checkpoints[behind], done: replace(before.checkpoints[done], downstream_next=11)}
-    assert within_logs(before.checkpoints, {REMOTE: None}) == {}
+    cut = syncs(*RUNS, stopped="target_log_shorter")
+    found = placed_one(upstream, cut, TargetLog(end=11))
+    assert {it.downstream_next for it in found.values()} == {downstream}
+    assert placed_one(upstream, cut) == {}, "where it ends is not known"
+
+
+@pytest.mark.parametrize(("upstream", "downstream"), [(99, 7), (105, 7), (107, 7), (108, 8), (120, 21), (125, 21)])
+def test_none_lies_before_the_beginning_of_a_log(upstream: int, downstream: int) -> None:
+    """Retention deleted the first seven records of the copy: with ``latest``, a consumer would skip all the others."""
+    found = placed_one(upstream, syncs(*RUNS), TargetLog(begin=7, end=22))
+    assert {it.downstream_next for it in found.values()} == {downstream}
 
 
 def test_only_changes_are_written() -> None:

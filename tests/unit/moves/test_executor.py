@@ -14,7 +14,7 @@ from replicator.errors import TP, KafkaOpError, RefusedError
 from replicator.groups.offsets import OffsetOwner, owner_of
 from replicator.moves import executor
 from replicator.moves.executor import MoveExecutor, MoveOptions, MoveOutcome
-from replicator.moves.model import MoveCommand, Order, RowState
+from replicator.moves.model import MoveCommand, Order, RowState, counted
 from replicator.syncs.control_records import PartlyDoneError
 from tests.unit.moves.two_clusters import EAST_WEST, PARTITIONS, WEST_EAST, Died, FakeOperator, FakeWorld, TwoClusters
 
@@ -521,6 +521,35 @@ def test_a_risk_that_comes_up_after_the_approval_is_refused_too() -> None:
     world = FakeWorld(it.two)
     world.before["claim"] = lambda: it.two.produce("orders", 0, 7)
     assert "up to 7 records are not on the target" in refused(it, world)[0]
+
+
+@pytest.mark.parametrize("command", [MoveCommand.SWITCHOVER, MoveCommand.FAILOVER])
+def test_records_that_are_deleted_where_the_group_goes_are_refused_unless_accepted(command: MoveCommand) -> None:
+    """It goes on at the beginning of what is left, and misses only what is gone."""
+    it = switchover()
+    two, gone = it.two, it.two.delete("west", COPY, 4)
+    unread = set(gone) - set(two.processed["g"])
+    assert unread
+    it.command, it.options = command, MoveOptions(timeout_s=0.01)
+    before = two.snapshot()
+    refused = it.run()
+    assert (refused.state, two.snapshot()) == ("refused", before)
+    assert refused.texts == (
+        f"up to {counted(len(unread), 'record')} {'is' if len(unread) == 1 else 'are'} not on the target: "
+        "--accept-data-loss moves them all the same",
+    )
+    it.options = MoveOptions(timeout_s=0.01, accept_data_loss=True)
+    assert it.run().state == "done"
+    assert two.groups["west"]["g"].offsets[COPY].next_offset == two.begins["west"][COPY]
+    two.consume_all("west")
+    assert set(range(1, two.produced + 1)) - set(two.processed["g"]) == unread
+
+
+def test_group_sync_begins_where_the_log_does() -> None:
+    it = switchover()
+    it.two.delete("west", COPY, 4)
+    duties(it.two)
+    assert it.two.groups["west"]["g"].offsets[COPY].next_offset == 4
 
 
 def test_a_group_of_all_that_goes_away_refuses_nothing() -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from replicator.errors import TP
 from replicator.groups.offsets import Committed, GroupState, move_tag, tag
 from replicator.moves.history import LastMove
-from replicator.moves.model import MoveCommand, MovePlan, MoveReason, Order, Row, RowState
-from replicator.moves.plan import GroupFacts, MoveFacts, missing_rows, plan_move
+from replicator.moves.model import MoveCommand, MovePlan, MoveReason, Order, Row, RowState, Unrefined
+from replicator.moves.plan import GroupFacts, MoveFacts, counted_row, missing_rows, plan_move
 from replicator.moves.routes import FlowView, Router
-from replicator.offset_map.map import OffsetMap
+from replicator.offset_map.map import Exact, OffsetMap
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.translate import TargetLog
 from replicator.operations.group_report import GroupRow, is_well
 from replicator.syncs.state import MapsState
 from tests.unit.moves.two_clusters import EAST_WEST, WEST_EAST, a_flow, topic_id
@@ -106,7 +107,7 @@ AWAY = (MoveCommand.SWITCHOVER, MoveCommand.FAILOVER)
 )
 def test_each_position_has_its_place(command: MoveCommand, near: int, far: int | None, translation: str) -> None:
     """D: a caught-up group goes past the markers, none past a record."""
-    row = row_of(command, at(near), far_ends={COPY: (21, 22)})
+    row = row_of(command, at(near), far_logs={COPY: TargetLog(read_from=21, read_to=22)})
     assert (row.far, row.far_next, row.translation) == (COPY, far, translation)
     is_stuck = command is MoveCommand.SWITCHOVER
     assert row.must_wait == (translation == "ahead" and is_stuck)
@@ -116,12 +117,12 @@ def test_each_position_has_its_place(command: MoveCommand, near: int, far: int |
 
 def test_the_end_that_was_found_for_another_place_is_not_used() -> None:
     """D: the log was read from 21 on, before more was replicated."""
-    assert row_of(MoveCommand.SWITCHOVER, at(121), far_ends={COPY: (15, 40)}).far_next == 21
+    assert row_of(MoveCommand.SWITCHOVER, at(121), far_logs={COPY: TargetLog(read_from=15, read_to=40)}).far_next == 21
 
 
 @pytest.mark.parametrize(("near", "far"), [(0, 100), (4, 104), (10, 111), (20, 120), (21, 121), (22, 121), (90, 121)])
 def test_the_way_home_is_the_inverse(near: int, far: int) -> None:
-    row = row_of(MoveCommand.FAILBACK, at(near), far_ends={ORDERS: (121, 500)})
+    row = row_of(MoveCommand.FAILBACK, at(near), far_logs={ORDERS: TargetLog(read_from=121, read_to=500)})
     assert (row.far, row.far_next, row.translation, row.is_inverse) == (ORDERS, far, "exact", True)
 
 
@@ -580,7 +581,7 @@ def test_a_commit_with_the_groups_metadata_is_recognised() -> None:
 def test_resync_gives_everything_to_group_sync() -> None:
     near = {ORDERS: at(104, "AQAAAX"), ORDERS_1: at(125)}
     it = GroupFacts(near_offsets=near, far_offsets={COPY: at(20)}, near=BUSY)
-    found = plan(MoveCommand.RESYNC, it, far_ends={COPY_1: (21, 22)})
+    found = plan(MoveCommand.RESYNC, it, far_logs={COPY_1: TargetLog(read_from=21, read_to=22)})
     assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(22)}}
     assert found.rows[0].reason == "was 20"
     assert found.rows[1].reason.startswith(f"{MoveReason.NOT_REPLICATED_YET}: ")
@@ -685,31 +686,118 @@ def test_a_failover_goes_to_the_end_of_a_copy_that_was_cut(
     near: int, far: int, translation: str, reread: int, at_risk: int
 ) -> None:
     """Past the end of its log a consumer's own reset would decide. What the target lost is lost with the source."""
-    row = row_of(MoveCommand.FAILOVER, at(near), log_ends={COPY: CUT_AT}, source_ends={ORDERS: 121})
+    row = row_of(MoveCommand.FAILOVER, at(near), far_logs={COPY: TargetLog(end=CUT_AT)}, source_ends={ORDERS: 121})
     assert (row.far_next, row.translation, row.is_planned) == (far, translation, True)
     assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
     assert row.reason.startswith(MoveReason.LOG_SHORTER) == (translation == "ahead")
 
 
 def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.SWITCHOVER, at(117), log_ends={COPY: CUT_AT})
+    row = row_of(MoveCommand.SWITCHOVER, at(117), far_logs={COPY: TargetLog(end=CUT_AT)})
     assert row.is_obstacle
     assert row.reason == (
         f"{MoveReason.LOG_SHORTER}: {COPY} on west ends at 14, before the place of the group, 17: it lost records"
     )
-    assert not row_of(MoveCommand.SWITCHOVER, at(113), log_ends={COPY: CUT_AT}).is_obstacle
-    stuck = row_of(MoveCommand.SWITCHOVER, at(125), log_ends={COPY: CUT_AT})
+    assert not row_of(MoveCommand.SWITCHOVER, at(113), far_logs={COPY: TargetLog(end=CUT_AT)}).is_obstacle
+    stuck = row_of(MoveCommand.SWITCHOVER, at(125), far_logs={COPY: TargetLog(end=CUT_AT)})
     assert (stuck.is_obstacle, stuck.must_wait) == (True, False)
 
 
 def test_the_way_home_behind_the_end_of_a_source_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.FAILBACK, at(20), log_ends={ORDERS: 118})
+    row = row_of(MoveCommand.FAILBACK, at(20), far_logs={ORDERS: TargetLog(end=118)})
     assert row.is_obstacle
     assert row.reason.endswith("orders[0] on east ends at 118, before the place of the group, 120: it lost records")
 
 
 def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> None:
-    assert row_of(MoveCommand.RESYNC, at(117), log_ends={COPY: CUT_AT}).far_next == CUT_AT
+    assert row_of(MoveCommand.RESYNC, at(117), far_logs={COPY: TargetLog(end=CUT_AT)}).far_next == CUT_AT
+
+
+# --- records that retention deleted where the group goes --------------------------------------------------------------
+
+PURGED = {COPY: TargetLog(begin=14, end=22)}
+"""Of the copy: the ten records of the first run are gone, and three of the ten of the last one."""
+
+
+@pytest.mark.parametrize(
+    ("near", "place", "deleted"),
+    [(100, 14, 13), (104, 14, 9), (110, 14, 3), (113, 14, 1), (114, 14, 0), (115, 15, 0), (121, 21, 0), (125, 21, 0)],
+)
+@pytest.mark.parametrize("command", [*AWAY, MoveCommand.RESYNC])
+def test_no_place_lies_before_the_beginning_of_the_log(
+    command: MoveCommand, near: int, place: int, deleted: int
+) -> None:
+    """A consumer that begins there finds nothing, and with ``auto.offset.reset=latest`` skips all that is left."""
+    row = row_of(command, at(near), source_ends={ORDERS: 121}, far_logs=PURGED)
+    assert (row.far_next, row.at_risk_records) == (place, deleted)
+    assert row.is_planned
+    assert row.reason.startswith(MoveReason.DELETED_ON_TARGET) == (deleted > 0)
+    assert row.translation == ("expired" if deleted else "ahead" if near == 125 else "exact")
+    if command is MoveCommand.FAILOVER:
+        assert row.reread_records == {14: 7, 15: 6, 21: 0}[place] + max(0, near - 121)
+
+
+def test_a_log_whose_beginning_holds_only_markers_is_whole() -> None:
+    """Between the runs, at 10, lies a marker: who reads on from there misses nothing."""
+    row = row_of(MoveCommand.SWITCHOVER, at(110), far_logs={COPY: TargetLog(begin=11, end=22)})
+    assert (row.far_next, row.translation, row.at_risk_records, row.reason) == (11, "exact", 0, "")
+
+
+def test_the_row_says_what_is_deleted() -> None:
+    row = row_of(MoveCommand.SWITCHOVER, at(104), far_logs=PURGED)
+    where = f"{COPY} on west begins at 14, after the place of the group, 4"
+    assert (
+        row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: 9 records it has not read are deleted there, at most"
+    )
+    assert not is_well(row), "`check` and `groups` show it"
+
+
+@pytest.mark.parametrize("command", [*AWAY, MoveCommand.FAILBACK])
+def test_deleted_records_have_to_be_accepted(command: MoveCommand) -> None:
+    """On the cluster that the group leaves they may still be: it could catch up there first."""
+    near, tp = (at(4), COPY) if command is MoveCommand.FAILBACK else (at(104), ORDERS)
+    known = {ORDERS: TargetLog(begin=107, end=121)} if command is MoveCommand.FAILBACK else PURGED
+    it = GroupFacts(near_offsets={tp: near})
+    found = plan(command, it, far_logs=known, source_ends={ORDERS: 121})
+    assert found.may_lose
+    assert not found.is_refused
+    assert [row.at_risk_records for row in found.rows] == [3 if command is MoveCommand.FAILBACK else 9]
+    assert not plan(command, it, source_ends={ORDERS: 121}).may_lose
+
+
+def test_a_resync_loses_nothing() -> None:
+    """The group stays where it is; group sync owns the beginning of what is left."""
+    found = plan(MoveCommand.RESYNC, GroupFacts(near_offsets={ORDERS: at(104)}), far_logs=PURGED)
+    assert not found.may_lose
+    assert found.commits() == {"g": {COPY: synced(14)}}
+
+
+def test_a_thinned_stretch_of_which_records_are_deleted_is_not_counted() -> None:
+    known = {"router": a_router(view=a_view(runs=THINNED)), "far_logs": {COPY: TargetLog(begin=20, end=71)}}
+    row = row_of(MoveCommand.SWITCHOVER, at(150), **known)
+    assert (row.far_next, row.translation, row.between, row.at_risk_records) == (20, "expired", None, 20)
+    assert row.is_obstacle, "the place of the group may lie further on"
+
+
+def test_counting_in_a_failover_says_what_may_be_read_again() -> None:
+    """As of a place that the map has itself: all that lies behind it."""
+    known = facts(
+        MoveCommand.FAILOVER, GroupFacts(near_offsets={ORDERS: at(150)}), router=a_router(view=a_view(runs=THINNED))
+    )
+    (row,) = plan_move(order(MoveCommand.FAILOVER), known).rows
+    for command, bound in ((MoveCommand.FAILOVER, 10), (MoveCommand.SWITCHOVER, 0)):
+        found = counted_row(order(command), known, row, Exact(60))
+        assert (found.far_next, found.translation, found.reread_records) == (60, "exact", bound)
+    assert counted_row(order(), known, row, Unrefined("no")).reason.endswith(", but no")
+
+
+def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
+    view = a_view()
+    view.syncs.stopped[ORDERS] = {"reason": "target_log_shorter"}
+    row = row_of(MoveCommand.SWITCHOVER, at(104), router=a_router(view=view))
+    assert (row.far_next, row.is_obstacle) == (None, True)
+    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and does not say where it ends"
+    assert row_of(MoveCommand.FAILOVER, at(104), router=a_router(view=view)).state is RowState.SKIPPED
 
 
 def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
@@ -837,8 +925,8 @@ def test_the_states_and_reasons_in_json_are_never_renamed() -> None:
     assert {it.value for it in MoveCommand} == {"switchover", "failover", "failback", "resync"}
     assert {it.value for it in MoveReason} == {
         "never_committed", "filtered", "not_replicated_yet", "expired", "thinned", "untranslatable",
-        "log_shorter", "source_group_active", "target_group_active", "moved_already", "synced", "kept_place",
-        "flow_halted", "source_unreachable",
+        "log_shorter", "deleted_on_target", "source_group_active", "target_group_active", "moved_already", "synced",
+        "kept_place", "flow_halted", "source_unreachable",
     }  # fmt: skip
 
 

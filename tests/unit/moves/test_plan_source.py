@@ -20,14 +20,14 @@ from replicator.kafka.cluster import Cluster
 from replicator.moves import clusters as flow_clusters
 from replicator.moves import count, world
 from replicator.moves.clusters import FlowClusters
-from replicator.moves.count import Refiner, Unrefined
-from replicator.moves.model import MoveCommand, MovePlan, Order
+from replicator.moves.count import Refiner
+from replicator.moves.model import MoveCommand, MovePlan, Order, Unrefined
 from replicator.moves.plan import plan_move
 from replicator.moves.world import MoveClusters
 from replicator.offset_map.map import Between
 from replicator.offset_map.mm2_format import Checkpoint
 from replicator.offset_map.runs import Run
-from replicator.offset_map.sync_format import NO_ID
+from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.syncs.state import MapsState
 from tests.unit.moves.two_clusters import EAST_WEST, WEST_EAST, topic_id
 
@@ -132,8 +132,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     }.items():  # fmt: skip
         monkeypatch.setattr(flow_clusters, name, fake)
     monkeypatch.setattr(Cluster, "error", cluster_error)
-    monkeypatch.setattr(FlowClusters, "far_ends", lambda *_: {})
-    monkeypatch.setattr(FlowClusters, "log_ends", lambda *_: {})
+    monkeypatch.setattr(FlowClusters, "far_logs", lambda *_: {})
     monkeypatch.setattr(MoveClusters, "_far", lambda self, groups, far: groups)
     monkeypatch.setattr(MoveClusters, "_not_flowing", lambda self: "")
     it = Desk(MoveClusters(clusters, settings().hooks, lambda text: None), source, syncs)
@@ -169,7 +168,7 @@ def test_a_source_that_answers_tells_what_is_at_risk(desk: Desk) -> None:
     ("topic_id", "place"), [(NO_ID, ("exact", 4)), (ID, ("exact", 4)), (topic_id("former"), ("expired", 0))]
 )
 def test_what_was_read_of_a_former_topic_is_not_read_of_this_one(
-    desk: Desk, topic_id: bytes, place: tuple[str, int]
+    desk: Desk, topic_id: TopicId, place: tuple[str, int]
 ) -> None:
     """D: the same offset, of other records; where nobody told the topic, it is taken for the one that there is."""
     desk.checkpoint = replace(desk.checkpoint, topic_id=topic_id)
@@ -224,7 +223,7 @@ def test_records_are_counted_on_the_topic_that_was_replicated_alone(
     desk.source.ids, desk.source.end = ids, 210
     (row,) = desk.plan().rows
     assert row.translation == "between"
-    assert desk.world.refine(row).reason.endswith("but no")
+    assert desk.world.refine(row) == Unrefined("no")
     assert desk.counted == [(counts, desk.world.clusters.timeout_s)]
 
 

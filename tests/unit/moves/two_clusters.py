@@ -12,17 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from replicator.audit.audit import AuditRecord, merged
-from replicator.checkpoints.checkpoints import place_of
 from replicator.checkpoints.group_sync import decide
 from replicator.config import Flow, build
 from replicator.errors import TP, RefusedError
 from replicator.groups.offsets import Committed, GroupOffsets, GroupState
-from replicator.moves.model import MoveCommand, MovePlan, Order, Row
+from replicator.moves.model import MoveCommand, MovePlan, Order, Row, Unrefined
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
 from replicator.moves.world import last_moves
-from replicator.offset_map.map import Ahead, Exact, OffsetMap, refine_on_far, skip_on_near
+from replicator.offset_map.map import Exact, OffsetMap, refine_on_far, skip_on_near
 from replicator.offset_map.runs import Placement, RunBuilder, gaps_between
+from replicator.offset_map.topic_id import TopicId
+from replicator.offset_map.translate import NoPlace, TargetLog
 from replicator.syncs.state import MapsState
 
 EAST_WEST, WEST_EAST = "east->west", "west->east"
@@ -31,8 +32,8 @@ MARKER = -1
 """In place of a record's id: an offset without a record."""
 
 
-def topic_id(name: str) -> bytes:
-    return name.encode().ljust(16, b".")
+def topic_id(name: str) -> TopicId:
+    return TopicId(name.encode().ljust(16, b"."))
 
 
 def a_flow(name: str, topic: str, **settings: Any) -> Flow:
@@ -75,6 +76,8 @@ class TwoClusters:
 
     def __init__(self) -> None:
         self.logs: dict[str, dict[TP, list[int]]] = {"east": {}, "west": {}}
+        self.begins: dict[str, dict[TP, int]] = {"east": {}, "west": {}}
+        """Log start offsets: what lies before was deleted."""
         self.groups: dict[str, dict[str, FakeGroup]] = {"east": {}, "west": {}}
         self.flows = {name: self._flow(name, topic) for name, topic in ((EAST_WEST, "orders"), (WEST_EAST, "payments"))}
         self.audit: list[AuditRecord] = []
@@ -141,13 +144,24 @@ class TwoClusters:
             for partition in range(PARTITIONS):
                 self.replicate(name, partition)
 
+    def delete(self, cluster: str, tp: TP, before: int) -> list[int]:
+        """Delete what lies before an offset, as retention does; the ids of the records that are gone."""
+        begin = self.begins[cluster].get(tp, 0)
+        self.begins[cluster][tp] = max(begin, min(before, len(self.logs[cluster][tp])))
+        return [it for it in self.logs[cluster][tp][begin : self.begins[cluster][tp]] if it != MARKER]
+
+    def log(self, cluster: str, tp: TP, read_from: int = 0) -> TargetLog:
+        """Where a log begins and ends, and how far it holds no record from a place on."""
+        read_to = self._end(cluster, tp, read_from)
+        return TargetLog(self.begins[cluster].get(tp, 0), len(self.logs[cluster][tp]), read_from, read_to)
+
     # --- consumers ----------------------------------------------------------------------------------------------------
 
     def consume(self, cluster: str, tp: TP, count: int = 1000, *, group: str = "g", past_markers: bool = True) -> None:
-        """The group reads up to `count` records of a partition, and commits."""
+        """The group reads up to `count` records of a partition, and commits; `auto.offset.reset` is ``earliest``."""
         it = self.group(cluster, group)
         log = self.logs[cluster][tp]
-        at = it.offsets[tp].next_offset if tp in it.offsets else 0
+        at = max(it.offsets[tp].next_offset if tp in it.offsets else 0, self.begins[cluster].get(tp, 0))
         read = 0
         while at < len(log) and read < count:
             if log[at] != MARKER:
@@ -173,12 +187,16 @@ class TwoClusters:
         for group, it in self.groups[flow.flow.source].items():
             wanted: dict[TP, int] = {}
             for tp, committed in it.offsets.items():
-                offset_map = flow.view.syncs.maps.get(tp)
-                place = place_of(offset_map.translate(committed.next_offset), offset_map) if offset_map else None
-                if place is None:
+                newest = flow.view.syncs.newest.get(tp)
+                if newest is None:
                     continue
                 remote = TP(flow.flow.naming.remote_topic(tp.topic), tp.partition)
-                wanted[remote] = self._end(flow.flow.target, remote, place[0]) if place[1] else place[0]
+                partition = flow.view.partition(tp)
+                log = self.log(flow.flow.target, remote, newest.downstream_next)
+                place = partition.place(partition.translate(committed.next_offset), log)
+                if isinstance(place, NoPlace):
+                    continue
+                wanted[remote] = place.next_offset
                 flow.checkpoints.setdefault(group, {})[tp] = committed
             there = self.groups[flow.flow.target].get(group, FakeGroup())
             topics = {tp.topic for tp in wanted}
@@ -280,36 +298,36 @@ class FakeWorld:
             ends = {tp: len(log) for tp, log in two.logs[near].items()}
         return MoveFacts(
             near, far, groups, router,
-            far_ends=dict(self._far_ends(far, router, groups.values())),
-            log_ends={tp: len(log) for tp, log in two.logs[far].items()},
+            far_logs=dict(self._far_logs(far, router, groups.values())),
             source_ends=ends or None,
             halted=two.halted.get(self._flow, ""),
         )  # fmt: skip
 
-    def _far_ends(self, far: str, router: Router, groups: Iterable[GroupFacts]) -> Iterator[tuple[TP, tuple[int, int]]]:
-        for tp, it in ((tp, it) for group in groups for tp, it in group.near_offsets.items()):
-            route = router.route(tp)
-            newest = route.offset_map.newest if route is not None else None
-            if route is None or newest is None or route.is_inverse:
-                continue
-            if isinstance(route.translate(it.next_offset), Ahead | Exact):
-                start = newest.downstream_next
-                yield route.far, (start, self.two._end(far, route.far, start))
+    def _far_logs(self, far: str, router: Router, groups: Iterable[GroupFacts]) -> Iterator[tuple[TP, TargetLog]]:
+        for near in {tp for group in groups for tp in group.near_offsets}:
+            route = router.route(near)
+            if route is not None:
+                newest = route.offset_map.newest
+                yield route.far, self.two.log(far, route.far, newest.downstream_next if newest is not None else 0)
 
-    def refine(self, row: Row) -> Row:
+    def refine(self, row: Row) -> Exact | Unrefined:
         between, far = row.between, row.far
         assert between is not None
         assert far is not None
-        logs = {tp: log for cluster in ("east", "west") for tp, log in self.two.logs[cluster].items()}
-        near_records = [at for at, it in enumerate(logs[row.near]) if it != MARKER]
-        far_records = [at for at, it in enumerate(logs[far]) if it != MARKER]
+        near_records, far_records = self._records(row.near), self._records(far)
         inside = [at for at in near_records if between.near_low <= at < between.near_high]
         skip = skip_on_near(between, row.near_next, inside) if between.skip is None else between.skip
-        assert skip is not None
-        place = refine_on_far(between, skip, [at for at in far_records if between.low <= at < between.high])
-        assert place is not None
         self._effect()
-        return replace(row, far_next=place.next_offset, translation="exact", reason="", is_obstacle=False)
+        if skip is None:
+            return Unrefined("the records are gone where the group is")
+        place = refine_on_far(between, skip, [at for at in far_records if between.low <= at < between.high])
+        return Unrefined("the records are gone where the group goes") if place is None else place
+
+    def _records(self, tp: TP) -> list[int]:
+        """The offsets of the records that a partition, of either cluster, holds."""
+        (cluster,) = (name for name, logs in self.two.logs.items() if tp in logs)
+        begin = self.two.begins[cluster].get(tp, 0)
+        return [at for at, it in enumerate(self.two.logs[cluster][tp]) if it != MARKER and at >= begin]
 
     # --- acting -------------------------------------------------------------------------------------------------------
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,80 +17,9 @@ from replicator.offset_map.map import (
     refine_on_far,
     skip_on_near,
 )
-from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Placement, Run, RunBuilder, gaps_between
-
-TOPIC_ID = bytes(range(16))
-
-
-@dataclass
-class Model:
-    """A source partition, its copy, and every run, as a replicator that forgets nothing would know them."""
-
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    """(upstream, downstream) of every replicated record."""
-    foreign: list[int] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    upstream_next: int = 0
-    downstream_end: int = 0
-
-    def transaction(self, rng: random.Random, density: float, foreigners: float, long_gaps: float) -> None:
-        """One transaction of the replicator: records with gaps on the source, maybe cut by somebody else's records."""
-        upstream = self.upstream_next + (rng.randrange(4) if rng.random() > density else 0)
-        placements: list[Placement] = []
-        for _ in range(rng.randrange(1, 4)):
-            offsets = []
-            for _ in range(rng.randrange(0, 5)):
-                offsets.append(upstream)
-                upstream += 1 if rng.random() < density else rng.randrange(1, 6)
-            if rng.random() < foreigners:
-                self.foreign += range(self.downstream_end, self.downstream_end + 2)
-                self.downstream_end += 2
-            if offsets:
-                gaps = gaps_between(offsets)
-                base = self.downstream_end
-                placements.append(Placement(offsets[0], offsets[-1] + 1, len(offsets), gaps, base))
-                self.pairs += [(offset, base + index) for index, offset in enumerate(offsets)]
-                self.downstream_end += len(offsets)
-        last = self.runs[-1] if self.runs else None
-        builder = RunBuilder(last.seq if last else 0, last.ordinal_next if last else 0, TOPIC_ID)
-        built = builder.build(placements, upstream, last.downstream_next if last else 0)
-        for run in built:
-            forgets = run.gaps and rng.random() < long_gaps
-            fields = {name: getattr(run, name) for name in Run.__slots__}
-            self.runs.append(Run(**{**fields, "gaps": None}) if forgets else run)
-        self.upstream_next = upstream
-        self.downstream_end += 1  # the marker
-
-    def floor(self, upstream: int, downstream: int) -> None:
-        self.upstream_next, self.downstream_end = upstream, downstream
-        self.runs += RunBuilder(0, 0, TOPIC_ID).build((), upstream, downstream)
-
-    def is_exact(self, upstream_next: int, downstream_next: int) -> bool:
-        """Whether a group that goes on at `downstream_next` reads what it has not read, and nothing else of ours."""
-        return all((up >= upstream_next) == (down >= downstream_next) for up, down in self.pairs)
-
-    def skips(self, upstream_next: int, downstream_next: int) -> bool:
-        """Whether a record that the group has not read lies before `downstream_next`."""
-        return any(up >= upstream_next and down < downstream_next for up, down in self.pairs)
-
-
-def a_model(seed: int, transactions: int, density: float, foreigners: float, long_gaps: float) -> Model:
-    rng = random.Random(seed)
-    model = Model()
-    model.floor(rng.randrange(3), rng.randrange(3))
-    for _ in range(transactions):
-        model.transaction(rng, density, foreigners, long_gaps)
-    return model
-
-
-MODELS = st.builds(
-    a_model,
-    seed=st.integers(0, 2**32),
-    transactions=st.sampled_from([1, 2, 5, 30, 150, 400]),
-    density=st.sampled_from([1.0, 0.9, 0.5]),
-    foreigners=st.sampled_from([0.0, 0.0, 0.2]),
-    long_gaps=st.sampled_from([0.0, 0.3]),
-)
+from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Run
+from replicator.offset_map.topic_id import NO_ID, TopicId
+from tests.unit.offset_map.model import MODELS, OTHER_ID, TOPIC_ID, Model, a_model
 
 
 def check(model: Model, upstream_next: int, answer: Translation) -> None:
@@ -204,10 +130,25 @@ def test_an_empty_map_knows_nothing() -> None:
 def test_a_recreated_topic_forgets_the_old_offsets() -> None:
     """Offsets of the topic before mean other records: they must not be translated."""
     old = Run(1, 0, 0, 100, 0, 100, TOPIC_ID, ())
-    new = Run(2, 0, 101, 5, 100, 5, bytes(16), ())
+    new = Run(2, 0, 101, 5, 100, 5, OTHER_ID, ())
     offset_map = OffsetMap([old, new])
     assert offset_map.translate(3) == Exact(104)
     assert offset_map.translate(50) == Ahead(5)
+
+
+@pytest.mark.parametrize("ids", [(NO_ID, TOPIC_ID), (TOPIC_ID, NO_ID), (TOPIC_ID, NO_ID, TOPIC_ID)])
+def test_a_topic_whose_id_becomes_known_keeps_its_map(ids: tuple[TopicId, ...]) -> None:
+    """A source that is upgraded from before 2.8, or metadata that comes through a proxy: it is the same topic."""
+    offset_map = OffsetMap(Run(n + 1, 10 * n, 11 * n, 10, 10 * n, 10 * n + 10, it, ()) for n, it in enumerate(ids))
+    assert offset_map.translate(5) == Exact(5)
+    assert offset_map.topic_id == TOPIC_ID
+
+
+def test_a_topic_that_was_recreated_while_ids_were_not_known_is_another_one() -> None:
+    """The last id that is known counts, not that of the newest run."""
+    runs = [Run(n + 1, 0, 11 * n, 10, 10 * n, 10, it, ()) for n, it in enumerate((TOPIC_ID, NO_ID, OTHER_ID))]
+    assert OffsetMap(runs).translate(5) == Exact(27)
+    assert len(OffsetMap(runs)) == 1
 
 
 def test_counting_proves_nothing_when_records_are_missing() -> None:

@@ -19,8 +19,9 @@ from replicator.offset_map.runs import (
     gaps_between,
     retention_key,
 )
+from replicator.offset_map.topic_id import TopicId
 
-TOPIC_ID = bytes(range(16))
+TOPIC_ID = TopicId(range(16))
 STEPS = st.sampled_from([1, 1, 1, 1, 2, 3, 1000])
 """Distances between neighbouring records on the source: dense, with a marker between, compacted."""
 

@@ -27,6 +27,7 @@ from replicator.offset_map.sync_format import (
     target_of,
     target_record,
 )
+from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.syncs.state import MapsState, SyncsState
 
 INT64 = st.integers(0, 2**63 - 1)
@@ -41,7 +42,7 @@ RUNS = st.builds(
     count=INT64,
     ordinal_base=INT64,
     upstream_next=INT64,
-    topic_id=st.binary(min_size=16, max_size=16),
+    topic_id=st.binary(min_size=16, max_size=16).map(TopicId),
     gaps=st.none() | GAPS,
 )
 JSON = st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.integers() | st.text(max_size=9), max_size=4)
@@ -53,14 +54,14 @@ GOLDEN_RUN = Run(
     count=5,
     ordinal_base=1000,
     upstream_next=48,
-    topic_id=bytes(range(16)),
+    topic_id=TopicId(range(16)),
     gaps=((3, 1), (300, 16_384)),
 )
 
 
 def test_the_first_fields_are_mm2s() -> None:
     """The vectors of `OffsetSyncTest` in Kafka: key (topic-1, 2), value (3, 4)."""
-    run = Run(1, 3, 4, 1, 0, 4, bytes(16), ())
+    run = Run(1, 3, 4, 1, 0, 4, NO_ID, ())
     key, value = encode_sync(TP("topic-1", 2), run)
     assert key.startswith(bytes.fromhex("0007746f7069632d3100000002"))
     assert value.startswith(bytes.fromhex("00000000000000030000000000000004"))
@@ -82,7 +83,7 @@ def test_a_sync_byte_for_byte() -> None:
 
 def test_a_floor_byte_for_byte() -> None:
     """The first run has level 127 and slot 0, alone; no gaps is not the same as gaps left out."""
-    run = Run(1, 5, 7, 0, 0, 5, bytes(16), ())
+    run = Run(1, 5, 7, 0, 0, 5, NO_ID, ())
     key, value = encode_sync(TP("t", 0), run)
     assert key.hex() == "000174000000007f0000"
     assert value.hex() == (
@@ -103,7 +104,7 @@ def test_a_control_record_byte_for_byte() -> None:
 
 def test_a_target_topic_byte_for_byte() -> None:
     """The id as Kafka's tools print it."""
-    target = TargetTopic("east.orders", bytes(range(16)))
+    target = TargetTopic("east.orders", TopicId(range(16)))
     record = target_record(TP("orders", 3), target)
     key, value = encode_control(record)
     assert key.hex() == "000000000003000c" + b"target-topic".hex() + "0006" + b"orders".hex()
@@ -137,12 +138,12 @@ def test_a_deleted_run_is_the_end_of_all_before_it(kind: type[SyncsState]) -> No
     state = kind()
     for at in (tp, other):
         for seq in (1, 2, 3):
-            state.take(*encode_sync(at, Run(seq, 10 * seq, 5 * seq, 5, 0, 10 * seq + 5, bytes(16), ())))
-    key, _ = encode_sync(tp, Run(2, 0, 0, 0, 0, 0, bytes(16), ()))
+            state.take(*encode_sync(at, Run(seq, 10 * seq, 5 * seq, 5, 0, 10 * seq + 5, NO_ID, ())))
+    key, _ = encode_sync(tp, Run(2, 0, 0, 0, 0, 0, NO_ID, ()))
     assert decode(key, None) == Forgotten(tp)
     state.take(key, None)
     assert (set(state.newest), state.forgotten) == ({other}, 1)
-    anew = Run(1, 0, 0, 0, 0, 0, bytes(16), ())
+    anew = Run(1, 0, 0, 0, 0, 0, NO_ID, ())
     state.take(*encode_sync(tp, anew))
     assert state.newest[tp] == anew
     if isinstance(state, MapsState):
@@ -224,7 +225,7 @@ def test_a_long_gap_list_is_left_out_and_marked_so() -> None:
     too_long = (*fits, (1, 1))
     assert len(encode_gaps(fits) or b"") == MAX_GAPS_BYTES
     assert encode_gaps(too_long) is None
-    run = Run(2, 0, 0, 10_000, 0, 20_000, bytes(16), too_long)
+    run = Run(2, 0, 0, 10_000, 0, 20_000, NO_ID, too_long)
     record = decode(*encode_sync(TP("t", 0), run))
     assert isinstance(record, SyncRecord)
     assert (record.run.gaps, record.run.count) == (None, 10_000)
@@ -233,7 +234,7 @@ def test_a_long_gap_list_is_left_out_and_marked_so() -> None:
 @given(INT64, INT64)
 def test_mm2s_reader_finds_its_fields(upstream: int, downstream: int) -> None:
     """`OffsetSync.deserializeRecord` reads a STRING and an INT32, then two INT64, and stops."""
-    key, value = encode_sync(TP("orders", 9), Run(7, upstream, downstream, 1, 0, upstream, bytes(16), ()))
+    key, value = encode_sync(TP("orders", 9), Run(7, upstream, downstream, 1, 0, upstream, NO_ID, ()))
     (length,) = struct.unpack_from(">h", key)
     assert key[2 : 2 + length] == b"orders"
     assert struct.unpack_from(">i", key, 2 + length) == (9,)

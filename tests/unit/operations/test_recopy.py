@@ -9,11 +9,12 @@ import pytest
 from replicator.errors import TP
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
+from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.operations.recopy import Copy, plan_recopy
 
-ID, NEW_ID, NO_ID = bytes([1]) * 16, bytes([2]) * 16, bytes(16)
+ID, NEW_ID = TopicId([1] * 16), TopicId([2] * 16)
 TOLD = TargetTopic("east.orders", ID)
-NEWEST = Run(4, 90, 40, 10, 30, 100, bytes([9]) * 16, ())
+NEWEST = Run(4, 90, 40, 10, 30, 100, TopicId([9] * 16), ())
 """Replicated to 100 there and 50 here."""
 
 

@@ -15,7 +15,7 @@ from replicator.deadline import Deadline
 from replicator.errors import RetriableError
 from replicator.protocol import broker_link, handshake
 from replicator.protocol.brokers import CONTROL, Brokers
-from replicator.protocol.connection import Connection, Lost, Request
+from replicator.protocol.connection import Connection, NoResponseError, Request
 from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.metadata import Leader
 from tests.unit.protocol.fake_broker import METADATA, Asked, FakeBroker, Peer, cluster
@@ -29,7 +29,7 @@ def hang(peer: Peer) -> None:
     peer.read(1_000_000)
 
 
-def ask(connection: Connection, results: list[memoryview | Lost]) -> None:
+def ask(connection: Connection, results: list[memoryview | NoResponseError]) -> None:
     connection.send(Request(0, 9, [b"?"], results.append))
 
 
@@ -43,7 +43,7 @@ def test_leaders_are_found_from_any_bootstrap_server(world: World) -> None:
     world.topics["orders"] = {0: (1, 5), 1: (3, 2), 2: (-1, 7)}
     brokers = world.brokers(2)
     assert brokers.topic_error("orders") == -1
-    brokers.want(["orders", "nothing"])
+    brokers.track_topics(["orders", "nothing"])
     world.until(lambda: brokers.leader("orders", 0))
     assert brokers.leader("orders", 0) == Leader(1, 5)
     assert brokers.leader("orders", 1) == Leader(3, 2)
@@ -62,7 +62,7 @@ def test_a_bootstrap_server_that_is_down_is_passed_over(world: World) -> None:
     world.topics["t"] = {0: (2, 0)}
     brokers = world.brokers(1, 2)
     world.stop(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
 
 
@@ -74,7 +74,7 @@ def test_a_bootstrap_server_that_hangs_is_passed_over(world: World, monkeypatch:
     world.nodes[1] = hung.endpoint
     world.topics["t"] = {0: (2, 0)}
     brokers = world.brokers(1, 2)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     hung.stop()
 
@@ -85,7 +85,7 @@ def test_a_leader_that_moves_is_followed_and_old_news_is_not(world: World) -> No
         world.start(node)
     world.topics["t"] = {0: (1, 5)}
     brokers = world.brokers(1, 2)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     world.topics["t"] = {0: (2, 6)}
     brokers.refresh("t")
@@ -93,7 +93,7 @@ def test_a_leader_that_moves_is_followed_and_old_news_is_not(world: World) -> No
     world.topics["t"] = {0: (1, 5)}
     before = len(world.asked)
     brokers.refresh()
-    world.until(lambda: len(world.asked) > before and not brokers._refresher.is_asking)
+    world.until(lambda: len(world.asked) > before and not brokers._refresher.is_in_flight)
     assert brokers.leader("t", 0) == Leader(2, 6)
 
 
@@ -102,15 +102,15 @@ def test_a_hint_is_taken_when_it_is_newer_and_its_broker_is_known(world: World) 
     world.start(2)
     world.topics["t"] = {0: (1, 5)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
-    brokers.hint_leader("t", 0, 2, 4)
+    brokers.update_leader("t", 0, 2, 4)
     assert brokers.leader("t", 0) == Leader(1, 5)
-    brokers.hint_leader("t", 0, 9, 7)
+    brokers.update_leader("t", 0, 9, 7)
     assert brokers.leader("t", 0) == Leader(1, 5)
-    brokers.hint_leader("t", 0, 2, 6)
+    brokers.update_leader("t", 0, 2, 6)
     assert brokers.leader("t", 0) == Leader(2, 6)
-    brokers.hint_leader("unheard", 0, 2, 6)
+    brokers.update_leader("unheard", 0, 2, 6)
     assert brokers.leader("unheard", 0) is None
 
 
@@ -121,9 +121,9 @@ def test_a_broker_that_moves_is_found_at_its_new_address(world: World) -> None:
     world.topics["t"] = {0: (2, 0)}
     world.other = lambda peer, asked: None
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     ask(world.connected(brokers, 2), results)
     ask(world.connected(brokers, 3), results)
     old = world.fakes.pop(2)
@@ -145,7 +145,7 @@ def test_questions_are_rate_limited(world: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("replicator.protocol.metadata_refresher.FIRST_PAUSE_S", 0.02)
     world.start(1)
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     began_s = time.monotonic()
 
     def ask_again() -> bool:
@@ -168,23 +168,23 @@ def test_a_topic_of_which_nobody_asked_yet_does_not_wait(world: World, monkeypat
     brokers = world.brokers(1)
     for name in ("a", "b", "c"):
         world.topics[name] = {0: (1, 0)}
-        brokers.want([name])
+        brokers.track_topics([name])
         world.until(partial(brokers.leader, name, 0))
     assert world.asked == [["a"], ["b"], ["c"]]
 
 
 def test_only_stale_topics_are_asked_for(world: World) -> None:
-    """And forgotten ones are not."""
+    """And untracked ones are not."""
     world.start(1)
     world.topics = {"a": {0: (1, 0)}, "b": {0: (1, 0)}, "c": {0: (1, 0)}}
     brokers = world.brokers(1)
-    brokers.want(["a", "b"])
+    brokers.track_topics(["a", "b"])
     world.until(lambda: brokers.leader("b", 0))
-    brokers.want(["a", "c"])
+    brokers.track_topics(["a", "c"])
     world.until(lambda: brokers.leader("c", 0))
-    brokers.forget(["a"])
+    brokers.untrack_topics(["a"])
     brokers.refresh()
-    world.until(lambda: len(world.asked) == 3 and not brokers._refresher.is_asking)
+    world.until(lambda: len(world.asked) == 3 and not brokers._refresher.is_in_flight)
     assert world.asked == [["a", "b"], ["c"], ["b", "c"]]
     assert brokers.leader("a", 0) is None
 
@@ -195,7 +195,7 @@ def test_it_asks_by_itself_from_time_to_time(world: World, monkeypatch: pytest.M
     world.start(1)
     world.topics["t"] = {0: (1, 0)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: len(world.asked) >= 4)
 
 
@@ -204,13 +204,13 @@ def test_an_address_that_belongs_to_another_cluster_by_now_is_not_believed(world
     world.start(1)
     world.topics["t"] = {0: (1, 5)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     world.cluster_id = "another"
     world.topics["t"] = {0: (1, 9)}
     brokers.refresh()
     world.until(brokers.recent_error)
-    assert "cluster another now" in str(brokers.recent_error())
+    assert "now belongs to cluster another" in str(brokers.recent_error())
     assert brokers.leader("t", 0) == Leader(1, 5)
 
 
@@ -227,7 +227,7 @@ def test_metadata_is_asked_for_in_a_version_that_both_know(world: World) -> None
     world._tell = tell  # type: ignore[method-assign]
     world.topics["t"] = {0: (1, 0)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     assert seen == [10]
     assert brokers.version(1, METADATA) == (0, 10)
@@ -252,14 +252,14 @@ def test_channels_are_connections_of_their_own(world: World) -> None:
 def test_attempts_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses double to a limit, however often somebody asks; a success makes them short again."""
     attempts: list[float] = []
-    original = broker_link.BrokerLink._dial_now
+    original = broker_link.BrokerLink._connect_now
 
     def counted(link: broker_link.BrokerLink) -> None:
         if link is brokers._links.get((1, "bulk")):
             attempts.append(time.monotonic())
         original(link)
 
-    monkeypatch.setattr(broker_link.BrokerLink, "_dial_now", counted)
+    monkeypatch.setattr(broker_link.BrokerLink, "_connect_now", counted)
     monkeypatch.setattr(broker_link, "MAX_BACKOFF_S", 0.2)
     fake = world.start(1)
     brokers = world.brokers(1)
@@ -274,7 +274,7 @@ def test_attempts_back_off(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert brokers.recent_error() is not None
     assert len(world.troubles) >= 5
     world.start(1, fake.port)
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     ask(world.connected(brokers, 1), results)
     world.until(lambda: results)
     assert brokers.recent_error() is None
@@ -294,7 +294,7 @@ def test_a_broker_that_takes_connections_and_drops_them_is_not_hurried(
     deadline = Deadline(0.3)
     while not deadline.expired:
         brokers.connection(2)
-        world.reactor.pump(0.01)
+        world.loop.run_once(0.01)
     assert hasty.accepted == 1
     hasty.stop()
 
@@ -306,16 +306,16 @@ def test_a_broker_whose_answers_make_no_sense_is_not_hurried(world: World, monke
     world.start(1)
     brokers = world.brokers(1)
     brokers.refresh()
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     first = world.connected(brokers, 1)
     ask(first, results)
     world.until(lambda: results)
     accepted = world.fakes[1].accepted
-    first.distrust("its answer can't be read")
+    first.close_after_invalid_response("its answer can't be read")
     deadline = Deadline(0.3)
     while not deadline.expired:
         brokers.connection(1)
-        world.reactor.pump(0.01)
+        world.loop.run_once(0.01)
     assert world.fakes[1].accepted == accepted
     assert "its answer can't be read" in str(brokers.recent_error())
 
@@ -325,7 +325,7 @@ def test_a_connection_that_ends_while_idle_is_no_error(world: World) -> None:
     world.start(1)
     brokers = world.brokers(1)
     brokers.refresh()
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     ask(world.connected(brokers, 1), results)
     world.until(lambda: results)
     first = world.connected(brokers, 1)
@@ -342,15 +342,15 @@ def test_a_lost_connection_asks_for_metadata(world: World) -> None:
         world.start(node)
     world.topics["t"] = {0: (2, 0)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     world.other = lambda peer, asked: None
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     ask(world.connected(brokers, 2), results)
     world.topics["t"] = {0: (1, 1)}
     world.stop(2)
     world.until(lambda: brokers.leader("t", 0) == Leader(1, 1))
-    assert isinstance(results[0], Lost)
+    assert isinstance(results[0], NoResponseError)
 
 
 def test_a_leader_that_hangs_is_asked_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_a_leader_that_hangs_is_asked_about(world: World, monkeypatch: pytest.Mo
     world.nodes[2] = hung.endpoint
     world.topics["t"] = {0: (2, 0)}
     brokers = world.brokers(1)
-    brokers.want(["t"])
+    brokers.track_topics(["t"])
     world.until(lambda: brokers.leader("t", 0))
     assert brokers.connection(2) is None
     world.topics["t"] = {0: (1, 1)}
@@ -378,20 +378,20 @@ def test_a_connection_is_replaced_before_its_login_is_too_old(world: World) -> N
     world.start(1)
     brokers = world.brokers(1, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
     brokers.refresh()
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     began_s = {world.connected(brokers, 1): time.monotonic()}
     while len(began_s) < 4:
         asked_s = time.monotonic()
         found = brokers.connection(1)
         if found is None:
-            world.reactor.pump(0.01)
+            world.loop.run_once(0.01)
             continue
         began_s.setdefault(found, time.monotonic())
         assert asked_s - began_s[found] < 0.4, "used longer than its login is good for"
         results.clear()
         ask(found, results)
         world.until(lambda: results)
-        assert not isinstance(results[0], Lost)
+        assert not isinstance(results[0], NoResponseError)
 
 
 def test_a_busy_connection_is_drained_before_it_is_replaced(world: World) -> None:
@@ -402,7 +402,7 @@ def test_a_busy_connection_is_drained_before_it_is_replaced(world: World) -> Non
     world.start(1)
     brokers = world.brokers(1, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
     brokers.refresh()
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     old = world.connected(brokers, 1)
     ask(old, results)
     world.until(lambda: brokers.connection(1) is None)
@@ -411,7 +411,7 @@ def test_a_busy_connection_is_drained_before_it_is_replaced(world: World) -> Non
     peer, asked = held[0]
     peer.say(asked, b"late")
     world.until(lambda: results)
-    assert not isinstance(results[0], Lost)
+    assert not isinstance(results[0], NoResponseError)
     fresh = world.connected(brokers, 1)
     assert fresh is not old
     assert old.is_closed
@@ -434,21 +434,21 @@ def test_a_connection_that_drains_is_replaced_by_one(world: World) -> None:
     world.start(1)
     brokers = world.brokers(1, protocol="SASL_PLAINTEXT", mechanism="PLAIN", username="me", password="secret")
     brokers.refresh()
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     old = world.connected(brokers, 1, CONTROL)
     ask(old, results)
     link = brokers._links[1, CONTROL]
     world.until(lambda: brokers.connection(1, CONTROL) is None and link._fresh)
     fresh = link._fresh
     answers: list[Any] = []
-    brokers.cast(None, question(), 3, answers.append)
-    link.dial()
-    world.until(lambda: answers and not link.is_dialling)
+    brokers.send_async(None, question(), 3, answers.append)
+    link.connect()
+    world.until(lambda: answers and not link.is_connecting)
     assert answers[0].node_id == 7
     assert link._fresh is fresh
     may_answer.set()
     world.until(lambda: results)
-    assert not isinstance(results[0], Lost)
+    assert not isinstance(results[0], NoResponseError)
     assert world.connected(brokers, 1, CONTROL) is fresh
 
 
@@ -460,7 +460,7 @@ def test_a_fresh_connection_that_dies_unused_is_made_again(world: World) -> None
     held: list[tuple[Peer, Asked]] = []
     world.other = lambda peer, asked: held.append((peer, asked))
     old = world.connected(brokers, 1)
-    results: list[memoryview | Lost] = []
+    results: list[memoryview | NoResponseError] = []
     ask(old, results)
     link = brokers._links[1, "bulk"]
 
@@ -476,7 +476,7 @@ def test_a_fresh_connection_that_dies_unused_is_made_again(world: World) -> None
     held[0][0].say(held[0][1], b"")
     world.until(lambda: results)
     assert world.connected(brokers, 1) is not old
-    assert not isinstance(results[0], Lost)
+    assert not isinstance(results[0], NoResponseError)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -506,9 +506,9 @@ def test_casts_are_answered_each_once(world: World) -> None:
     brokers = world.brokers(1)
     answers: list[Any] = []
     for _ in range(20):
-        brokers.cast(None, question(), 3, answers.append)
+        brokers.send_async(None, question(), 3, answers.append)
     world.until(lambda: len(answers) == 20)
-    world.reactor.pump(0)
+    world.loop.run_once(0)
     assert [it.node_id for it in answers] == [7] * 20
 
 
@@ -518,9 +518,9 @@ def test_no_connection_in_time_says_why(world: World) -> None:
     brokers = world.brokers(1)
     world.stop(1)
     answers: list[Any] = []
-    brokers.cast(None, question(), 3, answers.append, timeout_s=0.1)
+    brokers.send_async(None, question(), 3, answers.append, timeout_s=0.1)
     world.until(lambda: answers)
-    assert isinstance(answers[0], Lost)
+    assert isinstance(answers[0], NoResponseError)
     assert "no connection to any broker within 0.1 s: 127.0.0.1" in str(answers[0])
     with pytest.raises(RetriableError) as caught:
         brokers.call(None, question(), 3, Deadline(0.1), op="find it")
@@ -554,13 +554,13 @@ def test_a_cluster_refuses_us_when_all_of_its_brokers_were_tried(world: World) -
     brokers.connection(-1)
     brokers.connection(-2)
     world.until(brokers.recent_error)
-    assert brokers.refusal() is None
+    assert brokers.login_refusal() is None
     slow.may_answer.set()
     world.until(lambda: brokers.connection(-2))
-    assert brokers.refusal() is None
+    assert brokers.login_refusal() is None
     slow.password = "another"
     world.fakes[2].drop()
-    world.until(lambda: brokers.connection(-2) or brokers.refusal())
+    world.until(lambda: brokers.connection(-2) or brokers.login_refusal())
     assert brokers.error("fetch").code == "SASL_AUTHENTICATION_FAILED"
 
 
@@ -572,9 +572,9 @@ def test_an_answer_that_can_not_be_decoded_is_lost(world: World) -> None:
     brokers = world.brokers(1)
     answers: list[Any] = []
     for number in range(3):
-        brokers.cast(None, question(), 3, answers.append)
+        brokers.send_async(None, question(), 3, answers.append)
         world.until(lambda count=number: len(answers) > count)  # type: ignore[misc]
-        assert isinstance(answers[number], Lost)
+        assert isinstance(answers[number], NoResponseError)
         assert f"127.0.0.1:{world.fakes[1].port} does not speak Kafka's protocol" in str(answers[number])
 
 
@@ -593,7 +593,7 @@ def test_a_call_that_runs_out_of_time_leaves_the_connection_to_others(world: Wor
     with pytest.raises(RetriableError, match=r"no answer within 0\.05 s"):
         brokers.call(1, question(), 3, Deadline(0.05))
     answers: list[Any] = []
-    brokers.cast(1, question(), 3, answers.append)
+    brokers.send_async(1, question(), 3, answers.append)
     go.set()
     world.until(lambda: answers)
     assert answers[0].node_id == 7
@@ -605,14 +605,14 @@ def test_closing_loses_what_waits(world: World) -> None:
     brokers = world.brokers(1)
     world.stop(1)
     answers: list[Any] = []
-    brokers.cast(None, question(), 3, answers.append)
+    brokers.send_async(None, question(), 3, answers.append)
     brokers.close()
-    world.reactor.pump(0)
-    assert [str(it) for it in answers] == ["we are closing"]
+    world.loop.run_once(0)
+    assert [str(it) for it in answers] == ["the replicator closes it"]
 
 
 def test_an_attempt_that_nobody_waits_for_closes_its_socket(world: World) -> None:
-    """The reactor closes while a thread connects."""
+    """The event loop closes while a thread connects."""
     go, ended = threading.Event(), threading.Event()
 
     def talk(peer: Peer) -> None:
@@ -624,13 +624,17 @@ def test_an_attempt_that_nobody_waits_for_closes_its_socket(world: World) -> Non
             ended.set()
 
     slow = FakeBroker(talk)
-    reactor = EventLoop()
+    loop = EventLoop()
     done: list[Any] = []
-    attempt = handshake.Attempt(
-        reactor, slow.endpoint, Brokers(reactor, cluster(str(slow.endpoint)), "me")._dialler.security, "me", done.append
+    attempt = handshake.ConnectAttempt(
+        loop,
+        slow.endpoint,
+        Brokers(loop, cluster(str(slow.endpoint)), "me")._link_settings.security,
+        "me",
+        done.append,
     )
     attempt.abandon()
-    reactor.close()
+    loop.close()
     go.set()
     assert ended.wait(WAIT_S)
     assert not done

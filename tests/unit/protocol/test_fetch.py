@@ -19,7 +19,7 @@ from replicator.protocol.fetch import (
     FetchPosition,
     FetchResponse,
     PartitionData,
-    Topic,
+    TopicKey,
     decode_fetch,
     encode_fetch,
 )
@@ -56,7 +56,7 @@ PARTITIONS = st.builds(
     rack=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
 )
 def test_a_request_is_the_one_of_the_schema(
-    version: int, kind: st.SearchStrategy[Topic], data: st.DataObject, numbers: list[int], rack: str
+    version: int, kind: st.SearchStrategy[TopicKey], data: st.DataObject, numbers: list[int], rack: str
 ) -> None:
     topics = data.draw(st.dictionaries(kind, st.lists(POSITIONS, max_size=5), max_size=4))
     forgotten = data.draw(st.dictionaries(kind, st.lists(INDEX, max_size=5), max_size=4))
@@ -95,7 +95,7 @@ def test_a_request_is_the_one_of_the_schema(
     assert b"".join(ours) == theirs.encode(version=version)
 
 
-def _their_topic(topic: Topic) -> dict[str, Any]:
+def _their_topic(topic: TopicKey) -> dict[str, Any]:
     return {"topic_id": uuid.UUID(bytes=topic)} if isinstance(topic, bytes) else {"topic": topic}
 
 
@@ -169,7 +169,7 @@ def _their_partition(it: PartitionData) -> Any:
 @settings(max_examples=30)
 @given(data=st.data(), head=st.tuples(INT32, st.integers(0, 100), INT32))
 def test_a_response_is_understood(
-    version: int, kind: st.SearchStrategy[Topic], data: st.DataObject, head: tuple[int, int, int]
+    version: int, kind: st.SearchStrategy[TopicKey], data: st.DataObject, head: tuple[int, int, int]
 ) -> None:
     topics = data.draw(st.dictionaries(kind, st.lists(PARTITIONS, min_size=1, max_size=3), max_size=3))
     response = FetchResponse(*head, partitions=[])

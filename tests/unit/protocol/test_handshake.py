@@ -15,7 +15,7 @@ import pytest
 from replicator.config import SecuritySettings
 from replicator.deadline import Deadline
 from replicator.protocol.connect_errors import ConnectError
-from replicator.protocol.handshake import Endpoint, Established, dial
+from replicator.protocol.handshake import Endpoint, Established, connect
 from replicator.protocol.security import Security
 from tests.support.certificates import Authority
 from tests.unit.protocol.fake_broker import VERSIONS, FakeBroker, Peer, api_versions, broker
@@ -34,7 +34,7 @@ def login(mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD, username: 
 
 def reach(fake: FakeBroker | Endpoint, with_security: Security | None = None, within_s: float = 10) -> Established:
     endpoint = fake if isinstance(fake, Endpoint) else fake.endpoint
-    made = dial(endpoint, with_security or security(), "me", Deadline(within_s))
+    made = connect(endpoint, with_security or security(), "me", Deadline(within_s))
     made.sock.close()
     return made
 

@@ -35,11 +35,11 @@ def test_a_description_of_nothing_is_no_answer(world: World) -> None:
     world.versions = VERSIONS | {DESCRIBE_TRANSACTIONS: (0, 0)}
     world.other = answer
     world.start(1)
-    coordinator = TransactionManager(world.reactor, world.brokers(1), cluster("x:1"), SETTINGS)
+    transaction_manager = TransactionManager(world.loop, world.brokers(1), cluster("x:1"), SETTINGS)
 
     def is_named() -> bool:
         with pytest.raises(RetriableError) as caught:
-            coordinator.describe(Deadline(1))
+            transaction_manager.describe(Deadline(1))
         assert f"{world.nodes[1]} does not speak Kafka's protocol" in str(caught.value)
         return True
 
@@ -62,9 +62,9 @@ def test_what_was_said_before_the_time_was_over_is_told(world: World) -> None:
     world.versions = VERSIONS | {DESCRIBE_TRANSACTIONS: (0, 0)}
     world.other = answer
     world.start(1)
-    coordinator = TransactionManager(world.reactor, world.brokers(1), cluster("x:1"), SETTINGS)
+    transaction_manager = TransactionManager(world.loop, world.brokers(1), cluster("x:1"), SETTINGS)
     with pytest.raises(RetriableError, match="does not speak Kafka's protocol"):
-        coordinator.describe(Deadline(3))
+        transaction_manager.describe(Deadline(3))
     assert asked > 1
 
 

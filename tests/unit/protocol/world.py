@@ -29,8 +29,8 @@ class World:
         other: answers requests that are not Metadata.
     """
 
-    def __init__(self, reactor: EventLoop) -> None:
-        self.reactor = reactor
+    def __init__(self, loop: EventLoop) -> None:
+        self.loop = loop
         self.topics: dict[str, dict[int, tuple[int, int]]] = {}
         self.errors: dict[str, int] = {}
         self.fakes: dict[int, FakeBroker] = {}
@@ -75,10 +75,10 @@ class World:
 
     def brokers(self, *nodes: int, **security: Any) -> Brokers:
         servers = ",".join(str(self.nodes[node]) for node in nodes)
-        return Brokers(self.reactor, cluster(servers, **security), "me", lambda: self.troubles.append(servers))
+        return Brokers(self.loop, cluster(servers, **security), "me", lambda: self.troubles.append(servers))
 
     def until(self, is_done: Callable[[], object]) -> None:
-        assert self.reactor.run_until(lambda: bool(is_done()), Deadline(WAIT_S))
+        assert self.loop.run_until(lambda: bool(is_done()), Deadline(WAIT_S))
 
     def connected(self, brokers: Brokers, node: int, channel: str = "bulk") -> Connection:
         found: list[Connection] = []

@@ -18,6 +18,7 @@ from replicator.kafka.cluster import LATEST, Cluster, KafkaError, KafkaException
 from replicator.kafka.topics import Snapshot, SourceTopic, list_offsets
 from replicator.names import task_of
 from replicator.offset_map.runs import Run
+from replicator.offset_map.topic_id import NO_ID
 from replicator.status.lag import Lag, LagFacts, PartitionLag, State, Workers, partition_lags, unreplicated
 from replicator.syncs.state import SyncsState
 
@@ -35,12 +36,12 @@ def _flow(**settings: Any) -> Flow:
 
 
 def _topics(**partitions: int) -> Snapshot:
-    topics = {name: SourceTopic(name, bytes(16), n, 1, f"east.{name}", n) for name, n in partitions.items()}
+    topics = {name: SourceTopic(name, NO_ID, n, 1, f"east.{name}", n) for name, n in partitions.items()}
     return Snapshot(1, topics, (), 1)
 
 
 def _run(upstream_next: int, seq: int = 1) -> Run:
-    return Run(seq, 0, 0, upstream_next, 0, upstream_next, bytes(16), ())
+    return Run(seq, 0, 0, upstream_next, 0, upstream_next, NO_ID, ())
 
 
 def _syncs(positions: dict[TP, int], stopped: dict[TP, dict[str, Any]] | None = None) -> SyncsState:

@@ -9,8 +9,8 @@ from kafka.protocol.consumer.fetch import FetchRequest
 
 from replicator.deadline import Deadline
 from replicator.errors import TP, RetriableError, StopReason
+from replicator.planes import Fetched
 from replicator.planes.batches import fetcher as module
-from replicator.planes.batches.fetch_session import PartitionAnswer
 from replicator.planes.batches.fetcher import Fetcher
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.fetch import API_KEY, FetchResponse, PartitionData
@@ -35,6 +35,9 @@ def endless(node: int, partition: int, offset: int, rack: str) -> PartitionData:
     return found(partition, batch(offset, 1))
 
 
+UNKNOWN_TOPIC = 3
+
+
 class Source:
     """Brokers that keep no fetch sessions: each request names all that is wanted.
 
@@ -44,17 +47,17 @@ class Source:
 
     def __init__(self, world: World) -> None:
         self.answer: Answer = endless
-        self.asked: list[tuple[int, int, str]] = []
+        self.requested: list[tuple[int, int, str]] = []
         """Node, partition and rack, of each request in turn."""
         world.other = self._fetched
 
-    def _fetched(self, peer: Peer, asked: Asked) -> None:
-        assert asked.api_key == API_KEY
-        question = FetchRequest.decode(asked.body, version=asked.version)
+    def _fetched(self, peer: Peer, requested: Asked) -> None:
+        assert requested.api_key == API_KEY
+        question = FetchRequest.decode(requested.body, version=requested.version)
         wanted = [(it.partition, it.fetch_offset) for topic in question.topics for it in topic.partitions]
-        self.asked += [(peer.node, partition, question.rack_id) for partition, _ in wanted]
+        self.requested += [(peer.node, partition, question.rack_id) for partition, _ in wanted]
         said = [self.answer(peer.node, partition, offset, question.rack_id) for partition, offset in wanted]
-        peer.say(asked, encode_response(FetchResponse(0, 0, 0, said)))
+        peer.say(requested, encode_response(FetchResponse(0, 0, 0, said)))
 
 
 class Reader:
@@ -65,18 +68,22 @@ class Reader:
             world.start(node)
         world.topics["t"] = {0: (1, 0), 1: (2, 0)}
         self.brokers: Brokers = world.brokers(1, 2, **security)
-        self.fetcher = Fetcher(world.reactor, self.brokers, cluster("x:1"), 40 << 20, max_batch_bytes=1 << 20)
+        self.fetcher = Fetcher(world.loop, self.brokers, cluster("x:1"), 40 << 20, max_batch_bytes=1 << 20)
         self.fetcher.assign({FIRST: 0, SECOND: 0})
 
-    def read(self) -> Iterator[PartitionAnswer]:
+    def read(self) -> Iterator[Fetched]:
         """What arrives; it is waited for, for a while."""
         deadline = Deadline(WAIT_S)
         while not deadline.expired:
             self.fetcher.wait(0.1)
-            yield from self.fetcher.take()
+            yield self.fetcher.take()
 
-    def read_until(self, is_last: Callable[[PartitionAnswer], bool]) -> None:
+    def read_until(self, is_last: Callable[[Fetched], bool]) -> None:
         assert any(is_last(it) for it in self.read())
+
+    def read_first(self, tp: TP) -> None:
+        """Until records of a partition came."""
+        self.read_until(lambda it: any(batch.tp == tp for batch in it.batches))
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -89,18 +96,18 @@ def test_a_broker_that_refuses_us_stops_its_own_partitions_alone(world: World, m
     world.logins[2] = Login("PLAIN", password="another")
     Source(world)
     reader = Reader(world, **LOGIN)
-    arrived: list[PartitionAnswer] = []
+    fetched = Fetched()
     for it in reader.read():
-        arrived.append(it)
-        if it.failure is not None:
+        fetched.add(it)
+        if it.failed:
             break
-    failure = arrived[-1].failure
-    assert failure is not None
+    (failure,) = fetched.failed
     assert (failure.tp, failure.reason) == (SECOND, StopReason.SOURCE_UNAVAILABLE)
     assert str(world.nodes[2]) in str(failure)
     assert "clusters.east.security" in failure.hint
-    assert {it.tp for it in arrived[:-1]} == {FIRST}
-    reader.read_until(lambda it: it.next_offset >= arrived[-2].next_offset + 100)
+    assert {it.tp for it in fetched.batches} == {FIRST}
+    wanted = fetched.batches[-1].next_offset + 100
+    reader.read_until(lambda it: any(batch.next_offset >= wanted for batch in it.batches))
 
 
 def test_a_cluster_that_refuses_us_is_told(world: World) -> None:
@@ -118,14 +125,14 @@ def test_a_broker_that_leads_nothing_any_more_is_forgotten(world: World) -> None
     """Its share of the memory goes to the others, and nobody waits for it."""
     source = Source(world)
     reader = Reader(world)
-    reader.read_until(lambda it: it.tp == FIRST)
+    reader.read_first(FIRST)
 
     def moved(node: int, partition: int, offset: int, rack: str) -> PartitionData:
         world.topics["t"][0] = (2, 2)
         return found(partition, error=6) if (node, partition) == (1, 0) else endless(node, partition, offset, rack)
 
     source.answer = moved
-    reader.read_until(lambda it: it.tp == FIRST and (2, 0, "") in source.asked)
+    reader.read_until(lambda it: any(batch.tp == FIRST for batch in it.batches) and (2, 0, "") in source.requested)
     assert list(reader.fetcher._sessions) == [2]
 
 
@@ -137,7 +144,7 @@ def with_a_replica(node: int, partition: int, offset: int, rack: str) -> Partiti
 def test_a_replica_nearby_that_we_can_not_reach_is_not_asked_again_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NEARBY_S", 0.5)
+    monkeypatch.setattr(module, "FOLLOWER_S", 0.5)
     source = Source(world)
     source.answer = with_a_replica
     reader = Reader(world)
@@ -145,10 +152,10 @@ def test_a_replica_nearby_that_we_can_not_reach_is_not_asked_again_at_once(
     world.stop(2)
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
-    reader.read_until(lambda it: it.tp == FIRST)
-    assert {node for node, _, _ in source.asked} == {1}
+    reader.read_first(FIRST)
+    assert {node for node, _, _ in source.requested} == {1}
     world.start(2, port)
-    reader.read_until(lambda _: (2, 0, "here") in source.asked)
+    reader.read_until(lambda _: (2, 0, "here") in source.requested)
 
 
 def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -> None:
@@ -159,6 +166,35 @@ def test_a_replica_nearby_is_waited_for_while_it_is_connected_to(world: World) -
     reader = Reader(world, **LOGIN)
     world.topics["t"] = {0: (1, 0), 1: (1, 0)}
     reader.brokers.rack = "here"
-    world.reactor.later(5 * module.LOOK_EVERY_S, slow.may_answer.set)
-    reader.read_until(lambda it: it.tp == FIRST)
-    assert {rack for _, _, rack in source.asked} == {"here"}
+    world.loop.call_later(5 * module.LEADER_CHECK_INTERVAL_S, slow.may_answer.set)
+    reader.read_first(FIRST)
+    assert {rack for _, _, rack in source.requested} == {"here"}
+
+
+@pytest.mark.parametrize("by_assign", [False, True])
+def test_metadata_of_a_topic_that_left_the_flow_is_not_requested_any_more(world: World, by_assign: bool) -> None:
+    """It would otherwise be in every Metadata request until the task ends."""
+    Source(world)
+    reader = Reader(world)
+    reader.fetcher.add({TP("left", 0): 0, TP("left", 1): 0})
+    world.until(lambda: reader.brokers.topic_error("left") == UNKNOWN_TOPIC)
+    reader.fetcher.remove([TP("left", 0)])
+    assert reader.brokers.topic_error("left") == UNKNOWN_TOPIC
+    if by_assign:
+        reader.fetcher.assign({FIRST: 0, SECOND: 0})
+    else:
+        reader.fetcher.remove([TP("left", 1), SECOND])
+    world.until(lambda: not reader.brokers._refresher.is_in_flight)
+    before = len(world.asked)
+    reader.brokers.refresh()
+    world.until(lambda: len(world.asked) > before and not reader.brokers._refresher.is_in_flight)
+    assert world.asked[-1] == ["t"]
+
+
+def test_a_partition_that_is_added_again_keeps_its_leader(world: World) -> None:
+    """Its topic is not forgotten in between, which would cost a Metadata request."""
+    Source(world)
+    reader = Reader(world)
+    world.until(lambda: reader.brokers.leader("t", 0))
+    reader.fetcher.add({FIRST: 0, SECOND: 0})
+    assert reader.brokers.leader("t", 0)

@@ -13,7 +13,7 @@ from replicator.protocol.record_format.header import RawBatch
 def lane(batches: int) -> tuple[PartitionQueue, list[QueuedBatch]]:
     it = PartitionQueue(TP("east.orders", 0), TP("orders", 0))
     it.is_added = True
-    items = [QueuedBatch(RawBatch(n, n + 1, 1, (), 0, 0, bytearray()), None) for n in range(batches)]
+    items = [QueuedBatch(RawBatch(n, n + 1, 1, (), 0, bytearray()), None) for n in range(batches)]
     it.items.extend(items)
     return it, items
 

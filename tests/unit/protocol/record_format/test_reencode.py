@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from replicator.protocol.record_format.header import BadBatchError
 from replicator.protocol.record_format.records import Headers, Record, build_batch, decode_records, encode_records
-from replicator.protocol.record_format.reencode import expand, open_batch, take_apart, write_batches
+from replicator.protocol.record_format.reencode import decode_batch, decode_batches, decompressed, encode_batches
 from tests.unit.protocol.record_format.logs import (
     START_MS,
     BatchSpec,
@@ -65,14 +65,14 @@ ESCAPED = NAMES.filter(is_valid)
 @given(some=records(ESCAPED))
 def test_records_come_out_as_they_went_in(codec: int, some: list[Record]) -> None:
     spec = BatchSpec(some[0][0] - 1, some, last_offset=some[-1][0] + 2, codec=codec)
-    assert open_batch(view(spec.encode())) == some
+    assert decode_batch(view(spec.encode())) == some
 
 
 @pytest.mark.parametrize("codec", range(5))
 @settings(max_examples=20)
 @given(some=records(), limit=st.sampled_from([100, 400, LARGE]))
 def test_written_records_are_read_by_others(codec: int, some: list[Record], limit: int) -> None:
-    batches = write_batches(some, codec, limit)
+    batches = encode_batches(some, codec, limit)
     assert read_back(batches) == some
     assert [offset for raw in batches for offset in source_offsets(raw)] == [r[0] for r in some]
     assert all(raw.size_bytes <= limit or raw.records == 1 for raw in batches)
@@ -80,14 +80,14 @@ def test_written_records_are_read_by_others(codec: int, some: list[Record], limi
         first_ms, max_ms, producer, epoch, sequence = struct.unpack_from(">qqqhi", raw.data, 27)
         assert first_ms == next(r[1] for r in some if r[0] == raw.first_offset)
         assert max_ms == raw.max_timestamp_ms
-        assert (producer, epoch, sequence, raw.leader_epoch) == (-1, -1, -1, -1)
+        assert (producer, epoch, sequence) == (-1, -1, -1)
 
 
 @settings(max_examples=40)
 @given(some=records(ESCAPED), limit=st.sampled_from([100, 400, LARGE]))
 def test_names_of_headers_may_be_any_bytes(some: list[Record], limit: int) -> None:
-    batches = write_batches(some, 0, limit)
-    found = [record for raw in batches for record in open_batch(memoryview(raw.data))]
+    batches = encode_batches(some, 0, limit)
+    found = [record for raw in batches for record in decode_batch(memoryview(raw.data))]
     assert [r[1:] for r in found] == [r[1:] for r in some]
 
 
@@ -97,9 +97,9 @@ def test_plain_and_compiled_code_agree(some: list[Record], limit: int) -> None:
     """The compiled one can't begin with a record without a timestamp."""
     some[0] = (some[0][0], START_MS, *some[0][2:])
     plain = bytes(encode_records(some, limit))
-    compiled = bytes(write_batches(some, 0, limit)[0].data)
+    compiled = bytes(encode_batches(some, 0, limit)[0].data)
     assert plain == compiled
-    assert decode_records(memoryview(plain)) == take_apart([memoryview(plain)], 0, len(some))
+    assert decode_records(memoryview(plain)) == decode_batches([memoryview(plain)], 0, len(some))
 
 
 @pytest.mark.parametrize(
@@ -107,41 +107,41 @@ def test_plain_and_compiled_code_agree(some: list[Record], limit: int) -> None:
 )
 def test_no_timestamp_and_timestamp_zero_are_kept(times: list[int]) -> None:
     some = [record(i, timestamp_ms=timestamp_ms) for i, timestamp_ms in enumerate(times)]
-    batches = write_batches(some, 0, LARGE)
+    batches = encode_batches(some, 0, LARGE)
     assert [r[1] for r in read_back(batches)] == times
-    assert [r[1] for r in open_batch(memoryview(batches[0].data))] == times
+    assert [r[1] for r in decode_batch(memoryview(batches[0].data))] == times
 
 
 def test_null_empty_and_order_are_kept() -> None:
     names: Headers = [("b", None), ("a", b""), ("b", b"1"), ("", b"2"), ("b", None)]
     some: list[Record] = [(0, 5, None, b"", names), (1, 5, b"", None, []), (2, 5, None, None, [])]
-    (raw,) = write_batches(some, 0, LARGE)
-    assert read_back([raw]) == some == open_batch(memoryview(raw.data))
+    (raw,) = encode_batches(some, 0, LARGE)
+    assert read_back([raw]) == some == decode_batch(memoryview(raw.data))
 
 
 def test_what_compression_makes_no_smaller_is_left_as_it_is() -> None:
     """So that a batch stays below the target's limit."""
-    (raw,) = write_batches([record(0, b"x")], 4, LARGE)
+    (raw,) = encode_batches([record(0, b"x")], 4, LARGE)
     assert raw.data[22] == 0
-    (raw,) = write_batches([record(0, b"x" * 500)], 4, LARGE)
+    (raw,) = encode_batches([record(0, b"x" * 500)], 4, LARGE)
     assert raw.data[22] == 4
     assert raw.size_bytes < 200
 
 
 def test_a_batch_of_our_own() -> None:
     data = build_batch([(b"k", b"v"), (b"gone", None)], START_MS)
-    assert open_batch(memoryview(data)) == [(0, START_MS, b"k", b"v", []), (1, START_MS, b"gone", None, [])]
+    assert decode_batch(memoryview(data)) == [(0, START_MS, b"k", b"v", []), (1, START_MS, b"gone", None, [])]
 
 
 def test_uncompressed_batches_are_not_copied() -> None:
     data = view(BatchSpec(0, [record(0)]).encode())
-    assert expand(data) is data
+    assert decompressed(data) is data
 
 
 def test_a_great_many_batches_do_not_take_forever() -> None:
     """Splitting looks at every record a bounded number of times."""
     some = [record(i, b"x" * 20) for i in range(30_000)]
-    assert sum(raw.records for raw in write_batches(some, 0, 500)) == 30_000
+    assert sum(raw.records for raw in encode_batches(some, 0, 500)) == 30_000
 
 
 # --- hostile ----------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_hostile_fields_are_refused(name: str, codec: int) -> None:
     body = lz4_encode(FIELDS[name]) if codec else FIELDS[name]
     data = view(BatchSpec(5, [record(5)], codec=codec, raw_body=body).encode())
     with pytest.raises(BadBatchError) as caught:
-        open_batch(data)
+        decode_batch(data)
     assert caught.value.offset == 5
     if not codec and name != "offset":
         with pytest.raises(ValueError):
@@ -186,7 +186,7 @@ def test_damaged_records_are_refused_or_others(changes: list[tuple[int, int]]) -
     data = bytearray(BatchSpec(0, some).encode())
     for at, value in changes:
         data[61 + at % (len(data) - 61)] = value
-    for read in (open_batch, decode_records):
+    for read in (decode_batch, decode_records):
         with contextlib.suppress(BadBatchError, ValueError):
             read(memoryview(data))
 
@@ -207,7 +207,7 @@ def test_damaged_old_messages_are_refused_or_others(
         data[17 + at % (len(data) - 17)] = value
     with_end = memoryview(data)[: max(26, len(data) - end)]
     with contextlib.suppress(BadBatchError):
-        open_batch(with_end)
+        decode_batch(with_end)
 
 
 IMPORT_SIDE_BY_SIDE = """
@@ -221,13 +221,13 @@ class Slow(MetaPathFinder):
 def use(number):
     time.sleep(number * 0.01)
     try:
-        open_batch(memoryview(bytes(100)))
+        decode_batch(memoryview(bytes(100)))
     except BadBatchError:
         pass
     except BaseException as error:
         failed.append(error)
 
-from replicator.protocol.record_format.reencode import BadBatchError, open_batch
+from replicator.protocol.record_format.reencode import BadBatchError, decode_batch
 sys.meta_path.insert(0, Slow())
 failed = []
 threads = [threading.Thread(target=use, args=(number,)) for number in range(40)]

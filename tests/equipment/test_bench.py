@@ -1,10 +1,10 @@
-"""The bench's arithmetic: figures from samples, /proc, tables, configurations. Nothing is started."""
+"""The bench's arithmetic: figures from samples and /proc, tables, plots, configurations. No broker is started."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,17 +14,17 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from bench import __main__ as program
-from bench import latency, memory, offset_map, proc, report, results
+from bench import figures, latency, memory, offset_map, plot, proc, results
 from bench.arrivals import Arrival, ages_ms, note_first_reads
 from bench.backlog import BenchError, payloads
 from bench.catalog import MEASUREMENTS
 from bench.contenders import MM2_TUNED, Task, check_name, mm2_config, our_config
 from bench.replayer import transactions
-from bench.results import Sample, summarise
+from bench.results import Kind, Sample, summarise
 from replicator.config import build
 
 TASK = Task("127.0.0.1:1001", "127.0.0.1:1002", "bench-100", 4)
+PUBLISHED = {file.stem: results.load(file) for file in results.PUBLISHED.glob("*.json")}
 TASKS = min(4, os.cpu_count() or 1)
 
 
@@ -122,7 +122,7 @@ def test_our_contender_runs_with_our_defaults(name: str, said: dict[str, object]
 
 
 def test_the_tuned_mirrormaker_is_tuned_and_both_are_exactly_once() -> None:
-    """The comparison is with the best configuration that its users know, and never with at-least-once."""
+    """The comparison is with the best configuration that its users know, never with at-least-once."""
     stock, tuned = (mm2_config(TASK, is_tuned=flag, rest_port=1) for flag in (False, True))
     for text in (stock, tuned):
         assert "target.exactly.once.source.support=enabled\n" in text
@@ -171,7 +171,7 @@ def test_memory_over_its_bound_is_complained_about() -> None:
     assert len(found(peak_bytes=351 << 20, buffer_bytes=memory.DEFAULT_BUFFER_BYTES).complaints()) == 1
 
 
-def test_peaks_are_told_apart_by_phase() -> None:
+def test_peaks_are_separate_by_phase() -> None:
     """And the kernel's peak counts for the bound, not the highest of the looks."""
     options = memory.Options(partitions=2, backlog_bytes=1, buffer_bytes=100, stall_s=1, contender="ours")
     looks = [memory.Look(0, 50, False), memory.Look(1, 120, True), memory.Look(2, 110, True), memory.Look(3, 90, False)]
@@ -187,46 +187,85 @@ def test_the_offset_map_is_measured_at_every_age() -> None:
     assert 100 < made.size_bytes / made.kept < 1000
     assert [age.runs for age in made.ages] == [10, 100, 1000, 10_000]
     assert made.ages[0].to_count == 0 < made.ages[2].to_count < made.ages[3].to_count
-    assert len(report.offset_map_rows(dataclasses.asdict(made))) == 4
     slow = dataclasses.replace(made, kept=674, ages=(offset_map.Age(10, 1.0, 50.1, 0),))
     assert len(slow.complaints()) == 2
 
 
-def test_the_newest_results_win(tmp_path: Path) -> None:
-    """File names sort by time; a short run is never published."""
-    files = {"memory-20260101T000000": True, "memory-20260102T000000": False, "throughput-20270101T000000": True}
-    for name, is_full in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({"is_full": is_full}))
-    newest = results.newest("memory", tmp_path)
-    assert newest is not None
-    assert newest.name == "memory-20260102T000000.json"
-    newest = results.newest("memory", tmp_path, full_only=True)
-    assert newest is not None
-    assert newest.name == "memory-20260101T000000.json"
-    assert results.newest("memory", tmp_path / "none") is None
-
-
-def test_every_measurement_has_defaults_and_a_full_form() -> None:
-    """The full one is larger; both begin from the same command line as anybody's."""
-    sizes = {}
+def test_every_measurement_has_a_short_and_a_full_configuration() -> None:
+    """The full one is larger, and both name contenders that exist."""
     for kind, measurement in MEASUREMENTS.items():
-        short, full = (program.parser().parse_args([kind, *flags]) for flags in ([], ["--full"]))
-        sizes[kind] = measurement.options(short), measurement.options(full)
-        assert measurement.options(short) != measurement.options(full) or kind == "offset-map"
-    for name in {it for short, full in sizes.values() for it in getattr(full, "contenders", ())} - {latency.NOTHING}:
-        check_name(name)
-    assert sizes["throughput"][1].sizes == ((100, 4_000_000), (1024, 1_000_000), (10_240, 100_000), (10_240, 400_000))
-    assert sizes["tiny"][1].batch_records == 1
-    assert "replayer" in sizes["throughput"][0].contenders
+        short, full = (measurement.configuration([], is_full=flag) for flag in (False, True))
+        assert short != full, kind
+        for name in {*getattr(short, "contenders", ()), *getattr(full, "contenders", ())} - {latency.NOTHING}:
+            check_name(name)
+    assert MEASUREMENTS["tiny"].full.batch_records == 1
 
 
-def test_options_on_the_command_line_win() -> None:
-    """Over the defaults of either form; clusters of one's own are taken by their addresses."""
-    line = "throughput --full --size 100 --records 8 --rounds 2 --contenders ours-batches-2,replayer"
-    given = program.parser().parse_args([*line.split(), "--source-bootstrap", "127.0.0.1:1"])
-    options = MEASUREMENTS["throughput"].options(given)
-    assert (options.sizes, options.rounds, options.contenders) == (((100, 8),), 2, ("ours-batches-2", "replayer"))
-    assert options.existing == {"source": "127.0.0.1:1"}
+def test_the_configuration_can_be_changed_on_the_command_line() -> None:
+    """As JSON, or as a plain text; a key that does not exist and a value of another type are refused."""
+    changes = ("sizes=[[100, 8]]", "rounds=2", "contenders=ours-batches-2,replayer", 'existing={"source": "h:1"}')
+    options = MEASUREMENTS["throughput"].configuration((*changes, "limit_s=5"), is_full=True)
+    assert (options.sizes, options.rounds, options.limit_s) == (((100, 8),), 2, 5.0)
+    assert (options.contenders, options.existing) == (("ours-batches-2", "replayer"), {"source": "h:1"})
+    for wrong in ("size=1", "rounds=many", "sizes=3"):
+        with pytest.raises(BenchError, match=wrong.partition("=")[0]):
+            MEASUREMENTS["throughput"].configuration([wrong], is_full=False)
+
+
+# --- saved runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_saved_with_all_that_a_reader_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures, machine, versions, commit and configuration, in one file; the published ones have the same keys."""
+    monkeypatch.setattr(results, "OUT", tmp_path)
+    configuration = dataclasses.asdict(MEASUREMENTS["offset-map"].short)
+    document = results.begin("offset-map", configuration, is_full=False)
+    file = results.save(document, offset_map.measure(offset_map.Options(1000), print))
+    saved = results.load(file)
+    assert saved["configuration"] == configuration
+    assert saved["result"]["runs"] == 1000
+    for published in PUBLISHED.values():
+        assert published.keys() == saved.keys()
+        assert published["versions"].keys() == saved["versions"].keys()
+        assert published["machine"].keys() == saved["machine"].keys()
+    assert PUBLISHED.keys() == MEASUREMENTS.keys()
+
+
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+def test_saved_runs_make_a_table(kind: Kind) -> None:
+    """Markdown, with one row per contender and case."""
+    lines = figures.table(PUBLISHED[kind]).splitlines()
+    assert len(lines) > 2
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_table_has_medians_with_their_range() -> None:
+    """A figure that one round lacks has none: an average of the others would flatter."""
+    runs = [{"contender": "a", "round": n, "x_ms": n * 10, "y_s": None if n == 2 else 1.0} for n in (1, 2, 3)]
+    assert figures.table({"kind": "latency", "result": runs}).splitlines() == [
+        "| contender | x_ms | y_s | rounds |",
+        "| --- | --- | --- | --- |",
+        "| a | 20 (10 to 30) | none | 3 |",
+    ]
+
+
+def test_the_pictures_of_the_document_are_those_of_the_published_runs() -> None:
+    """Each one is there, and shown; bars and text alike come from the figures."""
+    wanted = {f"{it.file}.svg" for document in PUBLISHED.values() for it in plot.plots_of(document)}
+    assert len(wanted) == 11
+    assert {file.name for file in plot.FOLDER.glob("*.svg")} == wanted
+    page = (plot.FOLDER.parent / "benchmarks.md").read_text()
+    assert set(re.findall(r"\(benchmarks/(.+?\.svg)\)", page)) == wanted
+
+
+def test_the_replayer_is_a_limit_and_no_bar() -> None:
+    """It replicates nothing."""
+    (first, *_) = plot.plots_of(PUBLISHED["throughput"])
+    assert len(first.panels) == 4
+    for panel in first.panels:
+        assert panel.limit is not None
+        assert [label for label, _ in panel.bars][:2] == ["ours-batches-tuned", "ours-batches"]
+        assert "replayer" not in dict(panel.bars)
 
 
 # --- under load -------------------------------------------------------------------------------------------------------
