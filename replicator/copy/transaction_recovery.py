@@ -162,6 +162,8 @@ class TransactionRecovery:
             RetriableError: a partition gave no answer before `deadline`, and no other one has its record.
             KafkaOpError: refused.
         """
+        if not places:
+            return False
         waiting = list(places)
         with closing(OffsetProbe(self._target)) as probe:
             while waiting:
