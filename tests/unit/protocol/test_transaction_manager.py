@@ -40,7 +40,7 @@ def test_a_description_of_nothing_is_no_answer(world: World) -> None:
     def is_named() -> bool:
         with pytest.raises(RetriableError) as caught:
             transaction_manager.describe(Deadline(1))
-        assert f"{world.nodes[1]} does not speak Kafka's protocol" in str(caught.value)
+        assert f"{world.nodes[1]} described no transaction" in str(caught.value)
         return True
 
     eventually(is_named, within_s=30)
@@ -63,7 +63,7 @@ def test_what_was_said_before_the_time_was_over_is_told(world: World) -> None:
     world.other = answer
     world.start(1)
     transaction_manager = TransactionManager(world.loop, world.brokers(1), cluster("x:1"), SETTINGS)
-    with pytest.raises(RetriableError, match="does not speak Kafka's protocol"):
+    with pytest.raises(RetriableError, match=r"described no transaction|does not speak Kafka's protocol"):
         transaction_manager.describe(Deadline(3))
     assert asked > 1
 
