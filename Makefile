@@ -29,7 +29,7 @@ test: $(STAMP) ## all that a change has to pass: lint, types, and every tier of 
 	@$(MAKE) --no-print-directory brokers
 
 test-all: $(STAMP) ## that, with each data plane and many seeds, and the tests of the equipment: before a release
-	@$(MAKE) --no-print-directory test ARGS='--thorough $(ARGS)'
+	@HYPOTHESIS_PROFILE=long $(MAKE) --no-print-directory test ARGS='--thorough $(ARGS)'
 	@$(MAKE) --no-print-directory equipment
 
 lint: $(STAMP) ## style, and which package may import which

@@ -12,5 +12,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
-settings.register_profile("long", deadline=None, max_examples=2000)
+settings.register_profile("long", deadline=None)
 settings.load_profile(PROFILE)

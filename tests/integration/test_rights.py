@@ -26,9 +26,9 @@ from replicator.config import Settings, build
 from replicator.deadline import Deadline
 from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, SecuritySpec
 from replicator.errors import TP, KafkaOpError
+from replicator.groups.offsets import tag
 from replicator.kafka import offset_probe
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import tag
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.metrics import Metrics
 from replicator.moves.count import Refiner

@@ -1,4 +1,4 @@
-"""How much a test run may cost: `HYPOTHESIS_PROFILE=long` for many more examples and deaths."""
+"""How long the worlds in memory are looked at: `HYPOTHESIS_PROFILE=long` for many more examples and deaths."""
 
 from __future__ import annotations
 

@@ -82,9 +82,17 @@ def test_a_task_that_only_aborts_does_not_run(story: Story) -> None:
     story.ledger.check_healed()
 
 
-def test_many_partitions_without_enough_replicas_stop_together(story: Story) -> None:
+@pytest.fixture
+def patient() -> Iterator[Story]:
+    """With the usual timeout: a partition may take nothing for 15 s."""
+    made = Story(transaction_timeout_s=60)
+    yield made
+    made.world.close()
+
+
+def test_many_partitions_without_enough_replicas_stop_together(patient: Story) -> None:
     """One after the other would hold up the rest for as long as there are partitions; and so would each retry."""
-    world = story.world
+    story, world = patient, patient.world
     story.run_until(lambda: story.worker.is_running)
     unavailable = [ORDERS, PAYMENTS]
     for tp in unavailable:
@@ -93,7 +101,7 @@ def test_many_partitions_without_enough_replicas_stop_together(story: Story) -> 
         partition.refuses = int(KafkaError.NOT_ENOUGH_REPLICAS)
     for tp in (ORDERS, PAYMENTS, OTHERS):
         world.produce(tp, 5)
-    world.simulation.run_until(lambda: set(unavailable) <= story.ledger.state().stopped.keys(), 10, story.why)
+    world.simulation.run_until(lambda: set(unavailable) <= story.ledger.state().stopped.keys(), 20, story.why)
     assert sum("transaction_aborted" in event for event in world.events) == 1
     behind_s = []
     for _ in range(20):
@@ -102,4 +110,4 @@ def test_many_partitions_without_enough_replicas_stop_together(story: Story) -> 
         story.catch_up(OTHERS, within_s=10)
         behind_s.append(world.simulation.now_s - began_s)
         world.simulation.run(for_s=1)
-    assert max(behind_s) < 3, "a retry holds up the others for a moment"
+    assert max(behind_s) < 6, "a retry holds up the others for a moment"

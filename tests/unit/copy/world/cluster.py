@@ -77,6 +77,7 @@ class ModelCluster:
         self.on_change: list[Callable[[], None]] = []
         """Called when something was appended, or a leader changed: who waits looks again."""
         self.on_broker_down: list[Callable[[int], None]] = []
+        """Called with a broker whose connections all end."""
         self._ids = 0
 
     # --- topics -------------------------------------------------------------------------------------------------------
@@ -165,8 +166,10 @@ class ModelCluster:
             partition.log.new_leader()
 
     def cut(self, tp: TP, end: int) -> list[Entry]:
-        """An unclean election: the log loses its end."""
+        """An unclean election: the log loses its end, and the broker that led it every connection."""
         entries = self.log(tp).cut(end)
+        for call in list(self.on_broker_down):
+            call(self.topics[tp.topic].partitions[tp.partition].home)
         self.lost.append(Lost(tp, entries))
         self._changed()
         return entries

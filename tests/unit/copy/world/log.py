@@ -190,11 +190,12 @@ class PartitionLog:
         return lost
 
     def trim(self, start: int) -> list[Entry]:
-        """Delete everything before `start`, at most up to the last stable offset; what was deleted."""
+        """Delete everything before `start`, at most up to the last stable offset; the batches that lost records."""
         self.start = max(self.start, min(start, self.stable))
         gone = [it for it in self.entries if it.next <= self.start]
+        touched = [it for it in self.entries if it.base < self.start]
         self.entries = self.entries[len(gone) :]
-        return gone
+        return touched
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from replicator.errors import TP
 from tests.unit.copy.world.flow import Worker, World
@@ -13,10 +14,14 @@ HEALED_WITHIN_S = 120.0
 
 
 class Story:
-    """A world in which a test tells what happens."""
+    """A world in which a test tells what happens.
 
-    def __init__(self) -> None:
-        self.world = World({"orders": 2, "payments": 1})
+    Args:
+        settings: of the flow.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.world = World({"orders": 2, "payments": 1}, **settings)
         self.ledger = Ledger(self.world)
         self.worker = self.world.start()
 
