@@ -150,12 +150,12 @@ class _Episode:
         self._name = name
         self._planned = {lag: f"planned-{number}-lag-{lag}" for lag in LAGS}
         self._failover = {lag: f"failover-{number}-lag-{lag}" for lag in LAGS}
-        source, admin = _client(SOURCE, stage.source)
+        source, _ = _client(SOURCE, stage.source)
         backlog = Backlog(TOPIC, PARTITIONS, (max(LAGS) + RECORDS_PER_S) // PARTITIONS, SIZE_BYTES)
         self._live = Live(stage, stack, name, backlog, RECORDS_PER_S)
         self._load = self._live.load
         lags = {group: lag for names in (self._planned, self._failover) for lag, group in names.items()}
-        self._groups = Groups(source, admin, TOPIC, self._load, lags)
+        self._groups = Groups(source, TOPIC, self._load, lags)
         stack.callback(self._groups.stop)
         self._groups.start()
         servers = stage.target.bootstrap_servers
@@ -170,9 +170,9 @@ class _Episode:
             config = self._stage.reaper.directory / f"moves-{number}.yaml"
             config.write_text(our_config(self._stage.task(TOPIC, PARTITIONS), self._name))
             return OurCommands(self._name, config)
-        target, admin = _client(TARGET, self._stage.target)
+        target, _ = _client(TARGET, self._stage.target)
         is_tuned = "tuned" in self._name
-        return SyncedOffsets(target, admin, self._live.remote, self._positions, is_tuned, self._live.check)
+        return SyncedOffsets(target, self._live.remote, self._positions, is_tuned, self._live.check)
 
     def run(self, round_number: int, options: Options) -> Run:
         """Wait until it works, time commits, move half of the groups, kill the source, move the others."""

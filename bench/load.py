@@ -17,9 +17,10 @@ from bench.accounts import Commit
 from bench.backlog import KEY, Backlog, BenchError, payloads
 from replicator.deadline import Deadline
 from replicator.errors import TP
-from replicator.kafka.cluster import AdminClient, Cluster, KafkaError, Message, Producer
-from replicator.kafka.group_offsets import Committed
-from replicator.kafka.groups import commit_offsets, first_error
+from replicator.groups.offsets import Committed
+from replicator.groups.refusals import first_error
+from replicator.groups.select import ClusterGroups
+from replicator.kafka.cluster import Cluster, KafkaError, Message, Producer
 
 TICK_S = 0.02
 COMMIT_EVERY_S = 0.25
@@ -148,11 +149,10 @@ class Groups:
         lags: by group, in records over all partitions.
     """
 
-    def __init__(self, source: Cluster, admin: AdminClient, topic: str, load: Load, lags: Mapping[str, int]) -> None:
+    def __init__(self, source: Cluster, topic: str, load: Load, lags: Mapping[str, int]) -> None:
         self.commits: dict[str, list[Commit]] = {group: [] for group in lags}
         """What was committed and acknowledged, by group."""
-        self._source = source
-        self._admin = admin
+        self._groups = ClusterGroups(source)
         self._topic = topic
         self._load = load
         self._lags = dict(lags)
@@ -173,6 +173,7 @@ class Groups:
         """No group commits from now on."""
         self.leave(list(self._lags))
         self._worker.stop()
+        self._groups.close()
 
     def leave(self, groups: Iterable[str]) -> None:
         """The consumers of these groups stop: their last commit stays the last one."""
@@ -200,7 +201,7 @@ class Groups:
                 for group, it in numbers.items()
             }
             at_s = time.monotonic()
-            outcome = commit_offsets(self._source, self._admin, wanted, Deadline(COMMIT_TIMEOUT_S))
+            outcome = self._groups.commit(wanted, Deadline(COMMIT_TIMEOUT_S))
             for group, it in numbers.items():
                 error = first_error(outcome[group])
                 if error is not None:

@@ -23,9 +23,10 @@ from bench.contenders import our_environment
 from bench.positions import PositionWatch
 from replicator.deadline import Deadline
 from replicator.errors import TP
-from replicator.kafka.cluster import AdminClient, Cluster
-from replicator.kafka.group_offsets import Committed
-from replicator.kafka.groups import commit_offsets, first_error
+from replicator.groups.offsets import Committed
+from replicator.groups.refusals import first_error
+from replicator.groups.select import ClusterGroups
+from replicator.kafka.cluster import Cluster
 
 COMMAND_TIMEOUT_S = 120.0
 SHOWN_BYTES = 3000
@@ -88,11 +89,9 @@ class SyncedOffsets:
     """
 
     def __init__(
-        self, target: Cluster, admin: AdminClient, topic: str, watch: PositionWatch, is_tuned: bool,
-        check: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self._target = target
-        self._admin = admin
+        self, target: Cluster, topic: str, watch: PositionWatch, is_tuned: bool, check: Callable[[], None]
+    ) -> None:
+        self._groups = ClusterGroups(target)
         self._topic = topic
         self._watch = watch
         self._is_tuned = is_tuned
@@ -127,7 +126,7 @@ class SyncedOffsets:
             for group in groups
         }
         known = {group: it for group, it in wanted.items() if it}
-        for refusals in commit_offsets(self._target, self._admin, known, Deadline(COMMAND_TIMEOUT_S)).values():
+        for refusals in self._groups.commit(known, Deadline(COMMAND_TIMEOUT_S)).values():
             error = first_error(refusals)
             if error is not None:
                 raise error

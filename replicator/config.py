@@ -269,6 +269,11 @@ class FlowSettings(_Model):
     transaction_max_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
     transaction_timeout_s: Annotated[float, Field(ge=5, le=900)] = 60
 
+    @property
+    def transaction_budget_s(self) -> float:
+        """What one transaction may take until its commit; the rest of its timeout is for the abort."""
+        return self.transaction_timeout_s * 0.75
+
     @field_validator("topics", "exclude_topics", "groups", "exclude_groups")
     @classmethod
     def _compile(cls, values: list[str]) -> list[str]:

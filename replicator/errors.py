@@ -46,6 +46,7 @@ class StopReason(enum.StrEnum):
     TARGET_GONE = "target_gone"
     TARGET_NOT_CREATED = "target_not_created"
     TARGET_UNAVAILABLE = "target_unavailable"
+    """The target partition has no leader or too few in-sync replicas, or its leader gives no answer."""
     TARGET_TOO_FEW_PARTITIONS = "target_too_few_partitions"
     TARGET_LOG_SHORTER = "target_log_shorter"
     """The target log ends before what was replicated to it: recreated or truncated."""
@@ -140,6 +141,7 @@ class PartitionError(KafkaOpError):
     Args:
         reason: the state that operators see.
         is_lasting: a log lost records, and will look complete as it grows: trying again would skip them.
+        others: other partitions that can't go on, found at the same moment.
     """
 
     def __init__(
@@ -152,8 +154,10 @@ class PartitionError(KafkaOpError):
         hint: str = "",
         code: str = "",
         is_lasting: bool = False,
+        others: tuple[PartitionError, ...] = (),
     ) -> None:
         super().__init__(message, op=op, tp=tp, hint=hint, code=code)
         self.tp: TP = tp
         self.reason = reason
         self.is_lasting = is_lasting or reason is StopReason.SOURCE_LOG_SHORTER
+        self.others = others

@@ -31,9 +31,11 @@ from replicator.checkpoints.topic import CheckpointWriter, read_checkpoints
 from replicator.config import Flow
 from replicator.deadline import Deadline, StopToken
 from replicator.errors import TP, KafkaOpError, RetriableError, StopReason
+from replicator.groups.listing import GroupList
+from replicator.groups.offsets import Committed, GroupOffsets
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import LATEST, AdminClient, Cluster
-from replicator.kafka.group_offsets import Committed, GroupOffsets
-from replicator.kafka.groups import GroupList, OffsetsReader
 from replicator.kafka.log_starts import LogStarts
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.kafka.topics import Catalog, Snapshot, list_offsets
@@ -184,9 +186,10 @@ class Checkpoints:
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
-        self._groups = GroupList(source, admins[0], flow.group_filter.matches, GROUPS_EVERY_S, log)
+        self._client = ClusterGroups(source)
+        self._groups = GroupList(self._client, flow.group_filter.matches, GROUPS_EVERY_S, log)
         self._remembers = False
-        self._offsets = OffsetsReader(source, admins[0], log)
+        self._offsets = OffsetsReader(self._client, log)
         self._topic = flow.naming.checkpoints_topic
         self._reader: SyncsReader[MapsState] | None = None
         self._followed_s = 0.0
@@ -225,13 +228,13 @@ class Checkpoints:
         self._groups.take(offsets, self._offsets)
         translated = translate_groups(offsets, syncs, topics)
         found = placed(translated, self._target_logs(translated, syncs, topics, leash, timeout_s))
-        unread = groups - offsets.keys()  # what is known of them stays
+        unread = self._offsets.unsure | (groups - offsets.keys())  # what is known of them stays
         self.current = {**{key: it for key, it in self.current.items() if key[0] in unread}, **found}
         self._metrics.translated(translated.counts)
         if not self._may_write(leash, timeout_s):
             return
         self._write(found, leash, timeout_s)
-        untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
+        untold = "" if self._groups.is_complete else "not every broker of the source lists its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
             late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
@@ -324,7 +327,7 @@ class Checkpoints:
         """How far the logs hold no record, for groups that have read all."""
         if self._ends is None:
             self._ends = OffsetProbe(self._target)
-        ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
+        ends = self._ends.first_at_or_after(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
         if self._ends.problem and self._ends.problem != self._ends_problem:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
         self._ends_problem = self._ends.problem
@@ -381,6 +384,7 @@ class Checkpoints:
             self._reader.close()
         if self._ends is not None:
             self._ends.close()
+        self._client.close()
         self._writer = None
 
 

@@ -1,9 +1,10 @@
 """Group offset sync: checkpoints committed on the target, for groups that have not moved there.
 
-A commit of ours carries a tag in its metadata (`committed`), so that one that somebody else made since is recognised.
+A commit of ours carries a tag in its metadata (`groups.offsets`), so that one that somebody else made since is
+recognised.
 
     read the group's offsets on the target → nobody else's among them, and no members? → place what differs → look again
-    → commit (`group_commits`)
+    → commit (`offset_cas`)
 
 The first look says what is to be written, the second one whether it may be.
 
@@ -24,13 +25,17 @@ from replicator.checkpoints.offset_cas import AT_ONCE, OffsetCas
 from replicator.config import Flow
 from replicator.deadline import Deadline, StopToken
 from replicator.errors import TP, FencedError, KafkaOpError
-from replicator.kafka.cluster import AdminClient, Cluster
-from replicator.kafka.group_offsets import INACTIVE, Committed, GroupOffsets, is_ours, tag
-from replicator.kafka.groups import OffsetsReader, chunks, group_states, is_passing, list_groups
+from replicator.groups.listing import group_states, list_groups
+from replicator.groups.offsets import INACTIVE, Committed, GroupOffsets, is_ours, tag
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.refusals import is_passing
+from replicator.groups.select import ClusterGroups
+from replicator.kafka.cluster import Cluster
 from replicator.kafka.topics import Catalog
 from replicator.log import Logger
 from replicator.metrics import JobMetrics
 from replicator.names import groups_id
+from replicator.protocol.group_coordinators import chunks
 
 LOOK_AGAIN_S = 30.0
 """How often every group is looked at, also one for which nothing changed: offsets on the target expire, groups move."""
@@ -90,22 +95,20 @@ class GroupSync:
     name = "group-sync"
 
     def __init__(
-        self, flow: Flow, target: Cluster, admin: AdminClient, checkpoints: Checkpoints, catalog: Catalog,
-        metrics: JobMetrics, log: Logger,
-    ) -> None:  # fmt: skip
+        self, flow: Flow, target: Cluster, checkpoints: Checkpoints, catalog: Catalog, metrics: JobMetrics, log: Logger
+    ) -> None:
         self.interval_s = min(0.5, flow.settings.checkpoint_interval_s)
         self.note = ""
         self._flow = flow
-        self._target = target
-        self._admin = admin
         self._checkpoints = checkpoints
         self._catalog = catalog
         self._metrics = metrics
         self._log = log
-        self._offsets = OffsetsReader(target, admin, log)
-        self._placed = OffsetsReader(target, admin, log, stable=False)
+        self._client = ClusterGroups(target)
+        self._offsets = OffsetsReader(self._client, log)
+        self._placed = OffsetsReader(self._client, log, stable=False)
         """For the look past our own open transaction."""
-        self._commits = OffsetCas(target, groups_id(flow.source, flow.target))
+        self._commits = OffsetCas(self._client, groups_id(flow.source, flow.target))
         self._seen_pass = 0
         self._looked_s = 0.0
         self._settled: dict[str, dict[TP, int]] = {}
@@ -202,7 +205,7 @@ class GroupSync:
 
     def _active(self, groups: Collection[str], budget: Deadline) -> set[str]:
         """Those that have members, or may have some."""
-        states = list_groups(self._target, self._admin, budget)
+        states = list_groups(self._client, budget)
         active = {group for group in groups if states.get(group, "DEAD") not in INACTIVE}
         self._settle_active(active)
         return active
@@ -215,7 +218,7 @@ class GroupSync:
         self, groups: Collection[str], wanted: Mapping[str, dict[TP, int]], topics: Collection[str], budget: Deadline
     ) -> Collection[str]:
         """Of these, those that nobody has used since they were looked at first; for `OffsetCas`."""
-        states = group_states(self._target, self._admin, groups, budget)  # a list may lack a group that has members
+        states = group_states(self._client, groups, budget)  # a list may lack a group that has members
         active = {group for group, it in states.items() if it.is_active}
         self._settle_active(active)
         found = self._placed.read(sorted(group for group in groups if group not in active), budget)
@@ -242,5 +245,6 @@ class GroupSync:
             self._settled[group] = wanted
 
     def close(self) -> None:
-        """Let go of the producer."""
+        """Let go of the producer, and of the connections."""
         self._commits.close()
+        self._client.close()

@@ -12,9 +12,10 @@ from replicator.checkpoints.checkpoints import Checkpoints
 from replicator.config import Flow
 from replicator.deadline import REFUSED_RETRY_S, StopToken
 from replicator.errors import TP
-from replicator.kafka.cluster import AdminClient, Cluster
-from replicator.kafka.group_offsets import Committed
-from replicator.kafka.groups import commit_offsets, first_error, is_passing
+from replicator.groups.offsets import Committed
+from replicator.groups.refusals import first_error, is_passing
+from replicator.groups.select import ClusterGroups
+from replicator.kafka.cluster import Cluster
 from replicator.log import Logger
 
 INTERVAL_S = 5.0
@@ -31,12 +32,11 @@ class LagGroup:
 
     name = "positions"
 
-    def __init__(self, flow: Flow, source: Cluster, admin: AdminClient, checkpoints: Checkpoints, log: Logger) -> None:
+    def __init__(self, flow: Flow, source: Cluster, checkpoints: Checkpoints, log: Logger) -> None:
         self.interval_s = INTERVAL_S
         self.note = ""
         self._group = flow.group
-        self._source = source
-        self._admin = admin
+        self._client = ClusterGroups(source)
         self._checkpoints = checkpoints
         self._log = log
         self._committed: dict[TP, int] = {}
@@ -55,7 +55,7 @@ class LagGroup:
         changed = {tp: Committed(it) for tp, it in found.items() if self._committed.get(tp) != it}
         budget = leash.budget(timeout_s)
         wanted = {self._group: changed} if changed else {}
-        refusals = commit_offsets(self._source, self._admin, wanted, budget).get(self._group, {})
+        refusals = self._client.commit(wanted, budget).get(self._group, {}) if wanted else {}
         self._committed |= {tp: it.next_offset for tp, it in changed.items() if tp not in refusals}
         error = first_error(refusals)
         if error is not None and is_passing(error):
@@ -66,4 +66,5 @@ class LagGroup:
         self.interval_s = REFUSED_RETRY_S if error else INTERVAL_S
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Let go of the connections."""
+        self._client.close()

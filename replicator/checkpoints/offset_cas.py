@@ -24,11 +24,10 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from replicator.deadline import Deadline
-from replicator.errors import AbortTransactionError, KafkaOpError
-from replicator.kafka.cluster import Cluster
-from replicator.kafka.group_offsets import GroupOffsets
-from replicator.kafka.groups import is_passing
-from replicator.kafka.transactions import FencingWriter
+from replicator.errors import KafkaOpError
+from replicator.groups.client import GroupClient, OffsetsTransaction
+from replicator.groups.offsets import GroupOffsets
+from replicator.groups.refusals import is_passing
 
 AT_ONCE = 250
 """Groups of a transaction: half a second, in which their consumers have to wait if they begin on the target."""
@@ -41,88 +40,80 @@ Tell = Callable[[str, KafkaOpError | None], None]
 
 
 class OffsetCas:
-    """Commits for groups. Threading: one thread.
+    """Commits for groups. Threading: the client's thread.
 
     Args:
+        client: of the cluster where they are committed.
         transactional_id: two that commit under the same one fence each other.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
-        self._cluster = cluster
+    def __init__(self, client: GroupClient, transactional_id: str) -> None:
+        self._client = client
         self._transactional_id = transactional_id
-        self._writer: FencingWriter | None = None
+        self._transaction: OffsetsTransaction | None = None
 
-    def open(self, deadline: Deadline) -> None:
+    def open(self, deadline: Deadline) -> OffsetsTransaction:
         """End what another holder of the id left open, if that was not done.
 
         Raises:
             KafkaOpError: no answer within `deadline`, or a right is missing.
         """
-        if self._writer is not None:
-            return
-        self._writer = FencingWriter(self._cluster, self._transactional_id)
-        try:
-            self._writer.open(deadline)
-        except KafkaOpError:
-            self.close()
-            raise
+        if self._transaction is None:
+            self._transaction = self._client.transaction(self._transactional_id, deadline)
+        return self._transaction
 
     def commit(self, wanted: Mapping[str, GroupOffsets], look: Look, tell: Tell, deadline: Deadline) -> None:
         """Commit what `look` confirms.
 
+        A group whose coordinator gives no answer is left out, without a word: it comes again.
+
         Args:
             wanted: at most `AT_ONCE` groups.
             look: called while the offsets are placed; with fewer groups again, when it did not confirm all.
-            tell: called for each group that `look` did not take out; of one that is refused at once, so that it is
+            tell: called for each group that `look` did not take out; of those that are refused at once, so that it is
                 known even when the deadline passes before the others are written.
 
         Raises:
             FencedError: somebody else opened the id.
-            KafkaOpError: not committed, or not known to be.
+            KafkaOpError: not committed, or not known to be; or no group's coordinator gives an answer.
         """
         left = dict(wanted)
         try:
             while left:
-                self.open(deadline)
-                assert self._writer is not None
-                self._writer.begin()
-                refused = self._place(left, tell, deadline)
-                if refused is not None:
-                    del left[refused]
+                transaction = self.open(deadline)
+                failed = transaction.place(left, deadline)
+                if failed:
+                    left = {group: it for group, it in left.items() if group not in failed}
+                    _tell_refused(failed, tell)
                 elif len(confirmed := set(look(left.keys()))) < len(left):
                     left = {group: it for group, it in left.items() if group in confirmed}
                 else:
-                    self._writer.commit(deadline)
+                    transaction.commit(deadline)
                     break
-                self._writer.abort(deadline)
+                transaction.abort(deadline)
+                if failed and not left and all(map(is_passing, failed.values())):
+                    raise next(iter(failed.values()))
         except KafkaOpError:
             self._give_up()
             raise
         for group in left:
             tell(group, None)
 
-    def _place(self, wanted: Mapping[str, GroupOffsets], tell: Tell, deadline: Deadline) -> str | None:
-        """Place all; the one that is refused ends that."""
-        assert self._writer is not None
-        for group, offsets in wanted.items():
-            try:
-                self._writer.place(group, offsets, deadline)
-            except AbortTransactionError as error:
-                if is_passing(error):
-                    raise
-                tell(group, error)
-                return group
-        return None
-
     def _give_up(self) -> None:
         """Leave nothing open that consumers would have to wait for, if the cluster answers."""
-        if self._writer is not None:
+        if self._transaction is not None:
             with suppress(KafkaOpError):
-                self._writer.abort(Deadline(ABORT_TIMEOUT_S))
+                self._transaction.abort(Deadline(ABORT_TIMEOUT_S))
         self.close()
 
     def close(self) -> None:
         """Let go of the producer, at once."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._transaction is not None:
+            self._transaction.close()
+            self._transaction = None
+
+
+def _tell_refused(failed: Mapping[str, KafkaOpError], tell: Tell) -> None:
+    for group, error in failed.items():
+        if not is_passing(error):
+            tell(group, error)

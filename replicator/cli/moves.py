@@ -40,7 +40,7 @@ LossOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float,
-    typer.Option("--timeout", min=1, metavar="S", help="Seconds to wait for consumers to stop and replication to end."),
+    typer.Option("--timeout", min=1, metavar="S", help="Seconds to wait until consumers stop and all is replicated."),
 ]
 
 

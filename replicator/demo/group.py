@@ -16,8 +16,8 @@ from replicator.demo.flights import DemoError, number_of
 from replicator.demo.summary import Account
 from replicator.demo.traffic import Part
 from replicator.errors import TP, RetriableError
+from replicator.groups.refusals import is_refusal_of_members
 from replicator.kafka.cluster import Cluster, Consumer, KafkaException, Message, TopicPartition, leave_group
-from replicator.kafka.groups import is_refusal_of_members
 
 MEMBERS = 3
 COMMIT_EVERY_S = 0.2

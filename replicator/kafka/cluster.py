@@ -1,7 +1,5 @@
 """The only importer of confluent_kafka: client factories, and the one place where its errors become ours.
 
-(`offsets_main` imports it, too, but runs as a process of its own.)
-
 Every property that a correct copy depends on is set here and can't be overridden (`config.OWNED_PROPERTIES`).
 
 Source: librdkafka CONFIGURATION.md; `rd_kafka_txn_require_states0` (rdkafka_txnmgr.c) for `transaction_error`.
@@ -18,7 +16,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -55,8 +52,6 @@ from replicator.errors import (
     RetriableError,
 )
 from replicator.kafka.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
-from replicator.kafka.group_coordinators import FORGETFUL, GroupCoordinators
-from replicator.kafka.offsets_process import OffsetsProcess
 from replicator.offset_map.sync_format import read_uuid
 from replicator.offset_map.topic_id import NO_ID, TopicId
 
@@ -156,11 +151,8 @@ class Cluster:
         return self._make(Producer, {**properties, "enable.idempotence": True, "allow.auto.create.topics": False})
 
     def admin(self, properties: Mapping[str, Any] = MappingProxyType({})) -> AdminClient:
-        """An admin client; its requests to coordinators go through clients of their own (`coordinators`)."""
-        admin = self._make(_Admin, properties)
-        admin.coordinators = GroupCoordinators(lambda: self._make(AdminClient, FORGETFUL), _timed_out)
-        admin.offsets = GroupCoordinators(lambda: OffsetsProcess(self._conf(FORGETFUL), _offsets_error), _timed_out)
-        return admin
+        """An admin client."""
+        return self._make(AdminClient, properties)
 
     def connect(self, timeout_s: float, properties: Mapping[str, Any] = MappingProxyType({})) -> AdminClient:
         """An admin client of a cluster that answers.
@@ -290,34 +282,6 @@ class Cluster:
         return error
 
 
-class _Admin(AdminClient):
-    """Made by `Cluster.admin`."""
-
-    coordinators: GroupCoordinators[AdminClient]
-    offsets: GroupCoordinators[OffsetsProcess]
-
-    def list_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
-        timeout_s = options.pop("request_timeout")
-        groups = [it.group_id for it in request]
-        assert not any(it.topic_partitions for it in request), "the process asks for all partitions"
-        return self.offsets.ask(
-            timeout_s, lambda process, longest_s: process.ask(groups, request_timeout=longest_s, **options)
-        )
-
-    def alter_consumer_group_offsets(self, request: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
-        return self._ask("alter_consumer_group_offsets", request, options)
-
-    def describe_consumer_groups(self, groups: Any, **options: Any) -> dict[str, Future[Any]]:  # type: ignore[override]
-        return self._ask("describe_consumer_groups", groups, options)
-
-    def _ask(self, method: str, request: Any, options: dict[str, Any]) -> dict[str, Future[Any]]:
-        timeout_s = options.pop("request_timeout")
-        return self.coordinators.ask(
-            timeout_s,
-            lambda client, longest_s: getattr(client, method)(request, request_timeout=longest_s, **options),
-        )
-
-
 class _BrokersLost:
     """Takes the statistics of one client; calls back when it knew no broker twice in a row."""
 
@@ -331,15 +295,6 @@ class _BrokersLost:
         if is_without and self._was_without:
             self._then()
         self._was_without = is_without
-
-
-def _timed_out() -> KafkaException:
-    return KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-
-def _offsets_error(error: KafkaError | None) -> KafkaException:
-    text = "the process that asks ended: most likely a coordinator moves"
-    return KafkaException(error or KafkaError(KafkaError.NOT_COORDINATOR, text))
 
 
 def kafka_error(cause: BaseException | KafkaError) -> KafkaError | None:
@@ -366,11 +321,10 @@ def transaction_error(producer: Producer) -> KafkaException | None:
     return None
 
 
-@lru_cache(10_000)
 def group_metadata(group: str) -> Any:
     """What `Producer.send_offsets_to_transaction` wants to know of a group of which the caller is no member.
 
-    Only a consumer tells it; this one knows no broker.
+    Only a consumer can say it; this one knows no broker.
     """
     return Consumer({"group.id": group, "log_level": 0}, logger=_SILENT).consumer_group_metadata()
 

@@ -1,6 +1,6 @@
-"""Small transactions under ids that fence: one record of a command, or offsets of groups.
+"""Small transactions under ids that fence: the records of a command.
 
-Tasks do theirs through their plane (`planes`), with the records that they copy.
+Tasks do theirs through their plane (`planes`), with the records that they copy; those of group offsets are in `groups`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ from replicator.kafka.cluster import (
     KafkaException,
     Message,
     Producer,
-    TopicPartition,
-    group_metadata,
     transaction_error,
 )
-from replicator.kafka.group_offsets import GroupOffsets
 
 SLICE_S = 1.0
-PLACE_S = 5.0
-"""How long librdkafka looks for a group's coordinator; for a topic that is not there it tries again all that time."""
 TIMEOUT_MS = 15_000
 """How long one that died in the middle may hold the readers back, if nobody opens its id before."""
 
@@ -102,53 +97,6 @@ class FencingWriter:
             raise AbortTransactionError("records were dropped from the queue", op=op)
         self.commit(deadline)
         return max(results)
-
-    def begin(self) -> None:
-        """Begin a transaction of offsets.
-
-        Raises:
-            FencedError: somebody else opened the id.
-            FatalError: it can't begin.
-        """
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as cause:
-            raise self._cluster.error(cause, op="begin a transaction") from cause
-
-    def place(self, group: str, offsets: GroupOffsets, deadline: Deadline) -> None:
-        """Put a group's offsets into the transaction: they have their place in the broker's log when this returns.
-
-        The broker does not ask whether the group has members: TxnOffsetCommit without one is always taken.
-
-        Raises:
-            FencedError: somebody else opened the id.
-            AbortTransactionError: not taken; `abort` comes next.
-            FatalError: refused.
-        """
-        partitions = [
-            TopicPartition(tp.topic, tp.partition, it.next_offset, metadata=it.metadata) for tp, it in offsets.items()
-        ]
-        try:
-            self._producer.send_offsets_to_transaction(
-                partitions, group_metadata(group), max(0.1, deadline.slice_s(PLACE_S))
-            )
-        except KafkaException as cause:
-            topic = next(iter(offsets)).topic
-            error = self._cluster.error(
-                cause, op=f"commit for the group {group}", right="READ", topic=topic, group=group
-            )
-            raise error from cause
-
-    def abort(self, deadline: Deadline) -> None:
-        """Abort the transaction of offsets.
-
-        Raises:
-            KafkaOpError: it is not known to be aborted: `close`.
-        """
-        try:
-            self._producer.abort_transaction(max(0.1, deadline.left_s()))
-        except KafkaException as cause:
-            raise self._cluster.error(cause, op="abort transaction") from cause
 
     def _flush(self, op: str, topic: str, deadline: Deadline) -> None:
         while self._producer.flush(max(0.01, deadline.slice_s(SLICE_S))):

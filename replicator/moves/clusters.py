@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from replicator.config import Flow, Settings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError, RetriableError
+from replicator.groups.offsets import Committed, GroupOffsets
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import EARLIEST, LATEST, AdminClient, Cluster, OffsetSpec
-from replicator.kafka.group_offsets import Committed, GroupOffsets
-from replicator.kafka.groups import OffsetsReader
 from replicator.kafka.offset_probe import OffsetProbe
 from replicator.kafka.topics import Catalog, Snapshot, describe_topics, list_offsets, list_topics, topic_ids
 from replicator.log import NO_LOG
@@ -61,6 +62,7 @@ class FlowClusters:
         """The flow in the other direction, if the configuration has one."""
         self._views: dict[str, _ViewReader] = {}
         self._ends: dict[str, OffsetProbe] = {}
+        self._groups: dict[str, ClusterGroups] = {}
         self._offset_readers: dict[str, OffsetsReader] = {}
 
     def connect(self, *, needs_source: bool, otherwise: str = "") -> None:
@@ -89,12 +91,14 @@ class FlowClusters:
                 raise RefusedError(f"{error.for_terminal}{hint}") from error
 
     def close(self) -> None:
-        """Let go of the consumers."""
+        """Let go of the consumers and connections."""
         with ExitStack() as stack:
             for view in self._views.values():
                 stack.callback(view.close)
             for ends in self._ends.values():
                 stack.callback(ends.close)
+            for groups in self._groups.values():
+                stack.callback(groups.close)
 
     def admin(self, cluster: Cluster) -> AdminClient:
         """The admin client of a cluster that answered."""
@@ -154,7 +158,13 @@ class FlowClusters:
 
     def offsets_reader(self, cluster: Cluster) -> OffsetsReader:
         """The reader of what groups committed on a cluster."""
-        return self._offset_readers.setdefault(cluster.alias, OffsetsReader(cluster, self.admin(cluster), NO_LOG))
+        return self._offset_readers.setdefault(cluster.alias, OffsetsReader(self.groups(cluster), NO_LOG))
+
+    def groups(self, cluster: Cluster) -> ClusterGroups:
+        """The client for the groups of a cluster."""
+        if cluster.alias not in self._groups:
+            self._groups[cluster.alias] = ClusterGroups(cluster)
+        return self._groups[cluster.alias]
 
     def far_logs(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, TargetLog]:
         """Where the logs begin and end that groups go to; without those that give no answer in time."""
@@ -187,7 +197,7 @@ class FlowClusters:
             return {}
         if far.alias not in self._ends:
             self._ends[far.alias] = OffsetProbe(far)
-        ends = self._ends[far.alias].find(starts, self.budget())
+        ends = self._ends[far.alias].first_at_or_after(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError, ReplicatorError
-from replicator.kafka.group_offsets import Committed, GroupOffsets
+from replicator.groups.offsets import Committed, GroupOffsets
 from replicator.moves.model import MoveCommand, MovePlan, Order, Row, RowState, Unrefined, counted
 from replicator.moves.plan import MoveFacts, counted_row, plan_move
 from replicator.offset_map.map import Exact

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed, OffsetOwner, owner_of
+from replicator.groups.offsets import Committed, OffsetOwner, owner_of
 from replicator.moves.model import MoveCommand, MoveReason, Order, Row, RowState
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed, OffsetOwner, move_tag, tag
+from replicator.groups.offsets import Committed, OffsetOwner, move_tag, tag
 from replicator.offset_map.map import Between
 
 NOTHING = -1

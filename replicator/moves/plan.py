@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from replicator.config import Flow
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed, GroupOffsets, GroupState, is_a_tag, is_ours, owner_of
+from replicator.groups.offsets import Committed, GroupOffsets, GroupState, is_a_tag, is_ours, owner_of
 from replicator.moves.history import GroupVerdict, LastMove, MoveHistory, refuse_or_skip, skipped
 from replicator.moves.model import (
     NOTHING,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +19,10 @@ from replicator.checkpoints.topic import KnownGroups, knowledge_text, read_check
 from replicator.config import HooksSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RefusedError
+from replicator.groups.listing import group_states, list_groups, unlisted_groups
+from replicator.groups.offsets import Committed, GroupOffsets, GroupState
+from replicator.groups.refusals import is_passing, is_refusal_of_members
 from replicator.kafka.cluster import Cluster
-from replicator.kafka.group_offsets import Committed, GroupOffsets, GroupState
-from replicator.kafka.groups import (
-    commit_offsets,
-    group_states,
-    is_passing,
-    is_refusal_of_members,
-    list_groups,
-    unlisted_groups,
-)
-from replicator.kafka.transactions import FencingWriter
 from replicator.moves.clusters import FlowClusters
 from replicator.moves.count import Refiner
 from replicator.moves.history import LastMove
@@ -114,7 +107,7 @@ class MoveClusters:
                 filter(matches, self.checkpoints().groups)
             ), f"in {self._flow.naming.checkpoints_topic} on {self._flow.target}"
         cluster = self.clusters.target if command is MoveCommand.FAILBACK else self.clusters.source
-        listed = set(filter(matches, list_groups(cluster, self.clusters.admin(cluster), self.clusters.budget())))
+        listed = set(filter(matches, list_groups(self.clusters.groups(cluster), self.clusters.budget())))
         if not names or not listed.issuperset(names):
             listed |= self._unlisted(cluster, listed, names)
         return sorted(listed), f"on {cluster.alias}"
@@ -124,7 +117,7 @@ class MoveClusters:
         candidates = self.checkpoints().groups.union(names).difference(listed)
         asked = filter(self._flow.group_filter.matches, candidates)
         wanted = {group for group in asked if not names or any(group == name or _fits(name, group) for name in names)}
-        return unlisted_groups(cluster, self.clusters.admin(cluster), wanted, self.clusters.budget())
+        return unlisted_groups(self.clusters.groups(cluster), wanted, self.clusters.budget())
 
     def with_routes(self, order: Order) -> Order:
         """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
@@ -226,7 +219,7 @@ class MoveClusters:
         }  # fmt: skip
 
     def _states(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupState]:
-        return group_states(cluster, self.clusters.admin(cluster), groups, self.clusters.budget())
+        return group_states(self.clusters.groups(cluster), groups, self.clusters.budget())
 
     def _read(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupOffsets]:
         """What groups committed; offsets that are not stable are read again until the deadline."""
@@ -245,8 +238,9 @@ class MoveClusters:
     def _end_group_sync(self) -> None:
         """End a transaction of group sync, which may have died in it: until its timeout, nobody knows the offsets."""
         transactional_id = groups_id(self._flow.source, self._flow.target)
-        with suppress(KafkaOpError), closing(FencingWriter(self.clusters.target, transactional_id)) as writer:
-            writer.open(self.clusters.budget())
+        client = self.clusters.groups(self.clusters.target)
+        with suppress(KafkaOpError):
+            client.transaction(transactional_id, self.clusters.budget()).close()
 
     def _problem(self, cluster: Cluster, group: str, offsets: Mapping[str, GroupOffsets]) -> str:
         """Why what the group has now was not read, or not all of it; empty when it was."""
@@ -302,7 +296,7 @@ class MoveClusters:
         left = {group: dict(it) for group, it in wanted.items() if it}
         refused: dict[str, dict[TP, str]] = {}
         while left:
-            outcome = commit_offsets(cluster, self.clusters.admin(cluster), left, deadline)
+            outcome = self.clusters.groups(cluster).commit(left, deadline)
             again: dict[str, dict[TP, Committed]] = {}
             for group, refusals in outcome.items():
                 for tp, error in refusals.items():

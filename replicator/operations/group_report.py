@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replicator.checkpoints.topic import KnownGroups
-from replicator.kafka.group_offsets import OffsetOwner, owner_of
+from replicator.groups.offsets import OffsetOwner, owner_of
 from replicator.moves.model import MovePlan, MoveReason, Row, RowState
 from replicator.moves.plan import GroupFacts, MoveFacts, missing_rows
 from replicator.syncs.state import SyncsState

@@ -1,8 +1,8 @@
 """A client of Kafka's protocol: sockets, logins, brokers, requests.
 
 One event loop drives all connections of its owner on the owner's thread. Nothing is shared between threads, so there
-are no locks. Fetch and Produce, which carry record batches, are encoded by hand; all other requests use kafka-python's
-schemas, which stay inside this package.
+are no locks. Fetch and Produce, which carry record batches, and requests about groups are encoded by hand; all other
+requests use kafka-python's schemas, which stay inside this package.
 
 Read first: `event_loop`, then `connection` (requests in flight on one socket), then `brokers` (one cluster:
 connections, leaders, requests).

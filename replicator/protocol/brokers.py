@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from replicator.deadline import Deadline, seconds_text
+from replicator.deadline import Deadline, backoff_s, seconds_text
 from replicator.errors import RetriableError
 from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.kafka.error_codes import BY_WEIGHT, REFUSALS
@@ -28,7 +28,7 @@ from replicator.protocol.event_loop import EventLoop
 from replicator.protocol.handshake import Endpoint
 from replicator.protocol.metadata import ClusterMetadata, Leader
 from replicator.protocol.metadata_refresher import MetadataRefresher
-from replicator.protocol.request_queue import RequestQueue
+from replicator.protocol.request_queue import RequestFactory, RequestQueue
 from replicator.protocol.security import Security
 
 BULK = "bulk"
@@ -188,7 +188,15 @@ class Brokers:
             on_done: called once from `EventLoop.run_once`, with the decoded response or `NoResponseError`.
             timeout_s: seconds for connecting and answering together.
         """
-        self._request_queue.add(node, lambda _: (message, version), on_done, timeout_s)
+        self.ask(node, lambda _: (message, version), on_done, timeout_s)
+
+    def ask(self, node: int | None, make: RequestFactory, on_done: Callable[[Any], None], timeout_s: float) -> None:
+        """As `send_async`, with a request that depends on the broker it goes to.
+
+        Args:
+            make: the number of the broker → the request and its version; called when it is sent.
+        """
+        self._request_queue.add(node, make, on_done, timeout_s)
 
     def call(self, node: int | None, message: Any, version: int, deadline: Deadline, op: str = "") -> Any:
         """Send a small request, and run the event loop until its response came.
@@ -266,6 +274,31 @@ class Brokers:
         """Node ids of the brokers in the last metadata."""
         return list(self._metadata.nodes)
 
+    def nodes_now(self, deadline: Deadline, op: str) -> list[int]:
+        """The brokers that the cluster has at this moment.
+
+        Raises:
+            RetriableError: no answer before the deadline.
+        """
+        waits = backoff_s(0.02, 0.5)
+        while True:
+            answers: list[Any] = []
+            timeout_s = max(SHORTEST_TIMEOUT_S, deadline.left_s())
+            self._ask_metadata(lambda version: metadata.request([], version), answers.append, timeout_s)
+            self._loop.run_until(lambda answers=answers: bool(answers), deadline)  # type: ignore[misc]
+            answer = (
+                answers[0]
+                if answers
+                else NoResponseError(f"no answer within {seconds_text(deadline.seconds)}", "_TIMED_OUT")
+            )
+            if not isinstance(answer, NoResponseError):
+                self._on_metadata(answer)
+                if self._metadata.nodes and not self._metadata.is_of_another_cluster(answer):
+                    return self.nodes
+            if deadline.expired:
+                raise self.error(op, answer if isinstance(answer, NoResponseError) else "")
+            self._loop.run_for(next(waits), deadline)
+
     def _ask_metadata(self, make: Callable[[int], Any], on_done: Callable[[Any], None], timeout_s: float) -> None:
         def for_node(node: int) -> tuple[Any, int]:
             known = self.version(node, metadata.METADATA) or (metadata.LOWEST_VERSION, metadata.LOWEST_VERSION)
@@ -332,7 +365,7 @@ class Brokers:
         return error if error is not None and error.code in REFUSALS else None
 
     def error(self, op: str, cause: NoResponseError | str = "") -> RetriableError:
-        """Make the error of a request that got no response, with a hint for the operator."""
+        """RequestFactory the error of a request that got no response, with a hint for the operator."""
         recent = self.recent_error()
         code = recent.code if recent else getattr(cause, "code", "_TRANSPORT")
         why = str(cause or recent or "timed out")

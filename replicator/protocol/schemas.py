@@ -15,6 +15,7 @@ from typing import Any
 from kafka.protocol.api_header import ResponseClassRegistry
 
 from replicator.errors import TP
+from replicator.protocol.primitives import ProtocolError
 
 MAX_BYTES = 64 << 20
 """Of an answer that is decoded here."""
@@ -22,7 +23,7 @@ _ENDLESS_NUMBER = re.compile(rb"[\x80-\xff]{1024}")
 """A varint has no end in kafka-python, and its cost grows with the square of its length."""
 
 Message = Any
-"""A request of kafka-python (`kafka.protocol.api_message.ApiMessage`)."""
+"""A request of kafka-python (`kafka.protocol.api_message.ApiMessage`), or one that decodes its own answer."""
 
 
 class UndecodableResponseError(Exception):
@@ -62,7 +63,7 @@ def decode(message: Message, version: int, body: memoryview) -> Any:
     """The answer to `message`, without its header.
 
     Raises:
-        NotUnderstoodError: see the module.
+        UndecodableResponseError: see the module.
     """
     return _guarded(message, version, body, has_header=False)
 
@@ -71,7 +72,7 @@ def decode_framed(message: Message, version: int, correlation_id: int, frame: by
     """The answer to `message`, with its header and without its size.
 
     Raises:
-        NotUnderstoodError: see the module; also when it answers another request.
+        UndecodableResponseError: see the module; also when it answers another request.
     """
     if int.from_bytes(frame[:4], "big") != correlation_id:
         raise UndecodableResponseError("it answers another request")
@@ -79,6 +80,12 @@ def decode_framed(message: Message, version: int, correlation_id: int, frame: by
 
 
 def _guarded(message: Message, version: int, data: memoryview, *, has_header: bool) -> Any:
+    by_hand = getattr(message, "decode_answer", None)
+    if by_hand is not None:
+        try:
+            return by_hand(data)
+        except ProtocolError as error:
+            raise UndecodableResponseError(f"no {name(message)} answer of version {version}: {error}") from error
     if len(data) > MAX_BYTES or _ENDLESS_NUMBER.search(data):
         raise UndecodableResponseError(f"{len(data)} bytes that are no {name(message)} answer")
     try:

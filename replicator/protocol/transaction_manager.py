@@ -17,7 +17,12 @@ from typing import Any, Protocol
 
 from kafka.protocol.admin.transactions import DescribeTransactionsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest
-from kafka.protocol.producer import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
+from kafka.protocol.producer import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, KafkaOpError, RetriableError
@@ -33,6 +38,7 @@ FIND_COORDINATOR_VERSION = 3
 INIT_VERSION = 4
 ADD_VERSION = 3
 """The newest version for clients; later ones are for brokers."""
+ADD_OFFSETS_VERSION = 3
 END_VERSION = 3
 """The newest version of the protocol before KIP-890; from 5 on, each commit raises the epoch."""
 DESCRIBE_VERSION = 0
@@ -167,16 +173,33 @@ class TransactionManager:
         """
         _AddPartitions(self, tuple(tps), on_done).ask()
 
+    def add_offsets(self, group: str, deadline: Deadline) -> None:
+        """Take a group's offsets into the transaction: they can be committed in it then.
+
+        Raises:
+            FencedError: a newer owner exists.
+            RetriableError: no answer in time.
+            KafkaOpError: refused; the code begins with ``GROUP_`` where that concerns the group alone.
+        """
+
+        def ask() -> Any:
+            return AddOffsetsToTxnRequest(
+                transactional_id=self._id, producer_id=self.producer_id, producer_epoch=self.epoch, group_id=group
+            )
+
+        self._ask(f"commit for the group {group}", ask, ADD_OFFSETS_VERSION, deadline, group=group)
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def _ask(
         self, op: str, make: Callable[[], Any], version: int, deadline: Deadline,
-        pick: Callable[[Any], Any] = lambda answer: answer,
+        pick: Callable[[Any], Any] = lambda answer: answer, group: str = "",
     ) -> Any:  # fmt: skip
         """Send a request to the coordinator until it answers without an error.
 
         Args:
             pick: returns the part of the response that has the error code.
+            group: that it is about, for the hint.
 
         Raises:
             RetriableError: no such response within `deadline`.
@@ -198,7 +221,7 @@ class TransactionManager:
             else:
                 if answer.error_code == 0:
                     return answer
-                last = self._error(answer.error_code, op)
+                last = self._error(answer.error_code, op, group)
                 if not self._may_try_again(answer.error_code):
                     raise last
             if deadline.expired:
@@ -233,8 +256,9 @@ class TransactionManager:
             self._loop.run_for(next(waits), deadline)
         return self._node
 
-    def _error(self, code: int, op: str) -> KafkaOpError:
-        return self._cluster.error(KafkaError(code), op=op, right="WRITE and DESCRIBE")
+    def _error(self, code: int, op: str, group: str = "") -> KafkaOpError:
+        right = "READ" if group else "WRITE and DESCRIBE"
+        return self._cluster.error(KafkaError(code), op=op, right=right, group=group)
 
     # --- for _Adding --------------------------------------------------------------------------------------------------
 

@@ -121,9 +121,9 @@ class BackgroundJobs:
         self._metrics = metrics
         self._log = log
         checkpoints = Checkpoints(flow, clusters, admins, catalog, metrics, log)
-        jobs: list[BackgroundJob] = [checkpoints, LagGroup(flow, clusters[0], admins[0], checkpoints, log)]
+        jobs: list[BackgroundJob] = [checkpoints, LagGroup(flow, clusters[0], checkpoints, log)]
         if flow.settings.sync_groups:
-            jobs.append(GroupSync(flow, clusters[1], admins[1], checkpoints, catalog, metrics, log))
+            jobs.append(GroupSync(flow, clusters[1], checkpoints, catalog, metrics, log))
         if flow.settings.heartbeat_interval_s > 0:
             jobs.append(Heartbeats(flow, clusters[0], admins[0], catalog))
         self._threads = [JobThread(job, timeout_s, metrics, log) for job in jobs]

@@ -70,9 +70,7 @@ def test_a_broker_is_killed_and_restarted(bench: Bench, killable_pair: Clusters,
 def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
     make_bench: MakeBench, killable_pair: Clusters, victim: str
 ) -> None:
-    """The same process goes on: librdkafka alone would end it, when the broker stops (`offsets_process`) and when it is
-    back (`coordinators`).
-    """
+    """The same process goes on; librdkafka alone would end it, when the broker stops and when it is back."""
     bench = make_bench(
         killable_pair["source"],
         killable_pair["target"],

@@ -18,7 +18,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, P
 
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.kafka.group_offsets import tag
+from replicator.groups.offsets import tag
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
 from tests.e2e.conftest import PARTITIONS, TAKEOVER, Bench, MakeBench, on_both_planes
 from tests.support.commands import move, run

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.kafka.group_offsets import MOVE_TAG, move_tag, tag
+from replicator.groups.offsets import MOVE_TAG, move_tag, tag
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
 from tests.support.commands import Command, move
 from tests.support.eventually import eventually

@@ -201,11 +201,11 @@ def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     """Created again, it is another topic: its records are not mixed into the old copy."""
     flow = running(make_flow(source, target))
     delete_topic(flow.source, flow.topic)
-    assert "DESCRIBE right was taken away" in flow.await_stopped(flow.topic, 0, "source_gone")
+    assert "DESCRIBE right was revoked" in flow.await_stopped(flow.topic, 0, "source_gone")
     others_go_on(flow)
     create_topic(flow.source, flow.topic, partitions=2)
     flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
-    assert "deleted and created again" in flow.await_stopped(flow.topic, 0, "recreated")
+    assert "deleted and recreated" in flow.await_stopped(flow.topic, 0, "recreated")
     others_go_on(flow)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
 

@@ -15,12 +15,14 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP, FencedError, KafkaOpError, RetriableError
-from replicator.kafka import groups
+from replicator.groups import listing
+from replicator.groups.offsets import Committed, GroupOffsets, move_tag, tag
+from replicator.groups.reader import OffsetsReader
+from replicator.groups.select import ClusterGroups
+from replicator.groups.wire import WireOffsetsTransaction
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import Committed, GroupOffsets, move_tag, tag
-from replicator.kafka.groups import OffsetsReader
-from replicator.kafka.transactions import FencingWriter
 from replicator.log import NO_LOG
+from replicator.protocol.capabilities import reason_against
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
 from tests.support.flows import REACT_S, FlowBench, FlowBenches
@@ -30,15 +32,27 @@ from tests.support.records import create_topic
 OURS = Committed(5, tag("east->west", 5))
 
 
-@pytest.fixture
-def clients(target: EmbeddedCluster) -> Clients:
-    settings = ClusterSettings(bootstrap_servers=target.admin_servers)
+@pytest.fixture(params=["our own client", "librdkafka"])
+def clients(target: EmbeddedCluster, request: pytest.FixtureRequest) -> Clients:
+    """With a property that only librdkafka heeds, all goes through librdkafka."""
+    is_librdkafka = request.param == "librdkafka"
+    settings = ClusterSettings(
+        bootstrap_servers=target.admin_servers,
+        client={"client.dns.lookup": "use_all_dns_ips"} if is_librdkafka else {},
+    )
+    assert (reason_against(settings) is not None) == is_librdkafka
     return Clients("west", "target", settings, "replicator-east-west")
 
 
 @pytest.fixture
-def commits(clients: Clients, unique: UniqueName) -> Iterator[OffsetCas]:
-    with closing(OffsetCas(clients, unique("groups"))) as commits:
+def client(clients: Clients) -> Iterator[ClusterGroups]:
+    with closing(ClusterGroups(clients)) as client:
+        yield client
+
+
+@pytest.fixture
+def commits(client: ClusterGroups, unique: UniqueName) -> Iterator[OffsetCas]:
+    with closing(OffsetCas(client, unique("groups"))) as commits:
         yield commits
 
 
@@ -78,12 +92,12 @@ def tuple_of(it: Committed) -> tuple[int, str]:
 
 
 def test_what_the_look_takes_out_is_not_written(
-    target: EmbeddedCluster, clients: Clients, commits: OffsetCas, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, client: ClusterGroups, commits: OffsetCas, orders: TP, unique: UniqueName
 ) -> None:
     """And the look sees past the open transaction."""
     out, left = unique("out"), unique("left")
     commit(target.admin_servers, out, {orders: 100}, "theirs")
-    reader = OffsetsReader(clients, clients.admin(), NO_LOG, stable=False)
+    reader = OffsetsReader(client, NO_LOG, stable=False)
     looks: list[set[str]] = []
 
     def look(groups: Collection[str]) -> Collection[str]:
@@ -128,11 +142,11 @@ def test_one_that_is_refused_is_told_whatever_comes_after(
 
 
 def test_two_that_commit_under_one_id_fence_each_other(
-    target: EmbeddedCluster, clients: Clients, orders: TP, unique: UniqueName
+    target: EmbeddedCluster, client: ClusterGroups, orders: TP, unique: UniqueName
 ) -> None:
     """What the first one placed is aborted at once; it can go on under the id afterwards."""
     group, name = unique("billing"), unique("groups")
-    with closing(OffsetCas(clients, name)) as first, closing(OffsetCas(clients, name)) as second:
+    with closing(OffsetCas(client, name)) as first, closing(OffsetCas(client, name)) as second:
 
         def look(groups: Collection[str]) -> Collection[str]:
             second.open(Deadline(REACT_S))
@@ -165,7 +179,7 @@ class Hold:
 
 def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
     """Hold group sync before it places, before it looks again, or before it commits."""
-    commit_all, commit_transaction = OffsetCas.commit, FencingWriter.commit
+    commit_all, commit_transaction = OffsetCas.commit, WireOffsetsTransaction.commit
 
     def hold_commit(self: OffsetCas, wanted: Any, look: Look, tell: Tell, deadline: Deadline) -> None:
         def hold_look(groups: Collection[str]) -> Collection[str]:
@@ -177,13 +191,13 @@ def held(place: str, hold: Hold, patch: pytest.MonkeyPatch) -> None:
             hold.pass_by()
         commit_all(self, wanted, hold_look, tell, deadline)
 
-    def hold_transaction(self: FencingWriter, deadline: Deadline) -> None:
+    def hold_transaction(self: WireOffsetsTransaction, deadline: Deadline) -> None:
         if place == "commit":
             hold.pass_by()
         commit_transaction(self, deadline)
 
     patch.setattr(OffsetCas, "commit", hold_commit)
-    patch.setattr(FencingWriter, "commit", hold_transaction)
+    patch.setattr(WireOffsetsTransaction, "commit", hold_transaction)
 
 
 def await_synced(bench: FlowBench, group: str, place: int) -> None:
@@ -253,7 +267,7 @@ def test_group_sync_leaves_a_group_with_members_that_no_broker_lists(
     eventually(lambda: committed(bench.target, group).get(remote) == (4, tag(bench.name, 4)), REACT_S)
     with closing(Member(bench.target, group, remote.topic)):
         monkeypatch.setattr(group_sync, "list_groups", lambda *_: {})
-        monkeypatch.setattr(groups, "list_groups", lambda *_: {})
+        monkeypatch.setattr(listing, "list_groups", lambda *_: {})
         commit(bench.source, group, {TP(bench.topic, 0): 6})
         bench.await_event("group_not_synced", group=group, state="active")
         assert committed(bench.target, group) == {remote: (4, tag(bench.name, 4))}

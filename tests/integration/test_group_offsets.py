@@ -12,9 +12,10 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
+from replicator.groups.offsets import Committed, tag
+from replicator.groups.refusals import is_passing, is_refusal_of_members
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import Committed, tag
-from replicator.kafka.groups import commit_offsets, is_passing, is_refusal_of_members
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
 from tests.support.flows import REACT_S, FlowBench, FlowBenches
@@ -207,13 +208,17 @@ def test_the_brokers_refuse_a_commit_for_a_group_with_members(
     servers, group = target.admin_servers, unique("billing")
     tp = TP(create_topic(servers, unique("orders")), 0)
     clients = Clients("west", "target", ClusterSettings(bootstrap_servers=servers), "replicator-east-west")
-    admin = clients.admin()
+    with closing(ClusterGroups(clients)) as client:
+        refuses_while_there_are_members(client, servers, group, tp, protocol)
+    assert offsets(servers, group) == {tp: 1}
+
+
+def refuses_while_there_are_members(client: ClusterGroups, servers: str, group: str, tp: TP, protocol: str) -> None:
     with closing(Member(servers, group, tp.topic, **{"group.protocol": protocol})):
-        refused = commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S))[group][tp]
+        refused = client.commit({group: {tp: Committed(1)}}, Deadline(REACT_S))[group][tp]
         assert is_refusal_of_members(refused)
         assert not is_passing(refused)
-    assert commit_offsets(clients, admin, {group: {tp: Committed(1)}}, Deadline(REACT_S)) == {group: {}}
-    assert offsets(servers, group) == {tp: 1}
-    gone = TP(unique("gone"), 0)
-    unknown = commit_offsets(clients, admin, {group: {gone: Committed(1)}}, Deadline(REACT_S))[group][gone]
+    assert client.commit({group: {tp: Committed(1)}}, Deadline(REACT_S)) == {group: {}}
+    gone = TP(f"{tp.topic}-gone", 0)
+    unknown = client.commit({group: {gone: Committed(1)}}, Deadline(REACT_S))[group][gone]
     assert not is_passing(unknown)

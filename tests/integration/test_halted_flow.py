@@ -12,9 +12,9 @@ from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
+from replicator.groups.offsets import GroupOffsets
+from replicator.groups.reader import OffsetsReader
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import GroupOffsets
-from replicator.kafka.groups import OffsetsReader
 from replicator.status.lag_reader import Observer
 from replicator.status.status import flow_status
 from replicator.syncs.halts import HaltReason, halt, halt_body, lift

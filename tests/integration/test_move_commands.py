@@ -21,9 +21,10 @@ from replicator.checkpoints import checkpoints as checkpoints_duty
 from replicator.deadline import Deadline
 from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
-from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import tag
-from replicator.kafka.groups import LATE_AFTER_S, group_states
+from replicator.groups.client import GroupClient
+from replicator.groups.listing import group_states
+from replicator.groups.offsets import tag
+from replicator.groups.reader import LATE_AFTER_S
 from replicator.moves.model import MoveCommand, Order
 from replicator.moves.plan import plan_move
 from replicator.names import groups_id
@@ -204,7 +205,8 @@ def test_what_group_sync_left_open_when_it_was_killed_is_ended(own_desk: Desk) -
     flow = own_desk.open().flow
     group = own_desk.group("hangs", 10, 20)
     flow.stop()
-    own_desk.place(groups_id(flow.alias, flow.target_alias), group).close()
+    with own_desk.placed(groups_id(flow.alias, flow.target_alias), group):
+        pass  # left open
     arguments = ("failover", "--accept-data-loss", group)
     assert states(own_desk.move(*arguments, down=flow.alias)) == [("exact", "committed")] * 2
     assert offsets(flow.target, group) == {own_desk.remote(0): 10, own_desk.remote(1): 20}
@@ -213,22 +215,20 @@ def test_what_group_sync_left_open_when_it_was_killed_is_ended(own_desk: Desk) -
 def test_offsets_in_a_transaction_of_somebody_else_are_waited_for(desk: Desk) -> None:
     """Which takes longer than several readings, as it may on a machine that does a lot more."""
     group = desk.group("late", 10, 20)
-    stranger = desk.place(f"stranger-{desk.run_id}", group)
-    ends = threading.Timer(3 * LATE_AFTER_S, stranger.abort, [Deadline(SOON_S)])
-    ends.start()
-    assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
-    ends.join()
-    stranger.close()
+    with desk.placed(f"stranger-{desk.run_id}", group) as stranger:
+        ends = threading.Timer(3 * LATE_AFTER_S, stranger.abort, [Deadline(SOON_S)])
+        ends.start()
+        assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
+        ends.join()
 
 
 def test_offsets_that_stay_in_a_transaction_are_an_obstacle(desk: Desk) -> None:
     group = desk.group("stuck", 10, 20)
-    stranger = desk.place(f"holder-{desk.run_id}", group)
-    said = desk.refuses("switchover", group, "--yes", connect_timeout_s=3)
-    whose = "a transaction of its consumers or of group sync is open or hanging"
-    assert f"the offsets of {group} are not stable: {whose}" in said
-    stranger.abort(Deadline(SOON_S))
-    stranger.close()
+    with desk.placed(f"holder-{desk.run_id}", group) as stranger:
+        said = desk.refuses("switchover", group, "--yes", connect_timeout_s=3)
+        whose = "a transaction of its consumers or of group sync is open or hanging"
+        assert f"the offsets of {group} are not stable: {whose}" in said
+        stranger.abort(Deadline(SOON_S))
     assert states(desk.move("switchover", group)) == [("exact", "committed")] * 2
 
 
@@ -240,13 +240,13 @@ def test_a_group_that_read_on_until_a_moment_ago_comes_home_exactly(
     group = desk.group("racer", 10, 20)
     desk.move("switchover", group)
 
-    def read_on(cluster: Clients, *arguments: Any) -> Any:
-        if cluster.alias == flow.target_alias:
+    def read_on(client: GroupClient, *arguments: Any) -> Any:
+        if client.cluster.alias == flow.target_alias:
             flow.produce(flow.topic, [NewRecord(b"more", partition=n % 2) for n in range(20)])
             flow.await_caught_up(flow.topic)
             ends = end_offsets(flow.target, desk.remote().topic)
             commit(flow.target, group, {desk.remote(partition): end for partition, end in ends.items()})
-        return group_states(cluster, *arguments)
+        return group_states(client, *arguments)
 
     with desk.clusters() as world:
         order = Order("now", MoveCommand.FAILBACK, flow.name, (group,))

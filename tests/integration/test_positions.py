@@ -84,7 +84,7 @@ def test_what_is_refused_is_noted_and_what_did_not_change_is_left(source: Embedd
     east = Clients("east", "source", ClusterSettings(bootstrap_servers=servers), group)
     flow: Any = SimpleNamespace(group=group)
     known: Any = Known({tp: 5})
-    duty = LagGroup(flow, east, east.admin(), known, structlog.get_logger())
+    duty = LagGroup(flow, east, known, structlog.get_logger())
     with capture_logs() as events:
         with closing(Member(servers, group, tp.topic)):
             for _ in range(2):

@@ -10,8 +10,10 @@ from typing import Any
 
 from replicator.deadline import Deadline
 from replicator.errors import TP
+from replicator.groups.client import OffsetsTransaction
+from replicator.groups.offsets import Committed, tag
+from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.group_offsets import Committed, tag
 from replicator.kafka.transactions import FencingWriter
 from replicator.moves.clusters import FlowClusters
 from replicator.moves.world import MoveClusters
@@ -60,12 +62,14 @@ class Desk:
     def remote(self, partition: int = 0) -> TP:
         return TP(self.flow.remote(self.flow.topic), partition)
 
-    def place(self, name: str, group: str) -> FencingWriter:
+    @contextlib.contextmanager
+    def placed(self, name: str, group: str) -> Iterator[OffsetsTransaction]:
         """A transaction on the target in which lies an offset of the group as group sync would write it."""
-        writer = self._writer(name)
-        writer.begin()
-        writer.place(group, {self.remote(0): Committed(3, tag(self.flow.name, 3))}, Deadline(SOON_S))
-        return writer
+        with contextlib.closing(ClusterGroups(self._target())) as client:
+            transaction = client.transaction(name, Deadline(SOON_S))
+            wanted = {group: {self.remote(0): Committed(3, tag(self.flow.name, 3))}}
+            assert not transaction.place(wanted, Deadline(SOON_S))
+            yield transaction
 
     def write_as_task(self, task: int, records: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Write into a task's partition of the syncs topic, as the task."""
@@ -75,11 +79,13 @@ class Desk:
 
     def _writer(self, name: str) -> FencingWriter:
         """Of the target, open, under this transactional id."""
-        flow = self.flow
-        settings = flow.settings().clusters[flow.target_alias]
-        writer = FencingWriter(Clients(flow.target_alias, "target", settings, "workers"), name)
+        writer = FencingWriter(self._target(), name)
         writer.open(Deadline(SOON_S))
         return writer
+
+    def _target(self) -> Clients:
+        flow = self.flow
+        return Clients(flow.target_alias, "target", flow.settings().clusters[flow.target_alias], "workers")
 
     def group(self, name: str, *places: int, topic: str = "", synced: bool = True) -> str:
         """A group that committed these offsets, of the partitions from 0 on; `synced`: and group sync has seen it."""

@@ -13,7 +13,7 @@ from replicator.checkpoints.checkpoints import (
     translate_groups,
 )
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed
+from replicator.groups.offsets import Committed
 from replicator.kafka.topics import Snapshot, SourceTopic
 from replicator.names import GroupFilter
 from replicator.offset_map.mm2_format import Checkpoint

@@ -6,7 +6,7 @@ import pytest
 
 from replicator.checkpoints.group_sync import Decision, decide
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed, is_ours, tag
+from replicator.groups.offsets import Committed, is_ours, tag
 
 FLOW = "east->west"
 ORDERS, OTHER = TP("east.orders", 0), TP("east.orders", 1)

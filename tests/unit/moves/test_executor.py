@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import TP, KafkaOpError, RefusedError
-from replicator.kafka.group_offsets import OffsetOwner, owner_of
+from replicator.groups.offsets import OffsetOwner, owner_of
 from replicator.moves import executor
 from replicator.moves.executor import MoveExecutor, MoveOptions, MoveOutcome
 from replicator.moves.model import MoveCommand, Order, RowState, counted

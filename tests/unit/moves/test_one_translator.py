@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from replicator.checkpoints.checkpoints import placed, translate_groups
 from replicator.errors import TP, StopReason
-from replicator.kafka.group_offsets import Committed
+from replicator.groups.offsets import Committed
 from replicator.kafka.topics import Snapshot, SourceTopic
 from replicator.moves.model import MoveCommand, Order
 from replicator.moves.plan import GroupFacts, MoveFacts, plan_move

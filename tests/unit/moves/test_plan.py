@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicator.errors import TP
-from replicator.kafka.group_offsets import Committed, GroupState, move_tag, tag
+from replicator.groups.offsets import Committed, GroupState, move_tag, tag
 from replicator.moves.history import LastMove
 from replicator.moves.model import MoveCommand, MovePlan, MoveReason, Order, Row, RowState, Unrefined
 from replicator.moves.plan import GroupFacts, MoveFacts, counted_row, missing_rows, plan_move

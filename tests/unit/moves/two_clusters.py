@@ -15,7 +15,7 @@ from replicator.audit.audit import AuditRecord, merged
 from replicator.checkpoints.group_sync import decide
 from replicator.config import Flow, build
 from replicator.errors import TP, RefusedError
-from replicator.kafka.group_offsets import Committed, GroupOffsets, GroupState
+from replicator.groups.offsets import Committed, GroupOffsets, GroupState
 from replicator.moves.model import MoveCommand, MovePlan, Order, Row, Unrefined
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
