@@ -16,8 +16,8 @@ FROM python:${PYTHON_VERSION}-slim
 LABEL org.opencontainers.image.title="replicator" \
       org.opencontainers.image.description="Exactly-once replication of Kafka topics between clusters" \
       org.opencontainers.image.licenses="Apache-2.0"
-# in a container the probes come from outside the loopback interface, and the port is known to HEALTHCHECK and EXPOSE:
-# these two win over `http` in the file
+# probes reach a container from outside its loopback interface, and HEALTHCHECK and EXPOSE need a fixed port:
+# these two override `http` in the file
 ENV PATH="/opt/replicator/bin:$PATH" \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -30,7 +30,7 @@ USER 10001:10001
 WORKDIR /
 EXPOSE 9464
 STOPSIGNAL SIGTERM
-# alive, not ready: a cluster that is away is no reason to restart; no proxy of the environment comes in between
+# liveness, not readiness: an unreachable cluster is no reason to restart; proxies of the environment are not used
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['REPLICATOR_HTTP__PORT'] + '/livez', timeout=4)"]
 ENTRYPOINT ["replicator"]

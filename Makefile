@@ -50,7 +50,7 @@ unit contract integration e2e equipment: $(STAMP)
 	$(PYTEST) tests/$@ $(ARGS)
 
 brokers: $(STAMP) ## contract, integration and e2e, in one run
-	$(PYTEST) tests/contract tests/integration tests/e2e $(ARGS)
+	$(PYTEST) tests/e2e tests/integration tests/contract $(ARGS)
 
 bench: setup ## measured next to MirrorMaker 2, in short: some minutes (one part: python -m bench --help)
 	$(BIN)/python -m bench all $(ARGS)

@@ -1,4 +1,4 @@
-"""Settings: a YAML file, then the environment, then flags; every mistake is refused with the key's path.
+"""Settings: a YAML file, overridden by the environment, then by flags; an error names the path of the wrong key.
 
     clusters.<alias>                 ClusterSettings
     clusters.<alias>.security        SecuritySettings, with oauth: OAuthSettings
@@ -66,6 +66,14 @@ OWNED_PROPERTIES = {
     "transactional.id": "derived from the flow's name and the task",
 }
 """librdkafka properties that a `client` block may not set, and why."""
+MESSAGES = {
+    "dict_type": "it should be keys and values, indented below it",
+    "list_type": "it should be a list, such as ['orders', 'payments-.*']",
+    "model_type": "it should be keys and values, indented below it",
+    "string_pattern_mismatch": "it has another form than is allowed here (see docs/configuration.md)",
+    "too_short": "it should have at least one entry",
+}
+"""Texts for pydantic's types of errors whose own texts speak of Python."""
 
 
 class _Model(BaseModel):
@@ -81,7 +89,7 @@ def _secret_from_file(path: object) -> str:
 
 
 def _with_secret_files(values: Any, *names: str) -> Any:
-    """The values with each secret whose ``<name>_file`` is given, and which is not given itself."""
+    """The values, with the secret of each ``<name>_file`` that is given instead of ``<name>``."""
     if not isinstance(values, dict):
         return values
     values = dict(values)
@@ -125,7 +133,7 @@ class OAuthSettings(_Model):
     @classmethod
     def _leave_auth(cls, value: dict[str, str]) -> dict[str, str]:
         if "auth" in value:
-            raise ValueError("auth is the token's own name")
+            raise ValueError("auth is reserved for the token")
         return value
 
     @model_validator(mode="before")
@@ -136,12 +144,12 @@ class OAuthSettings(_Model):
     @model_validator(mode="after")
     def _is_complete(self) -> OAuthSettings:
         if self.client_secret is None or not self.client_secret.get_secret_value():
-            raise ValueError("client_secret or client_secret_file is needed")
+            raise ValueError("needs client_secret or client_secret_file, not empty")
         return self
 
 
 class SecuritySettings(_Model):
-    """How to authenticate, and whom to trust."""
+    """How to authenticate, and which certificates to trust."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
@@ -172,20 +180,20 @@ class SecuritySettings(_Model):
         uses_tls = self.protocol.endswith("SSL")
         self._check_oauth()
         if uses_sasl and self.oauth is None and not (self.mechanism and self.username and self.password):
-            raise ValueError(f"{self.protocol} needs mechanism, username, and password or password_file")
+            raise ValueError(f"{self.protocol} needs mechanism, username, and password or password_file, not empty")
         if not uses_sasl and (self.mechanism or self.username or self.password):
-            raise ValueError(f"mechanism, username and password need a SASL protocol, and protocol is {self.protocol}")
+            raise ValueError(f"mechanism, username and password need a SASL protocol, not {self.protocol}")
         if not uses_tls and (self.ca_file or self.cert_file or self.key_file):
             raise ValueError(f"ca_file, cert_file and key_file need protocol SSL or SASL_SSL, not {self.protocol}")
         if bool(self.cert_file) != bool(self.key_file):
-            raise ValueError("cert_file and key_file go together")
+            raise ValueError("cert_file and key_file need each other")
         return self
 
     def _check_oauth(self) -> None:
         if (self.mechanism == "OAUTHBEARER") != (self.oauth is not None):
-            raise ValueError("mechanism OAUTHBEARER and the section oauth go together")
+            raise ValueError("mechanism OAUTHBEARER and the section oauth need each other")
         if self.oauth is not None and (self.username or self.password):
-            raise ValueError("username and password are not for OAUTHBEARER, which has client_id and client_secret")
+            raise ValueError("OAUTHBEARER takes client_id and client_secret instead of username and password")
 
 
 class ClusterSettings(_Model):
@@ -200,7 +208,7 @@ class ClusterSettings(_Model):
     def _are_host_ports(cls, value: str) -> str:
         for server in value.split(","):
             if not re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}", server.strip()):
-                raise ValueError(f"{server.strip()!r} is not host:port (several are separated by commas)")
+                raise ValueError(f"{server.strip()!r} is not host:port (separate several by commas)")
         return value
 
     @field_validator("client")
@@ -228,12 +236,12 @@ def _start_from(value: object) -> object:
         try:
             value = dt.datetime.fromisoformat(value)
         except ValueError as error:
-            raise ValueError("allowed: earliest, latest, or an ISO time such as 2026-01-31T06:00:00Z") from error
+            raise ValueError("use earliest, latest, or an ISO time such as 2026-01-31T06:00:00Z") from error
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):  # as YAML reads a date without quotes
         value = dt.datetime.combine(value, dt.time())
     if isinstance(value, dt.datetime):
         return value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-    raise ValueError("allowed: earliest, latest, or an ISO time such as 2026-01-31T06:00:00Z")
+    raise ValueError("use earliest, latest, or an ISO time such as 2026-01-31T06:00:00Z")
 
 
 class FlowSettings(_Model):
@@ -260,6 +268,11 @@ class FlowSettings(_Model):
     transaction_max_bytes: Annotated[int, Field(ge=10_000, le=1_000_000_000)] = 16_777_216
     transaction_max_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
     transaction_timeout_s: Annotated[float, Field(ge=5, le=900)] = 60
+
+    @property
+    def transaction_budget_s(self) -> float:
+        """What one transaction may take until its commit; the rest of its timeout is for the abort."""
+        return self.transaction_timeout_s * 0.75
 
     @field_validator("topics", "exclude_topics", "groups", "exclude_groups")
     @classmethod
@@ -341,7 +354,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _flows_name_clusters(self) -> Settings:
         if not self.flows:
-            raise ValueError("flows: at least one, such as 'east->west'")
+            raise ValueError("flows: needs at least one flow, such as 'east->west'")
         seen: set[tuple[str, ...]] = set()
         for name in self.flows:
             match = FLOW_NAME.fullmatch(name)
@@ -354,7 +367,7 @@ class Settings(BaseSettings):
             if match["source"] == match["target"]:
                 raise ValueError(f"flows.{name}: source and target are the same cluster")
             if match.groups() in seen:
-                raise ValueError(f"flows.{name}: this flow is given twice, with other spaces in its name")
+                raise ValueError(f"flows.{name}: this flow is given twice, with different spaces in its name")
             seen.add(match.groups())
         return self
 
@@ -367,13 +380,15 @@ class Settings(BaseSettings):
         known = ", ".join(sorted(self.flows))
         if name is None:
             if len(self.flows) > 1:
-                raise ConfigError("", f"--flow is needed, the configuration has several: {known}")
+                raise ConfigError("", f"--flow is needed, in quotes; the configuration has several flows: {known}")
             name = next(iter(self.flows))
         wanted = re.sub(r"\s*->\s*", "->", name.strip())
         for key in self.flows:
             if re.sub(r"\s*->\s*", "->", key.strip()) == wanted:
                 return Flow.of(self, key)
-        raise ConfigError("", f"no flow {name!r} in the configuration (there are: {known})")
+        raise ConfigError(
+            "", f"no flow {name!r} in the configuration (there are: {known}; quote the name, it contains >)"
+        )
 
     def all_flows(self) -> list[Flow]:
         """Every flow, in the file's order."""
@@ -428,12 +443,12 @@ def load(file: Path) -> Settings:
         content = yaml.load(file.read_text(), Loader=_UniqueKeys)
     except OSError as error:
         raise ConfigError(
-            "", f"the configuration {str(file)!r} can't be read: {error.strerror} (-c FILE, or {ENVIRONMENT_FILE})"
+            "", f"can't read the configuration {str(file)!r}: {error.strerror} (-c FILE, or {ENVIRONMENT_FILE})"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("", f"{file} is not valid YAML: {_yaml_problem(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError("", f"{file}: a mapping with the keys clusters and flows is expected")
+        raise ConfigError("", f"{file}: expected the keys clusters and flows at the top")
     return build(content)
 
 
@@ -460,7 +475,7 @@ def build(content: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         raise ConfigError("", "\n".join(_lines(error))) from None
     except SettingsError as error:  # its text names the field, not the value
-        text = f"the environment ({ENVIRONMENT_PREFIX}…): {error} (lists and mappings are written as JSON)"
+        text = f"the environment ({ENVIRONMENT_PREFIX}…): {error} (write lists and mappings as JSON)"
         raise ConfigError("", text) from None
 
 
@@ -468,11 +483,13 @@ def _lines(error: ValidationError) -> list[str]:
     lines: list[str] = []
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"] if not _is_union_branch(part))
-        message = item["msg"].removeprefix("Value error, ")
+        message = MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key"
         elif item["type"] == "missing":
             message = "missing"
+        elif item["input"] is None:
+            message = f"has no value; {message[0].lower()}{message[1:]}"
         elif not _may_be_secret(path) and not isinstance(item["input"], dict | list):
             message = f"{item['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
         line = f"{path}: {message}" if path else message
@@ -482,7 +499,7 @@ def _lines(error: ValidationError) -> list[str]:
 
 
 def _may_be_secret(path: str) -> bool:
-    """Whether a wrong value at `path` is not to be shown: under `clusters`, only addresses are."""
+    """Whether a wrong value at `path` must not be shown: under `clusters`, only addresses are shown."""
     return path.startswith("clusters") and not path.endswith(".bootstrap_servers")
 
 
@@ -515,7 +532,7 @@ class _UniqueKeys(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no scalar", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain value", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark

@@ -2,7 +2,7 @@
 
     ReplicatorError
     ├── ConfigError                 a setting is wrong; the text names the key's path           (exit 2)
-    ├── LostError                   the task belongs to another worker now: abort, commit nothing
+    ├── LostError                   another worker owns the task now: abort, commit nothing
     ├── RefusedError                a command would have done harm; nothing was changed         (exit 3)
     └── KafkaOpError                carries op, tp, hint
         ├── RetriableError          the same call may succeed later: retried with backoff, until a deadline
@@ -46,6 +46,7 @@ class StopReason(enum.StrEnum):
     TARGET_GONE = "target_gone"
     TARGET_NOT_CREATED = "target_not_created"
     TARGET_UNAVAILABLE = "target_unavailable"
+    """The target partition has no leader or too few in-sync replicas, or its leader gives no answer."""
     TARGET_TOO_FEW_PARTITIONS = "target_too_few_partitions"
     TARGET_LOG_SHORTER = "target_log_shorter"
     """The target log ends before what was replicated to it: recreated or truncated."""
@@ -61,6 +62,11 @@ class StopReason(enum.StrEnum):
 
 class ReplicatorError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    @property
+    def for_terminal(self) -> str:
+        """What happened, in one line; what the operator can do about it on a line of its own."""
+        return str(self)
 
 
 class ConfigError(ReplicatorError):
@@ -82,7 +88,7 @@ class RefusedError(ReplicatorError):
 
 
 class LostError(ReplicatorError):
-    """The task belongs to another worker now: abort the open transaction, commit nothing more."""
+    """Another worker owns the task now: the open transaction is aborted, nothing more is committed."""
 
 
 class KafkaOpError(ReplicatorError):
@@ -90,7 +96,7 @@ class KafkaOpError(ReplicatorError):
 
     Args:
         message: what the client or the broker said.
-        op: the operation, in words: ``commit transaction``.
+        op: what was being done, in words: ``commit transaction``; empty if `message` names the cluster and says it all.
         tp: the partition it concerns, if it concerns one.
         hint: what the operator can do about it.
         code: the error's name in Kafka, such as ``TOPIC_AUTHORIZATION_FAILED``.
@@ -98,13 +104,19 @@ class KafkaOpError(ReplicatorError):
 
     def __init__(self, message: str, *, op: str, tp: TP | None = None, hint: str = "", code: str = "") -> None:
         where = f" of {tp}" if tp else ""
+        prefix = f"{op}{where}: " if op else ""
         tail = f" ({hint})" if hint else ""
-        super().__init__(f"{op}{where}: {message}{tail}")
+        super().__init__(f"{prefix}{message}{tail}")
+        self._headline = f"{prefix}{message}"
         self.message = message
         self.op = op
         self.tp = tp
         self.hint = hint
         self.code = code
+
+    @property
+    def for_terminal(self) -> str:
+        return f"{self._headline}\nhint: {self.hint}" if self.hint else self._headline
 
 
 class RetriableError(KafkaOpError):
@@ -116,7 +128,7 @@ class AbortTransactionError(KafkaOpError):
 
 
 class FatalError(KafkaOpError):
-    """The client instance is unusable; begin again from fencing."""
+    """The client instance can't be used any more; start again from fencing."""
 
 
 class FencedError(FatalError):
@@ -129,6 +141,7 @@ class PartitionError(KafkaOpError):
     Args:
         reason: the state that operators see.
         is_lasting: a log lost records, and will look complete as it grows: trying again would skip them.
+        others: other partitions that can't go on, found at the same moment.
     """
 
     def __init__(
@@ -141,8 +154,10 @@ class PartitionError(KafkaOpError):
         hint: str = "",
         code: str = "",
         is_lasting: bool = False,
+        others: tuple[PartitionError, ...] = (),
     ) -> None:
         super().__init__(message, op=op, tp=tp, hint=hint, code=code)
         self.tp: TP = tp
         self.reason = reason
         self.is_lasting = is_lasting or reason is StopReason.SOURCE_LOG_SHORTER
+        self.others = others

@@ -64,7 +64,7 @@ class Metrics:
         self.last_commit_age = Gauge(
             "replicator_last_commit_age_seconds", "Seconds since the task's last commit", _TASK, registry=r
         )
-        self.member = Gauge("replicator_worker_ready", "1 while the worker can work on the flow", ("flow",), registry=r)
+        self.member = Gauge("replicator_worker_ready", "1 while the worker can replicate", ("flow",), registry=r)
         self._data_plane = Gauge(
             "replicator_data_plane", "1 for the data plane that carries the flow", ("flow", "plane"), registry=r
         )
@@ -76,8 +76,8 @@ class Metrics:
             registry=r,
         )
         self.groups = Gauge("replicator_groups", "Groups, by what group sync does with them", _GROUPS, registry=r)
-        self.duty_age = Gauge("replicator_duty_age_seconds", "Seconds since a duty last succeeded", _DUTY, registry=r)
-        self.duty_failures = Counter("replicator_duty_failures", "Failed attempts of a duty", _DUTY, registry=r)
+        self.duty_age = Gauge("replicator_duty_age_seconds", "Seconds since a job last succeeded", _DUTY, registry=r)
+        self.duty_failures = Counter("replicator_duty_failures", "Failed attempts of a job", _DUTY, registry=r)
 
     def data_plane(self, flow: str, plane: str) -> None:
         """Which of `DATA_PLANES` carries the flow."""

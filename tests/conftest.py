@@ -4,10 +4,13 @@ import signal
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.selection", "tests.support.brokers"]
+from tests.support.effort import PROFILE
+
+pytest_plugins = ["tests.support.selection", "tests.support.groups_of_tests", "tests.support.brokers"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: the children would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
-settings.load_profile("untimed")
+settings.register_profile("long", deadline=None, max_examples=2000)
+settings.load_profile(PROFILE)

@@ -1,6 +1,6 @@
-"""Who moved, paused or resumed what: every command that changes something claims the flow and writes down what it did.
+"""The audit: every command that changes something claims the flow and records what it did, and who ran it.
 
-Promises (G): a command that is refused changed nothing; one operator at a time works on a flow.
+Promises (G): a refused command changed nothing; one operator at a time works on a flow.
 
-Read first: `audit` (the records), then `audited_command` (look, claim, look again, act, write down).
+Read first: `audit` (the records), then `audited_command` (look, claim, look again, act, record).
 """

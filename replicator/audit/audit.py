@@ -1,12 +1,12 @@
-"""The audit: who moved, halted or resumed what, when, and how it ended. One topic on the target, for all flows.
+"""The audit: who moved, halted, resumed or re-replicated what, when, with what result. One topic on the target.
 
     key     move id, UTF-8
     value   JSON: id, time, operator, host, command, flow, state, plan (rows), result; plan_rows_left_out when cut
 
-A command writes a record when it begins to act, and one when it ends; `merged` makes one of them.
+A command writes a record when it begins to act, and one when it ends; `merged` combines them.
 
-`Audit.begin` claims the flow: it opens a transactional id that all moves of the flow share. Of two operators at once
-the later one goes on; the earlier one is fenced, and refused at its next record.
+`Audit.begin` claims the flow: it initialises a transactional id that all commands on the flow use. Of two operators at
+once the later one continues; the earlier one is fenced, and refused at its next record.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from replicator.kafka.transactions import FencingWriter
 from replicator.names import AUDIT_TOPIC, moves_id
 
 MAX_RECORD_BYTES = 900_000
-"""Below Kafka's default of `max.message.bytes`, with room for what is around the value."""
+"""Below Kafka's default of `max.message.bytes`, with room for the key and the batch header."""
 TOPIC_CONFIG = {"cleanup.policy": "delete", "retention.ms": "-1"}
 UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One record, or what the records of one move say together.
+    """One record, or the records of one command combined.
 
     Args:
         time: ISO, UTC.
-        state: started | done | refused | partly_done | failed | interrupted; `UNREADABLE` for a record not of ours.
+        state: started | done | refused | partly_done | failed | interrupted; or `UNREADABLE`: of another program.
         plan: rows as in ``-o json``.
-        result: what became of it, in words.
-        plan_rows_left_out: rows that did not fit.
+        result: the outcome, in words.
+        plan_rows_left_out: the number of rows that did not fit.
     """
 
     id: str
@@ -64,7 +64,7 @@ class AuditRecord:
     def new(
         cls, move_id: str, command: str, flow: str, state: str, plan: Sequence[Mapping[str, Any]], result: str
     ) -> AuditRecord:
-        """A record of now, by whoever runs this process."""
+        """A record with the time of now, by the user who runs this process."""
         time = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         return cls(move_id, time, operator_name(), socket.gethostname(), command, flow, state, tuple(plan), result)
 
@@ -85,7 +85,7 @@ class AuditRecord:
 
 
 def operator_name() -> str:
-    """Who runs this process: the user, or its number where it has no name, as in a container."""
+    """The user who runs this process, or the numeric uid if it has no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -93,7 +93,7 @@ def operator_name() -> str:
 
 
 def new_move_id() -> str:
-    """Sorts by time, and is short enough to be read aloud: ``20260131T030000-7f3a``."""
+    """An id that sorts by time, and is short enough to read aloud: ``20260131T030000-7f3a``."""
     return f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
@@ -101,7 +101,7 @@ def new_move_id() -> str:
 
 
 def encode(record: AuditRecord, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
-    """The value: at most `max_bytes`, with the first rows of a plan that is larger, and as much of the result."""
+    """The value, at most `max_bytes`: a larger plan keeps its first rows, a longer result its beginning."""
     whole = _json(record.as_json())
     if len(whole) <= max_bytes:
         return whole
@@ -124,7 +124,7 @@ def _json(content: Any) -> bytes:
 
 
 def decode(key: bytes, value: bytes | None) -> AuditRecord:
-    """One record of the topic; one that is not of ours becomes `UNREADABLE`: it must not hide the others."""
+    """One record of the topic; a record of another program becomes `UNREADABLE`: it must not hide the others."""
     name = key.decode(errors="replace")
     try:
         content = json.loads(value or b"null")
@@ -137,7 +137,7 @@ def decode(key: bytes, value: bytes | None) -> AuditRecord:
 
 
 def merged(records: Iterable[AuditRecord]) -> list[AuditRecord]:
-    """One record for each move, in the order in which they began: the first time, the last state and plan. Pure."""
+    """One record per command, in the order in which they began: the first time, the last state and plan. Pure."""
     moves: dict[str, AuditRecord] = {}
     for it in records:
         first = moves.get(it.id)
@@ -159,10 +159,10 @@ def merged(records: Iterable[AuditRecord]) -> list[AuditRecord]:
 
 
 def read_audit(target: Cluster, deadline: Deadline) -> list[AuditRecord]:
-    """Every move of every flow to this cluster, newest last; none where nobody ever moved anything.
+    """Every command on every flow to this cluster, newest last; empty if there was none.
 
     Raises:
-        KafkaOpError: not read within `deadline`, or not allowed to.
+        KafkaOpError: not read within `deadline`, or not authorized.
     """
     records: list[AuditRecord] = []
 
@@ -176,7 +176,7 @@ def read_audit(target: Cluster, deadline: Deadline) -> list[AuditRecord]:
 
 
 class Audit:
-    """Writes records of one flow's moves. Threading: one thread, which must call `close`."""
+    """Writes the records of commands on one flow. Threading: one thread, which must call `close`."""
 
     def __init__(self, flow: Flow, target: Cluster, admin: AdminClient) -> None:
         self._flow = flow
@@ -192,10 +192,10 @@ class Audit:
         self.close()
 
     def begin(self, deadline: Deadline) -> None:
-        """Claim the flow: another operator's command that is acting is refused at its next record.
+        """Claim the flow: the command of another operator is refused at its next record.
 
         Raises:
-            KafkaOpError: the topic can't be created, or there is no answer within `deadline`.
+            KafkaOpError: the topic can't be created, or the target did not answer within `deadline`.
         """
         self.close()
         self._failure = None
@@ -209,11 +209,11 @@ class Audit:
             raise
 
     def write(self, record: AuditRecord, deadline: Deadline) -> None:
-        """Write one record; claims the flow first, if that was not done.
+        """Write one record; claims the flow first, if it is not claimed.
 
         Raises:
             RefusedError: another operator claimed the flow since.
-            KafkaOpError: not written, or not known to be; nothing more can be written with this claim.
+            KafkaOpError: not written, or the outcome is unknown; nothing more can be written with this claim.
         """
         if self._failure is not None:
             raise self._failure
@@ -223,7 +223,7 @@ class Audit:
         try:
             self._writer.write(TP(AUDIT_TOPIC, 0), [(record.id.encode(), encode(record))], deadline)
         except FencedError as error:
-            refused = RefusedError("another operator began a move of this flow (see `replicator history`)")
+            refused = RefusedError("another operator has started a command on this flow; see `replicator history`")
             self._give_up(refused)
             raise refused from error
         except KafkaOpError as error:
@@ -231,12 +231,12 @@ class Audit:
             raise
 
     def _give_up(self, error: ReplicatorError) -> None:
-        """A new producer would fence the operator who may have claimed the flow meanwhile."""
+        """Write no more: a new producer would fence the operator who may have claimed the flow meanwhile."""
         self.close()
         self._failure = error
 
     def close(self) -> None:
-        """Let go of the producer, at once."""
+        """Close the producer at once."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

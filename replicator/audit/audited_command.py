@@ -1,10 +1,10 @@
-"""What an operator does to a flow, apart from moving groups: claimed, done, read back, and written to the audit.
+"""One command on a flow, apart from moves of groups: claims the flow, looks again, acts, reads back, and records it.
 
-Before the yes another command may have begun and ended, which no claim fences. So it is looked again once the flow is
-claimed, and refused what is not as it was shown.
+Before the operator confirms, another command may have begun and ended, which no claim fences. So the command looks
+again once the flow is claimed, and refuses to act on anything that is not as it was shown.
 
 Invariants:
-    G: what is refused has changed nothing; what is done was read back.
+    G: a refused command changed nothing; what it reports as done was read back.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ READ_TIMEOUT_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 LAST_WORDS_S = 2.0
 Rows = tuple[Mapping[str, Any], ...]
-"""What the JSON has of each task or partition."""
+"""One JSON object per task or partition."""
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
-    """What became of it.
+    """The outcome of a command.
 
     Args:
         state: done | refused | partly_done | failed; in the audit also started | interrupted.
-        texts: why, or what else is to be known; one line each.
+        texts: why, and what else the operator should know; one line each.
     """
 
     state: str
@@ -44,7 +44,7 @@ class CommandOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AuditedCommand:
-    """One command of an operator.
+    """One command of an operator on one flow.
 
     Args:
         command: as in the audit and in JSON.
@@ -61,14 +61,14 @@ class AuditedCommand:
     def carry_out(
         self, plan: Rows, look_again: Callable[[], Found], act: Callable[[Found], CommandOutcome]
     ) -> CommandOutcome:
-        """Claim the flow, `look_again`, say what is begun, `act` on what was found, and say what became of it.
+        """Claim the flow, `look_again`, record the start, `act` on what was found, and record the outcome.
 
         Args:
-            look_again: raises RefusedError where `plan` is not what was shown any more (`refuse_changes`).
+            look_again: raises RefusedError if `plan` is no longer what was shown (`refuse_changes`).
 
         Raises:
             RefusedError: another operator is acting, or has acted since; nothing was changed.
-            KafkaOpError: the target gave no answer before anything was changed.
+            KafkaOpError: the target did not answer before anything was changed.
         """
         with Audit(self.flow, self.target, self.admin) as audit:
             audit.begin(Deadline(self.timeout_s))
@@ -89,7 +89,7 @@ class AuditedCommand:
             try:
                 audit.write(self._record(outcome), Deadline(self.timeout_s))
             except ReplicatorError as error:
-                text = f"the audit does not have the result: {error}"
+                text = f"the result is not in the audit: {error}"
                 return CommandOutcome(outcome.state, outcome.rows, (*outcome.texts, text))
             return outcome
 
@@ -99,11 +99,11 @@ class AuditedCommand:
 
 
 def refuse_changes(flow: str, changes: Sequence[str]) -> None:
-    """Make sure that nothing changed since it was shown.
+    """Refuse to act if anything changed since it was shown.
 
     Raises:
-        RefusedError: these did.
+        RefusedError: there are `changes`.
     """
     if changes:
         what = "; ".join(changes)
-        raise RefusedError(f"{flow} changed since it was shown, nothing was done: {what}: run the command again")
+        raise RefusedError(f"{flow} has changed since it was shown ({what}); nothing was done, run the command again")

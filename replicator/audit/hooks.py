@@ -1,4 +1,4 @@
-"""Commands of the configuration that run before and after a move: they get the plan as JSON on stdin."""
+"""Runs the shell commands of `hooks` before and after a move; they get the plan as JSON on stdin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_hook(settings: HooksSettings, name: str, document: Mapping[str, Any]) ->
         document: the plan, as ``-o json`` prints it.
 
     Raises:
-        RefusedError: it ended with another exit code than 0, or not within `settings.timeout_s`.
+        RefusedError: its exit code is not 0, or it did not end within `settings.timeout_s`.
     """
     command = getattr(settings, name)
     if not command:
@@ -33,7 +33,7 @@ def run_hook(settings: HooksSettings, name: str, document: Mapping[str, Any]) ->
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        words, _ = process.communicate(json.dumps(document), timeout=settings.timeout_s)
+        output, _ = process.communicate(json.dumps(document), timeout=settings.timeout_s)
     except subprocess.TimeoutExpired:
         _end(process)
         raise RefusedError(f"hooks.{name} did not end within {settings.timeout_s:g} s") from None
@@ -41,11 +41,11 @@ def run_hook(settings: HooksSettings, name: str, document: Mapping[str, Any]) ->
         _end(process)
         raise
     if process.returncode != 0:
-        said = words.strip()[-LAST_WORDS:]
-        raise RefusedError(f"hooks.{name} ended with exit code {process.returncode}" + (f": {said}" if said else ""))
+        tail = output.strip()[-LAST_WORDS:]
+        raise RefusedError(f"hooks.{name} ended with exit code {process.returncode}" + (f": {tail}" if tail else ""))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End it and what it started."""
+    """Kill it and the processes that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -1,4 +1,4 @@
-"""Signals to commands: SIGTERM ends them as Ctrl-C does, and both are held back while a move acts."""
+"""Signals to commands: SIGTERM ends them as Ctrl-C does, and both are deferred while a command acts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def held_back(say: Callable[[str], None]) -> Iterator[None]:
-    """The first signal is only answered, with `say`; a second one interrupts at once. Threading: the main thread."""
+    """The first signal only calls `say`; a second one interrupts at once. Threading: the main thread."""
     received = 0
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -30,7 +30,7 @@ def held_back(say: Callable[[str], None]) -> Iterator[None]:
         received += 1
         if received > 1:
             raise KeyboardInterrupt
-        say("finishing what has begun, it takes seconds; Ctrl-C again stops at once, and the command can be run again")
+        say("finishing the current step, which takes seconds; Ctrl-C again stops at once (then run the command again)")
 
     with _handling(handler):
         yield

@@ -234,7 +234,7 @@ class Checkpoints:
         if not self._may_write(leash, timeout_s):
             return
         self._write(found, leash, timeout_s)
-        untold = "" if self._groups.is_complete else "not every broker of the source tells its groups"
+        untold = "" if self._groups.is_complete else "not every broker of the source lists its groups"
         if not untold:
             self._known_ms = known_times(self._known_ms, groups, self._offsets.unsure, began_ms)
             late = {group: self._known_ms.get(group) for group in self._offsets.unsure}
@@ -327,7 +327,7 @@ class Checkpoints:
         """How far the logs hold no record, for groups that have read all."""
         if self._ends is None:
             self._ends = OffsetProbe(self._target)
-        ends = self._ends.find(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
+        ends = self._ends.first_at_or_after(translated.at_end, leash.budget(timeout_s), leash.finishing.is_set)
         if self._ends.problem and self._ends.problem != self._ends_problem:
             self._log.warning("remote_topic_not_readable", error=self._ends.problem, then="groups show a lag of 1")
         self._ends_problem = self._ends.problem
@@ -360,7 +360,7 @@ class Checkpoints:
             return ""
         pulse = encode_pulse(self._pulse_key, began_ms, late)
         if pulse is None:
-            return f"{len(late)} groups could not be read: how old the checkpoints are is not told"
+            return f"{len(late)} groups could not be read; the age of the checkpoints is not published"
         self._pulse_s = time.monotonic()
         self._send([pulse], budget)
         return ""

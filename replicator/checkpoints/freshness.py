@@ -64,7 +64,7 @@ def decode_pulse(checkpoint: Checkpoint) -> Freshness:
     try:
         late = json.loads(checkpoint.metadata)
     except ValueError as error:
-        raise FormatError(f"the pulse of {checkpoint.group} can't be read: {error}") from error
+        raise FormatError(f"the checkpoint times of {checkpoint.group} can't be read: {error}") from error
     if not isinstance(late, dict) or not all(it is None or type(it) is int for it in late.values()):
-        raise FormatError(f"the pulse of {checkpoint.group} can't be read: no groups with times")
+        raise FormatError(f"the checkpoint times of {checkpoint.group} can't be read: no groups with times")
     return Freshness(checkpoint.upstream_next, late)

@@ -228,7 +228,7 @@ class GroupSync:
         return found.keys() - moved - self._placed.unsure
 
     def _settle_moved(self, group: str, wanted: dict[TP, int]) -> None:
-        self._settle(group, "moved", wanted, "it has offsets on the target that are not ours")
+        self._settle(group, "moved", wanted, "it has offsets on the target that group sync did not write")
 
     def _settle(self, group: str, state: str, wanted: dict[TP, int] | None, why: str = "") -> None:
         """Note what became of a group; `wanted`: what needs no other look until it changes."""

@@ -87,13 +87,13 @@ def knowledge_text(known: KnownGroups, groups: Iterable[str], now_ms: float) -> 
     up_to = {group: known.known_ms(group) for group in groups}
     newest_ms = max((it for it in up_to.values() if it is not None), default=known.pulse_ms)
     if newest_ms is None:
-        return "nobody says how old the checkpoints are"
-    text = f"what groups had committed is known up to {_time_text(newest_ms, now_ms, '%Y-%m-%d ')}"
+        return "the age of the checkpoints is unknown"
+    text = f"checkpoints are complete up to {_time_text(newest_ms, now_ms, '%Y-%m-%d ')}"
     behind = {group: it for group, it in up_to.items() if it is not None and it < newest_ms}
     if behind:
-        text += f"; of {_some(behind)} only up to {_time_text(min(behind.values()), now_ms)}"
+        text += f"; for {_some(behind)} only up to {_time_text(min(behind.values()), now_ms)}"
     if untold := [group for group, it in up_to.items() if it is None]:
-        text += f"; how old it is of {_some(untold)} nobody says"
+        text += f"; of unknown age for {_some(untold)}"
     return text
 
 
@@ -169,7 +169,7 @@ class _Log:
         if not self._unreadable:
             return ""
         first = next(iter(self._unreadable.values()))
-        return f"records of {self._topic} that are no checkpoints: {len(self._unreadable):,}, the first {first}"
+        return f"{self._topic} holds {len(self._unreadable):,} records that are no checkpoints; the first: {first}"
 
 
 def _pulse_or_none(found: Checkpoint) -> Freshness | None:

@@ -1,7 +1,7 @@
-"""The command line: parse, call, print, exit code. No replication logic here.
+"""The command line: parse arguments, call, print, exit code. No replication logic here.
 
 One file per group of commands; each adds its commands to `app` and takes its options from `Context`. Only the file of
-the command that is asked for is imported: the others would cost a worker a sixth of its start.
+the given command is imported: the others would take a sixth of a worker's start.
 
 Exit codes: 0 done · 1 failed · 2 usage or configuration · 3 refused, nothing changed · 4 partly done ·
 5 `check`/`verify` found something · 130 interrupted.
@@ -33,7 +33,7 @@ OPTIONS_WITH_VALUE: Final = ("-c", "--config")
 
 
 def files_for(arguments: Sequence[str]) -> list[str]:
-    """The files that these arguments need: of the command that they name; all, when they name none."""
+    """The files that these arguments need: the one of their command; all, if they name none."""
     words = iter(arguments)
     for word in words:
         if word in OPTIONS_WITH_VALUE:
@@ -47,18 +47,18 @@ def main() -> None:
     """The console script."""
     for file in files_for(sys.argv[1:]):
         import_module(f"replicator.cli.{file}")  # registers its commands
-    gc.freeze()  # what is imported stays: no collection has to look at it
+    gc.freeze()  # imported modules stay: garbage collection skips them
     gc.enable()
     try:
         app()
     except ConfigError as error:
-        complain(str(error))
+        complain(error)
         sys.exit(2)
     except RefusedError as error:
-        complain(str(error))
+        complain(error)
         sys.exit(3)
     except ReplicatorError as error:
-        complain(str(error))
+        complain(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -30,9 +30,10 @@ class Output(enum.StrEnum):
 
 
 FlowOption = Annotated[
-    str | None, typer.Option("--flow", metavar="SOURCE->TARGET", help="Which flow, where there are several.")
+    str | None,
+    typer.Option("--flow", metavar="SOURCE->TARGET", help="Which flow, in quotes; needed if there are several."),
 ]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Table, or JSON on stdout alone.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table, or JSON alone on stdout.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def options(
             "--config",
             "-c",
             metavar="FILE",
-            help=f"Configuration; else ${ENVIRONMENT_FILE}, else config/replicator.yaml.",
+            help=f"Configuration file; default ${ENVIRONMENT_FILE}, else config/replicator.yaml.",
         ),
     ] = None,
     version: Annotated[

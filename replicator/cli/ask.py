@@ -17,7 +17,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise RefusedError("nobody can be asked here: add --yes")
+        raise RefusedError("no terminal to confirm on; pass --yes")
     with aside():
         stderr.print(question, "[y/N] ", markup=False, end="")
         try:
@@ -25,4 +25,4 @@ def confirm(question: str, yes: bool) -> None:
         except EOFError:
             answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise RefusedError("not approved: nothing was changed")
+        raise RefusedError("not confirmed; nothing was changed")

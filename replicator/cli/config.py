@@ -17,7 +17,7 @@ app.add_typer(config_app, name="config")
 
 @config_app.command()
 def check(context: typer.Context) -> None:
-    """Validate the file and reach every cluster. Exit 2: a setting is wrong; 1: a cluster can't be reached."""
+    """Validate the configuration and connect to every cluster. Exit code 2: a setting is wrong; 1: no connection."""
     options: Context = context.obj
     settings = options.settings()
     failed = False
@@ -25,7 +25,7 @@ def check(context: typer.Context) -> None:
         try:
             admin = Cluster(alias, "target", cluster, "replicator").connect(settings.connect_timeout_s)
         except ReplicatorError as error:
-            complain(str(error))
+            complain(error)
             failed = True
         else:
             brokers = len(admin.list_topics(timeout=settings.connect_timeout_s).brokers)

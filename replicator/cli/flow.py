@@ -1,4 +1,4 @@
-"""`pause`, `resume`, `recopy` and `history`: operate a flow. They need its target alone."""
+"""`pause`, `resume`, `recopy` and `history`: operate a flow. They need only its target."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ EXIT_CODES = {"done": 0, "failed": 1, "partly_done": 4}
 SHOWN_MOVES = 30
 SHOWN_GROUPS = 3
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 TimeoutOption = Annotated[
     float,
-    typer.Option("--timeout", min=1, metavar="S", help="How long to try, for tasks that start or give no answer."),
+    typer.Option("--timeout", min=1, metavar="S", help="Seconds to keep trying tasks that start or do not answer."),
 ]
 
 
@@ -46,9 +46,9 @@ def pause(
     timeout_s: TimeoutOption = 30,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Halt a flow: its workers stay up and copy nothing, until `resume`. Needs the target only.
+    """Halt a flow: its workers stay up and replicate nothing until `resume`. Needs only the target.
 
-    Running it again halts what is not halted yet, or does nothing.
+    Running it again halts the tasks that are not halted yet, or does nothing.
     """
     _switch(context.obj, PauseCommand.PAUSE, flow, yes, timeout_s, output)
 
@@ -61,34 +61,34 @@ def resume(
     timeout_s: TimeoutOption = 30,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let a flow go on that `pause` or `failover --all` halted: from where it stood, nothing lost or doubled."""
+    """Lift the halt of `pause` or `failover --all`: the flow continues where it stopped, nothing lost or duplicated."""
     _switch(context.obj, PauseCommand.RESUME, flow, yes, timeout_s, output)
 
 
 @app.command()
 def recopy(
     context: typer.Context,
-    topics: Annotated[list[str], typer.Argument(help="Topics, as they are called on the source.")],
+    topics: Annotated[list[str], typer.Argument(help="Topics, by their names on the source.")],
     flow: FlowOption = None,
     behind: Annotated[
-        bool, typer.Option("--behind", help="Also where the remote topics hold records: all come again behind them.")
+        bool, typer.Option("--behind", help="Also if the remote topic holds records: write all again behind them.")
     ] = False,
     yes: YesOption = False,
     timeout_s: TimeoutOption = 30,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Copy topics anew whose copies are lost: deleted, created again, or cut. Needs the target only.
+    """Re-replicate topics whose remote topics were deleted, recreated or truncated. Needs only the target.
 
-    Delete the remote topic first. Running the command again does what is left, or nothing.
+    Delete the remote topic first. Running the command again does what is left to do, or nothing.
     """
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
-    report = _Report(RECOPY, the_flow.name, output, "partitions", _copies_view)
+    report = _Report(RECOPY, the_flow.name, output, "partitions", _partitions_view)
     with report.refusals(), interruptible():
         with busy(f"reading {the_flow.name}"):
             recopying = Recopy(the_flow, topics, settings.connect_timeout_s, behind=behind)
             seen = recopying.look()
-        report.rows = recopying.rows(recopying.plan(seen), seen.copies, "planned")
+        report.rows = recopying.rows(recopying.plan(seen), seen.partitions, "planned")
         outcome = _carry_out_recopy(recopying, seen, report.move_id, yes=yes, timeout_s=timeout_s)
     report.end(outcome)
 
@@ -98,11 +98,11 @@ def history(
     context: typer.Context,
     flow: FlowOption = None,
     top: Annotated[
-        int | None, typer.Option("--top", min=1, metavar="N", help="Only the newest [table: 30, JSON: all].")
+        int | None, typer.Option("--top", min=1, metavar="N", help="Only the newest N [table: 30, JSON: all].")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who moved groups of a flow, paused, resumed or recopied it, when, and how it ended; the newest last."""
+    """Show who moved groups, paused, resumed or re-replicated, when, and with what result; newest last."""
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
     with interruptible(), busy(f"reading the audit on {the_flow.target}"):
@@ -115,10 +115,10 @@ def history(
         return
     shown = records[-(top or SHOWN_MOVES) :]
     if not shown:
-        print_result(Text(f"no command has moved, paused, resumed or recopied anything of {the_flow.name}"))
+        print_result(Text(f"no command has moved groups of {the_flow.name}, paused, resumed or re-replicated it"))
         return
     if len(shown) < len(records):
-        print_result(Text(f"… {len(records) - len(shown):,} older ones (--top N)", style="dim"))
+        print_result(Text(f"… {len(records) - len(shown):,} older commands (--top N)", style="dim"))
     print_result(_history_view(shown))
 
 
@@ -142,7 +142,7 @@ class _Report:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Whoever reads JSON gets it of a refusal, too."""
+        """Prints the JSON of a refusal, too."""
         try:
             yield
         except RefusedError:
@@ -160,7 +160,7 @@ class _Report:
             _say(text)
         if outcome.state != "done":
             state = outcome.state.replace("_", " ")
-            complain(f"{self.command} {state}: run it again, it goes on where this one stopped")
+            complain(f"{self.command} {state}; run it again to do the rest")
         raise typer.Exit(EXIT_CODES[outcome.state])
 
     def _as_json(self, outcome: CommandOutcome) -> dict[str, Any]:
@@ -199,10 +199,10 @@ def _carry_out(
     if not left:
         text = halted_text(name, halts) if halts else f"the flow {name} is not halted"
         return CommandOutcome("done", pausing.rows(halts), (f"nothing to do: {text}",))
-    _say(f"{command} {name}: {'halts' if command is PauseCommand.PAUSE else 'lifts the halt of'} {_tasks_text(left)}")
+    _say(f"{command} {name}: {'halt' if command is PauseCommand.PAUSE else 'lift the halt of'} {_tasks_text(left)}")
     for text in _meaning(pausing, command, halts):
         _say(f"  {text}")
-    confirm("Go on?", yes)
+    confirm("Proceed?", yes)
     with held_back(_say):
         return pausing.carry_out(command, move_id, halts, timeout_s)
 
@@ -212,14 +212,16 @@ def _tasks_text(tasks: Sequence[int]) -> str:
 
 
 def _meaning(pausing: Pause, command: PauseCommand, halts: Halts) -> list[str]:
-    """What the operator is to know before."""
+    """The consequences, for the operator who confirms."""
     flow = pausing.flow
     if command is PauseCommand.PAUSE:
-        return [f"nothing is copied to {flow.target}, and no offset of a group is written there, until `resume`"]
+        return [f"no record and no group offset is written to {flow.target} until `replicator resume`"]
     texts = [halt_text(halts[min(halts)])]
     if any(it.get("reason") == HaltReason.FAILOVER for it in halts.values()):
-        texts.append(f"groups that moved to {flow.target} stay there: `replicator failback` brings them home")
-        texts.append(f"what {flow.source} had not replicated when it failed is copied now, behind what they have read")
+        texts.append(f"groups that moved to {flow.target} stay there; `replicator failback` moves them back")
+        texts.append(
+            f"records of {flow.source} that were not replicated before the failover follow after what they have read"
+        )
     return texts
 
 
@@ -233,14 +235,16 @@ def _carry_out_recopy(recopying: Recopy, seen: Seen, move_id: str, *, yes: bool,
     flow = recopying.flow
     topics = sorted({it.tp.topic for it in plan.forgotten})
     partitions = counted(len(plan.forgotten), "partition")
-    _say(f"{RECOPY} {flow.name}: {', '.join(topics)} anew, {partitions}, from {flow.settings.start_from} (start_from)")
+    start = flow.settings.start_from
+    start_text = f"the {start} offset" if start in ("earliest", "latest") else f"{start}"
+    _say(f"{RECOPY} {flow.name}: will re-replicate {', '.join(topics)} ({partitions}) from {start_text}")
     held = sum(it.offsets for it in plan.forgotten)
     if held:
-        _say(f"  every record comes again behind the {held:,} offsets that the remote topics hold")
-    _say("  groups have no place in the new copies until what they have read is copied again")
+        _say(f"  every record is written again behind the {held:,} offsets that the remote topics hold")
+    _say("  groups can't move to exact offsets in these topics until the records they have read are replicated again")
     if seen.halts:
-        _say(f"  the flow is halted: nothing is copied until `replicator resume --flow '{flow.name}'`")
-    confirm("Go on?", yes)
+        _say(f"  the flow is halted: nothing is replicated until `replicator resume --flow '{flow.name}'`")
+    confirm("Proceed?", yes)
     with held_back(_say):
         return recopying.carry_out(seen, move_id, timeout_s)
 
@@ -260,7 +264,7 @@ def _tasks_view(rows: Rows) -> Table:
     return table
 
 
-def _copies_view(rows: Rows) -> Table:
+def _partitions_view(rows: Rows) -> Table:
     table = new_table(topic=False, part=True, target_topic=False, task=True, replicated=True, state=False, reason=False)
     for row in rows:
         state = Text(row["state"], style={"failed": "red", "kept": "dim"}.get(row["state"], ""))

@@ -17,12 +17,12 @@ from replicator.operations.group_report import Explanation, GroupRow
 
 @dataclass(frozen=True, slots=True)
 class GroupsView:
-    """Where groups would go on: a line for each partition, or for each group where that would be too many.
+    """Where groups would continue: a line per partition, or per group if there are too many partitions.
 
     Args:
         source: alias.
         target: alias.
-        rows: what hurts most first.
+        rows: the worst first.
         shown: lines at most.
     """
 
@@ -40,13 +40,13 @@ class GroupsView:
         sizes = f"{counted(len(by_group), 'group')}, {counted(len(self.rows), 'partition')}"
         total = Text(f"{sizes}, {exact:,} exact")
         if not self.rows:
-            return [Text("no group has a position in a topic of the flow")]
+            return [Text("no group has a committed offset in a topic of this flow")]
         if len(self.rows) <= self.shown:
             return [total, self._partitions()]
         groups = list(by_group.values())
         parts = [total, self._groups(groups[: self.shown])]
         more = f"… and {len(groups) - self.shown:,} more groups" if len(groups) > self.shown else ""
-        hint = "--group REGEX, or a larger --top, shows each partition"
+        hint = "use --group REGEX or a larger --top to see each partition"
         return [*parts, Text(f"{more}; {hint}" if more else hint, style="dim")]
 
     def _partitions(self) -> Table:
@@ -99,7 +99,7 @@ class GroupsView:
 
 
 def _style(row: Row) -> str:
-    """Colours what would not move to an exact place."""
+    """Colours a row that would not move to an exact offset."""
     if row.translation == "exact":
         return ""
     return "red" if row.translation in ("expired", "unknown") and row.is_obstacle else "yellow"
@@ -110,7 +110,7 @@ def _age(seconds: float | None) -> str:
 
 
 def explain_view(it: Explanation) -> list[Any]:
-    """Why a group would not move exactly, and what to do: one paragraph for each reason."""
+    """Why a group would not move to exact offsets, and what to do: one paragraph for each reason."""
     title = Text(f"{it.group} on {it.flow}", style="bold")
     title.append(f"   {it.exact} of {len(it.rows)} partitions are exact", style="default")
     parts: list[Any] = [title]
@@ -127,7 +127,7 @@ def explain_view(it: Explanation) -> list[Any]:
         parts.append(Text(f"{first.near}{more}: {first.reason}", style="yellow"))
         parts.append(Text(f"  {advice}" if advice else f"  {reason}"))
     if len(parts) == 1:
-        parts.append(Text("every partition would move exactly", style="green"))
+        parts.append(Text("every partition would move to its exact offset", style="green"))
     return parts
 
 

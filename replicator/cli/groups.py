@@ -37,14 +37,14 @@ def groups(
     context: typer.Context,
     flow: FlowOption = None,
     group: Annotated[
-        str | None, typer.Option("--group", metavar="REGEX", help="Only groups in whose name this is found.")
+        str | None, typer.Option("--group", metavar="REGEX", help="Only groups whose name matches.")
     ] = None,
     top: Annotated[
         int | None, typer.Option("--top", min=1, metavar="N", help="Rows [table: 30, JSON: all]; worst first.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show where each group would go on, on the target, if it moved now: what hurts most first."""
+    """Show at which offsets each group would continue on the target if it moved now, worst first."""
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
     pattern = _pattern(group)
@@ -61,11 +61,11 @@ def groups(
 @app.command(name="explain")
 def explain_command(
     context: typer.Context,
-    group: Annotated[str, typer.Argument(metavar="GROUP", help="Its name.")],
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group's name.")],
     flow: FlowOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say why a group's partitions have no exact place on the target, and what to do about it."""
+    """Explain why a group's partitions have no exact offset on the target, and what to do about it."""
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
     with interruptible(), _looking(settings, the_flow) as looking:
@@ -81,14 +81,14 @@ def check(
     context: typer.Context,
     flow: FlowOption = None,
     max_lag_s: Annotated[
-        float, typer.Option("--max-lag-s", min=0, metavar="S", help="Age of the oldest record not replicated.")
+        float, typer.Option("--max-lag-s", min=0, metavar="S", help="Allowed age of the oldest unreplicated record.")
     ] = 60,
     max_checkpoint_age_s: Annotated[
-        float, typer.Option("--max-checkpoint-age-s", min=0, metavar="S", help="Age of what is known of the groups.")
+        float, typer.Option("--max-checkpoint-age-s", min=0, metavar="S", help="Allowed age of the checkpoints.")
     ] = 30,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Would a failover work now? One line for each condition; exit code 5 where one is not met."""
+    """Check whether a failover would work now: one line per condition. Exit code 5: one of them fails."""
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
     limits = Limits(max_lag_s, max_checkpoint_age_s)
@@ -137,21 +137,21 @@ class _Seen:
         return group_rows(self.plan, self.facts, self.known, time.time() * 1000, is_source_up=is_source_up)
 
     def remarks(self, source_problem: str) -> Iterator[Text]:
-        """What is true of all groups, and groups of which nothing can be said."""
+        """What concerns all groups, and the groups whose offsets could not be read."""
         yield Text(self.plan.order.flow, style="bold")
         if source_problem:
-            yield Text(f"by the checkpoints alone: {source_problem}", style="yellow")
+            yield Text(f"shown from checkpoints only: {source_problem}", style="yellow")
         if self.facts.halted:
             yield Text(self.facts.halted, style="bold yellow")
         problems = [(group, it.problem) for group, it in self.facts.groups.items() if it.problem]
         for group, problem in problems[:SHOWN_PROBLEMS]:
             yield Text(f"! {group}: {problem}", style="red")
         if len(problems) > SHOWN_PROBLEMS:
-            yield Text(f"! and {len(problems) - SHOWN_PROBLEMS:,} more groups that can't be read", style="red")
+            yield Text(f"! and {len(problems) - SHOWN_PROBLEMS:,} more groups whose offsets can't be read", style="red")
 
 
 class _Looking:
-    """Plans moves that nobody carries out: a switchover, or a failover where the source gives no answer."""
+    """Plans moves without carrying them out: a switchover, or a failover if the source is unreachable."""
 
     def __init__(self, clusters: FlowClusters, world: MoveClusters) -> None:
         self._clusters = clusters
@@ -170,7 +170,7 @@ class _Looking:
     def explain(self, group: str) -> Explanation:
         order = Order("", self._command, self._clusters.flow.name, self._world.select(self._command, [group]))
         if len(order.groups) != 1:
-            raise RefusedError(f"{group!r} fits {len(order.groups)} groups: name one")
+            raise RefusedError(f"{group!r} matches {len(order.groups)} groups; name one of them")
         seen = self._seen(order, self._world.look(order))
         rows = tuple(
             counted_row(order, seen.facts, row, self._world.refine(row)) if row.between else row

@@ -1,4 +1,4 @@
-"""`switchover`, `failover`, `failback` and `resync`: groups move between the clusters. The plan is printed first."""
+"""`switchover`, `failover`, `failback` and `resync`: move groups between the clusters. The plan is printed first."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from replicator.moves.world import MoveClusters
 
 EXIT_CODES = {"done": 0, "planned": 0, "failed": 1, "refused": 3, "partly_done": 4}
 SHOWN_ROWS = 40
-OTHERWISE = "where the source is gone, `replicator failover` needs the target only"
+OTHERWISE = "hint: if the source is lost, use `replicator failover`: it needs only the target"
 
 GroupsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="GROUP…", help="Groups, by name or regular expression.", show_default=False),
+    typer.Argument(metavar="GROUP…", help="Group names or regular expressions.", show_default=False),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every group of the flow.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and change nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 LossOption = Annotated[
-    bool, typer.Option("--accept-data-loss", help="Go on where records may be lost; the plan says which.")
+    bool, typer.Option("--accept-data-loss", help="Proceed although records may be lost; the plan shows how many.")
 ]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=1, metavar="S", help="How long to wait for the group and for replication.")
+    float,
+    typer.Option("--timeout", min=1, metavar="S", help="Seconds to wait until consumers stop and all is replicated."),
 ]
 
 
@@ -55,10 +56,10 @@ def switchover(
     timeout_s: TimeoutOption = 120,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Move groups to the target: planned, with both clusters up. Nothing lost, nothing read twice.
+    """Move groups to the target while both clusters are up. No record is lost or read twice.
 
-    Waits until the groups' consumers have stopped and all that they read is replicated; every position is exact, or
-    the move is refused.
+    Waits until the groups' consumers have stopped and everything they read is replicated. Refuses to move a group that
+    has a partition without an exact offset on the target.
     """
     _move(
         context.obj,
@@ -78,9 +79,9 @@ def failover(
     timeout_s: TimeoutOption = 120,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Move groups to the target when the source is gone. Needs the target only.
+    """Move groups to the target when the source is lost. Needs only the target.
 
-    --all also halts the flow, so that a worker that comes back to life writes nothing; `resume` lifts that.
+    --all also halts the flow, so that a worker that restarts writes nothing; `resume` lifts the halt.
     """
     _move(
         context.obj,
@@ -100,7 +101,7 @@ def failback(
     timeout_s: TimeoutOption = 120,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Bring groups home to the source, to the exact place, and hand their offsets on the target to group sync again."""
+    """Move groups back to the source, to their exact offsets; group sync owns their offsets on the target again."""
     _move(
         context.obj,
         _Asked(MoveCommand.FAILBACK, groups, all_groups, flow, dry_run, yes, accept_data_loss, timeout_s, output),
@@ -118,7 +119,7 @@ def resync(
     timeout_s: TimeoutOption = 120,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let group sync own groups' offsets on the target again: they become what the source says, wherever they are."""
+    """Hand groups' offsets on the target back to group sync, which overwrites them with those of the source."""
     _move(context.obj, _Asked(MoveCommand.RESYNC, groups, all_groups, flow, dry_run, yes, False, timeout_s, output))
 
 
@@ -142,7 +143,7 @@ class _Asked:
 
 def _move(options: Context, asked: _Asked) -> None:
     if bool(asked.groups) == asked.all_groups:
-        raise ConfigError("GROUP", f"name the groups to {asked.command}, or say --all")
+        raise ConfigError("GROUP", "pass either group names or --all")
     settings, flow = options.flow(asked.flow)
     move_id = new_move_id()
     try:
@@ -154,7 +155,7 @@ def _move(options: Context, asked: _Asked) -> None:
                 MovePlan(Order(move_id, asked.command, flow.name, tuple(asked.groups or ())), ()).as_json("refused")
             )
         raise
-    _tell(outcome, asked)
+    _report(outcome, asked)
     raise typer.Exit(EXIT_CODES[outcome.state])
 
 
@@ -184,7 +185,7 @@ def _carry_out(clusters: FlowClusters, flow: Flow, settings: Settings, asked: _A
 
 
 class _Person:
-    """See `mover.Operator`."""
+    """See `executor.Operator`."""
 
     def __init__(self, asked: _Asked, world: MoveClusters) -> None:
         self._asked = asked
@@ -197,9 +198,9 @@ class _Person:
     def approve(self, plan: MovePlan) -> None:
         partitions = len(plan.planned) + sum(row.must_wait for row in plan.rows if not row.is_planned)
         groups = len({row.group for row in plan.rows})
-        halts = " and halt the flow" if plan.order.command is MoveCommand.FAILOVER and plan.order.is_all else ""
+        halts = ", and halt the flow" if plan.order.command is MoveCommand.FAILOVER and plan.order.is_all else ""
         sizes = f"{counted(groups, 'group')}, {counted(partitions, 'partition')}"
-        text = f"{plan.order.command} {plan.order.flow}: {sizes}{halts}. Go on?"
+        text = f"{plan.order.command} {plan.order.flow}: {sizes}{halts}. Proceed?"
         confirm(text, self._asked.yes)
 
     def say(self, text: str) -> None:
@@ -211,15 +212,15 @@ def _say(text: str) -> None:
 
 
 class _Counting:
-    """Tells how far the counting of records is, at most every two seconds."""
+    """Reports how many records are counted, at most every two seconds."""
 
     def __init__(self) -> None:
-        self._told_s = time.monotonic()
+        self._reported_s = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._told_s > 2:
-            self._told_s = time.monotonic()
-            _say(f"counting records where the map is thinned out: {done:,} of {total:,}")
+        if time.monotonic() - self._reported_s > 2:
+            self._reported_s = time.monotonic()
+            _say(f"counting records to find exact offsets: {done:,} of {total:,}")
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -232,16 +233,16 @@ def _plan_view(plan: MovePlan, knowledge: str) -> list[Table | Text]:
     if knowledge:
         parts.append(Text(knowledge))
     if not plan.rows:
-        return [*parts, Text("no partition of a group to move")]
-    rows = sorted(plan.rows, key=_pain)
+        return [*parts, Text("nothing to move: no group has an offset in a topic of this flow")]
+    rows = sorted(plan.rows, key=_severity)
     parts.append(_table(plan, rows[:SHOWN_ROWS]))
     if len(rows) > SHOWN_ROWS:
-        parts.append(Text(f"… and {len(rows) - SHOWN_ROWS:,} more (-o json has all)", style="dim"))
+        parts.append(Text(f"… and {len(rows) - SHOWN_ROWS:,} more (`-o json` prints all)", style="dim"))
     return parts
 
 
-def _pain(row: Row) -> tuple[bool, bool, int, str, str, int]:
-    """What hurts most first."""
+def _severity(row: Row) -> tuple[bool, bool, int, str, str, int]:
+    """Sort key: what stops the move first, then the most records to read again."""
     return (
         not (row.is_obstacle or row.state is RowState.FAILED),
         not row.must_wait,
@@ -274,7 +275,7 @@ def _table(plan: MovePlan, rows: list[Row]) -> Table:
     return table
 
 
-def _tell(outcome: MoveOutcome, asked: _Asked) -> None:
+def _report(outcome: MoveOutcome, asked: _Asked) -> None:
     """The result: JSON alone on stdout, or a line for a person."""
     if asked.output is Output.JSON:
         print_json(outcome.plan.as_json(outcome.state))

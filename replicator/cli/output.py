@@ -15,26 +15,28 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from replicator.errors import ReplicatorError
+
 NOTE_FROM = 20
-"""Texts longer than this may be told below a table that is too wide."""
+"""Texts longer than this may be moved below a table that is too wide."""
 PIPED_WIDTH = 10_000
 """Nothing is cut off where no terminal sets a width."""
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 _spinners: list[Status] = []
-"""The sign of life, while there is one."""
+"""The spinner, while there is one."""
 
 
 def print_json(content: Any, *, line: bool = False) -> None:
-    """One JSON document, alone on stdout; on one line, for programs that read a stream of them, if so wanted."""
+    """Print one JSON document, alone on stdout; with `line` on one line, for programs that read a stream of them."""
     sys.stdout.write(json.dumps(content, indent=None if line else 2, default=str) + "\n")
     sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def busy(text: str) -> Iterator[None]:
-    """A sign of life on stderr while a large history is read; none where stderr is no terminal, or within another."""
+    """A spinner on stderr while clusters are read; none if stderr is no terminal, or within another `busy`."""
     if _spinners or not stderr.is_terminal:
         yield
         return
@@ -48,7 +50,7 @@ def busy(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """The sign of life is out of the way: it would write over what is printed or asked."""
+    """Hide the spinner: it would write over what is printed or asked."""
     for spinner in _spinners:
         spinner.stop()
     try:
@@ -58,10 +60,10 @@ def aside() -> Iterator[None]:
             spinner.start()
 
 
-def complain(text: str) -> None:
-    """An error for a person, on stderr."""
+def complain(problem: ReplicatorError | str) -> None:
+    """Print an error on stderr; the hint of a Kafka error gets a line of its own."""
     stderr.print("error:", style="bold red", end=" ")
-    stderr.print(text, markup=False)
+    stderr.print(problem.for_terminal if isinstance(problem, ReplicatorError) else problem, markup=False)
 
 
 def new_table(**columns: bool) -> Table:
@@ -119,7 +121,7 @@ def _text(cell: Any) -> str:
 
 
 def _note(cell: Any, notes: dict[str, Text]) -> Text:
-    """The cell, or its first word and the number of the note that has the whole text."""
+    """The cell, or its first word and the number of the note that holds the whole text."""
     text = _text(cell)
     style = cell.style if isinstance(cell, Text) else ""
     number = notes.setdefault(text, Text(f"({len(notes) + 1}) {text}", style=style)).plain.partition(" ")[0]
@@ -129,12 +131,12 @@ def _note(cell: Any, notes: dict[str, Text]) -> Text:
 
 
 def count_text(number: int | None) -> str:
-    """``1,234,567``; a question mark for what is not known."""
+    """``1,234,567``; a question mark for an unknown value."""
     return "?" if number is None else f"{number:,}"
 
 
 def seconds_text(seconds: float | None) -> str:
-    """``0.4 s``, ``12 s``, ``3 m 05 s``, ``2 h 10 m``, ``4 d 03 h``; a question mark for what is not known."""
+    """``0.4 s``, ``12 s``, ``3 m 05 s``, ``2 h 10 m``, ``4 d 03 h``; a question mark for an unknown value."""
     if seconds is None:
         return "?"
     if seconds < 9.95:

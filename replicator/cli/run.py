@@ -14,12 +14,14 @@ from replicator.worker.process import run_processes, run_worker
 def run(
     context: typer.Context,
     flow: FlowOption = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, max=64, metavar="N", help="Worker processes.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=64, metavar="N", help="Number of worker processes.")
+    ] = 1,
 ) -> None:
     """Replicate until a signal: every flow of the configuration, or the one given.
 
-    Workers on other machines share the work by themselves. SIGTERM or SIGINT: finish the open transactions, leave,
-    exit 0; a second one ends the process at once.
+    Workers on other machines join the same consumer group and divide the tasks. SIGTERM or SIGINT: commit the open
+    transactions, leave the group, exit 0; a second signal ends the process at once.
     """
     options: Context = context.obj
     settings = options.settings(quiet=False)

@@ -1,4 +1,4 @@
-"""`replicator status` and `replicator lag`: what runs where, and how far behind it is. Neither needs a worker."""
+"""`replicator status` and `replicator lag`: what runs where, and how far it is behind. Neither needs a worker."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ STYLES = {
 def lag(
     context: typer.Context,
     flow: FlowOption = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again every 2 seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every 2 seconds, until Ctrl-C.")] = False,
     top: Annotated[
         int | None, typer.Option("--top", min=1, metavar="N", help="Rows [table: 30, JSON: all]; worst first.")
     ] = None,
     topic: Annotated[
-        str | None, typer.Option("--topic", metavar="REGEX", help="Only source topics in whose name this is found.")
+        str | None, typer.Option("--topic", metavar="REGEX", help="Only source topics whose name matches.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -80,7 +80,7 @@ def lag(
 
 @app.command()
 def status(context: typer.Context, flow: FlowOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Show the clusters, workers and tasks of every flow, or of the one given. Exit 1: a cluster does not answer."""
+    """Show the clusters, workers and tasks of every flow, or of one. Exit code 1: a cluster is unreachable."""
     options: Context = context.obj
     settings = options.settings()
     flows = [settings.flow(flow)] if flow else settings.all_flows()
@@ -104,9 +104,9 @@ def _pattern(topic: str | None) -> re.Pattern[str] | None:
         raise ConfigError("--topic", f"{topic!r} is not a regular expression: {error}") from error
 
 
-def _fail(errors: Iterable[object]) -> None:
+def _fail(errors: Iterable[ReplicatorError | str]) -> None:
     for error in errors:
-        complain(str(error))
+        complain(error)
     raise typer.Exit(1)
 
 
@@ -114,10 +114,10 @@ def _fail(errors: Iterable[object]) -> None:
 
 
 def _watch(observer: Observer, now: Lag, look: Callable[[], Lag], shown: int | None, output: Output) -> None:
-    """Show `now`, then what `look` finds, until Ctrl-C or SIGTERM; a cluster that goes away is waited for."""
+    """Show `now`, then what `look` finds, until Ctrl-C or SIGTERM; an unreachable cluster is tried again."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the terminal's cursor comes back
     on_screen = output is Output.TABLE and stdout.is_terminal
-    screen = Console(highlight=False)  # one that wraps: what is left of its edge is all that there is
+    screen = Console(highlight=False)  # this one wraps lines: nothing can be scrolled into view here
     live = Live(console=screen, screen=True, auto_refresh=False) if on_screen else contextlib.nullcontext()
     problem = ""
     trend = Trend()
@@ -125,7 +125,7 @@ def _watch(observer: Observer, now: Lag, look: Callable[[], Lag], shown: int | N
     with contextlib.suppress(KeyboardInterrupt), live:
         while True:
             if isinstance(live, Live):
-                rows = max(3, min(shown or DEFAULT_TOP, screen.height - 9 - 2 * len(_stories(now))))
+                rows = max(3, min(shown or DEFAULT_TOP, screen.height - 9 - 2 * len(_stopped_lines(now))))
                 footer = _footer(now.total_records, trend.per_s)
                 live.update(Group(_lag_view(now, rows, problem), footer), refresh=True)
             elif problem:
@@ -147,15 +147,15 @@ def _watch(observer: Observer, now: Lag, look: Callable[[], Lag], shown: int | N
 
 
 def _trend_text(records: int, per_s: float) -> str:
-    """``lag falls by 1,200 records/s, 0 in 3 m 05 s; ``; empty where there is nothing to say."""
+    """``lag falls by 1,200 records/s, caught up in 3 m 05 s; ``; empty while the lag is steady."""
     if abs(per_s) < 1:
         return ""
-    end = f", 0 in {seconds_text(records / -per_s)}" if per_s < 0 < records else ""
+    end = f", caught up in {seconds_text(records / -per_s)}" if per_s < 0 < records else ""
     return f"lag {'grows' if per_s > 0 else 'falls'} by {abs(per_s):,.0f} records/s{end}; "
 
 
 def _footer(records: int, per_s: float) -> Text:
-    clock = f"{dt.datetime.now(dt.UTC):%H:%M:%S} UTC, again every {REFRESH_S:g} s; Ctrl-C ends"
+    clock = f"{dt.datetime.now(dt.UTC):%H:%M:%S} UTC, refreshes every {REFRESH_S:g} s; Ctrl-C exits"
     return Text(_trend_text(records, per_s) + clock, style="dim")
 
 
@@ -170,14 +170,14 @@ def _lag_view(lag: Lag, shown: int | None, problem: str = "") -> Group:
     if lag.halted:
         parts.append(Text(lag.halted, style="bold yellow"))
     if not lag.workers.tasks:
-        parts.append(Text("no worker runs: nothing is replicated", style="bold red"))
+        parts.append(Text("no worker is running: nothing is replicated", style="bold red"))
     parts.append(Text(""))
     if rows:
         parts.append(_lag_table(rows))
     if len(rows) < len(lag.partitions):
         rest = len(lag.partitions) - len(rows)
         parts.append(Text(f"… and {rest:,} more partitions (--top N, --topic REGEX)", style="dim"))
-    parts += _stories(lag)
+    parts += _stopped_lines(lag)
     parts += [Text(f"the pattern {pattern!r} matches no topic", style="yellow") for pattern in lag.unmatched]
     return Group(*parts)
 
@@ -216,8 +216,8 @@ def _lag_table(rows: Iterable[PartitionLag]) -> Table:
     return table
 
 
-def _stories(lag: Lag, at_most: int = 5) -> list[Text]:
-    """Why partitions stopped: one line for each reason, with the first partition's story."""
+def _stopped_lines(lag: Lag, at_most: int = 5) -> list[Text]:
+    """Why partitions stopped: one line for each reason, with the details of the first partition."""
     by_code: dict[str, list[PartitionLag]] = {}
     for it in lag.partitions:
         if it.state is State.STOPPED:
@@ -226,10 +226,10 @@ def _stories(lag: Lag, at_most: int = 5) -> list[Text]:
     for code, stopped in list(by_code.items())[:at_most]:
         first = stopped[0]
         more = f" (and {len(stopped) - 1:,} more)" if len(stopped) > 1 else ""
-        story = first.reason.partition(": ")[2].replace(f" of {first.tp}:", ":")
+        detail = first.reason.partition(": ")[2].replace(f" of {first.tp}:", ":")
         line = Text()
         line.append(f"{code}: ", style="red")
-        line.append(f"{first.tp}{more}{_since(first.since)}: {story}")
+        line.append(f"{first.tp}{more}{_since(first.since)}: {detail}")
         lines.append(line)
     return [Text(""), *lines] if lines else []
 
@@ -264,7 +264,7 @@ def _status_view(it: FlowStatus) -> Group:
             )
         parts += [Text(""), table]
     parts += [Text(f"! {problem}", style="yellow") for problem in it.problems]
-    return Group(*parts, *_stories(it.lag), Text(""))
+    return Group(*parts, *_stopped_lines(it.lag), Text(""))
 
 
 def _facts(it: FlowStatus) -> Table:
@@ -295,5 +295,5 @@ def _workers(it: FlowStatus) -> Text:
     if not it.workers.tasks:
         return Text("none", style="bold red")
     each = [f"{name} (tasks {', '.join(map(str, tasks)) or 'none'})" for name, tasks in it.workers.tasks.items()]
-    moving = "; handing out tasks now" if it.workers.is_moving else ""
+    moving = "; the group is rebalancing" if it.workers.is_moving else ""
     return Text("\n".join(each) + moving)

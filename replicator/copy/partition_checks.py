@@ -82,7 +82,7 @@ class PartitionChecks:
         topic = snapshot.topics.get(tp.topic)
         op = f"find the topic on {self._source.alias}"
         if topic is None or tp.partition >= topic.partitions:
-            hint = "it was deleted, or the DESCRIBE right was taken away; its copy is kept"
+            hint = "it was deleted, or the DESCRIBE right was revoked; its remote topic is kept"
             return PartitionError(
                 "the source partition is gone", op=op, tp=tp, reason=StopReason.SOURCE_GONE, hint=hint
             )
@@ -161,8 +161,8 @@ class PartitionChecks:
         return self._target_recreated(failure.tp, target, now) if target.differs(now) else failure
 
     def _target_recreated(self, tp: TP, target: TargetTopic, found: TargetTopic) -> PartitionError:
-        text = f"{found} is not the topic that was replicated to: that was {target}"
-        hint = f"it was deleted and created again: the records before are missing; {recopy_hint(tp)}"
+        text = f"{found} is not the topic that was replicated to, {target}"
+        hint = f"it was deleted and recreated: earlier records are missing; {recopy_hint(tp)}"
         op = f"check the topic on {self._target.alias}"
         return PartitionError(text, op=op, tp=tp, reason=StopReason.TARGET_RECREATED, hint=hint)
 
@@ -260,7 +260,7 @@ class PartitionChecks:
             else f"{topic.target_topic} has {topic.target_partitions} partitions"
         )
         reason = StopReason.TARGET_GONE if is_gone else StopReason.TARGET_TOO_FEW_PARTITIONS
-        hint = f"records were replicated to it before, and would be missing from a new one; {recopy_hint(tp)}"
+        hint = f"records were replicated to it, and would be missing from a new one; {recopy_hint(tp)}"
         return PartitionError(text, op=f"find the topic on {self._target.alias}", tp=tp, reason=reason, hint=hint)
 
     def _find_start_positions(
@@ -347,10 +347,10 @@ class PartitionChecks:
             return failure, None
         if position < low:
             text = f"retention deleted {low - position} offsets ({position} to {low - 1}) before they were replicated"
-            hint = "on_truncation: skip goes on at the log's beginning; raise retention.ms on the source"
+            hint = "on_truncation: skip continues at the log's beginning; or raise retention.ms on the source"
             return _stopped(tp, text, failure.op, StopReason.TRUNCATED, hint), low
-        text = f"the source's log was shorter than what was replicated of it, up to {position}; it ends at {end} now"
-        lost = "the source lost records (an unclean election, a restored disk), or the topic was created again"
+        text = f"the source's log ends at {end}, before the replicated position {position}"
+        lost = "the source lost records (an unclean election, a restored disk), or the topic was recreated"
         hint = f"{lost}; {recopy_hint(tp)}"
         return _stopped(tp, text, failure.op, StopReason.SOURCE_LOG_SHORTER, hint), None
 
@@ -368,7 +368,7 @@ def _ids_in(answers: Answers, deadline: Deadline) -> dict[str, TopicId]:
 
 
 def _recreated(tp: TP, op: str, target_topic: str) -> PartitionError:
-    text = "the source topic was deleted and created again: its offsets mean other records now"
+    text = "the source topic was deleted and recreated: its offsets belong to other records now"
     hint = f"rename the new topic, or delete {target_topic}: then {recopy_hint(tp)}"
     return PartitionError(text, op=op, tp=tp, reason=StopReason.RECREATED, hint=hint)
 

@@ -106,8 +106,8 @@ class Positions:
         """
         entry = self._entries[tp]
         if first_offset < entry.moved_to:
-            text = f"record {first_offset} came again, the position is {entry.moved_to}"
-            raise FatalError(text, op="append", tp=tp, hint="a fault of this program: please report it")
+            text = f"record {first_offset} arrived again, after position {entry.moved_to}"
+            raise FatalError(text, op="append", tp=tp, hint="this is a bug in replicator; please report it")
         entry.moved_to = next_offset
 
     def passed(self, tp: TP, next_offset: int) -> None:
@@ -162,11 +162,11 @@ def target_log_shorter(
         is_lasting: records were appended behind that end, so the log will look whole.
     """
     return PartitionError(
-        f"the target's log goes on at {found}, but {newest.downstream_next} offsets were replicated to it",
+        f"the target's log continues at {found}, but {newest.downstream_next} offsets were replicated to it",
         op="check the target",
         tp=tp,
         reason=StopReason.TARGET_LOG_SHORTER,
-        hint=f"{target_topic} was deleted and created again, or lost its end; {recopy_hint(tp)}",
+        hint=f"{target_topic} was deleted and recreated, or lost its end; {recopy_hint(tp)}",
         is_lasting=is_lasting,
     )
 

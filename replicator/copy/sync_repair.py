@@ -29,7 +29,7 @@ from replicator.copy.positions import Positions, TaskRun
 from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.kafka.cluster import Cluster
-from replicator.kafka.offset_probe import OffsetProbe
+from replicator.kafka.offset_probe import OffsetProbe, Presence
 from replicator.offset_map.runs import Run
 from replicator.syncs.reader import runs_on
 from replicator.syncs.state import TaskState
@@ -155,14 +155,19 @@ class SyncRepair:
     ) -> tuple[dict[TP, bool | None], set[TP]]:
         """Whether the last record of each run is there for `ends`; None where the right is missing to look.
 
+        A log that ends before it does not have it.
+
         Also: the partitions that gave no answer.
         """
         if not runs:
             return {}, set()
         sources = {TP(self._flow.naming.remote_topic(tp.topic), tp.partition): tp for tp in runs}
         places = {remote: runs[tp].downstream_next - 1 for remote, tp in sources.items()}
-        found = ends.holds(places, Deadline(deadline.slice_s(PATIENCE_S)))
-        met = {sources[remote]: is_there for remote, is_there in found.items()}
+        found = ends.has_record(places, Deadline(deadline.slice_s(PATIENCE_S)))
+        met = {
+            sources[remote]: None if it is Presence.NOT_ALLOWED else it is Presence.RECORD
+            for remote, it in found.items()
+        }
         return met, runs.keys() - met.keys()
 
 

@@ -94,6 +94,7 @@ class Task(threading.Thread):
             states=PartitionStates(self._flow.settings.refresh_topics_interval_s),
             stall_detector=StallDetector(context.checks.ask_ends, context.catalog.ask_refresh),
             sync_repair=SyncRepair(self._flow, context.target, number),
+            on_aborts=self._on_aborts,
         )
         self._batch_bytes = BATCH_BYTES
 
@@ -113,8 +114,9 @@ class Task(threading.Thread):
                     waits = backoff_s(0.25, 10.0)
                 self._set_state("fenced" if isinstance(error, FencedError) else "backoff")
                 finishing.wait(next(waits))
-            except Exception:
-                self._log.exception("task_failed_unexpectedly", hint="a fault of this program: please report it")
+            except Exception as error:
+                self.problem = f"{type(error).__name__}: {error}"
+                self._log.exception("task_failed_unexpectedly", hint="this is a bug in replicator; please report it")
                 self._metrics.restarted("unexpected")
                 self._set_state("backoff")
                 finishing.wait(next(waits))
@@ -135,6 +137,13 @@ class Task(threading.Thread):
     def _set_state(self, state: str) -> None:
         self.state = state
         self._metrics.state(state)
+
+    def _on_aborts(self, problem: str) -> None:
+        """The loop goes on trying, but a task that only aborts does not run."""
+        self.problem = problem
+        state = "backoff" if problem else "running"
+        if state != self.state:
+            self._set_state(state)
 
     def _live(self) -> None:
         """Take steps 1 to 5, and copy until the task ends, is halted, or an error restarts it."""

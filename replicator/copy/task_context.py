@@ -52,6 +52,7 @@ class TaskTools:
         states: the partitions that stopped alone: why, and when each is tried again.
         stall_detector: notices partitions of which the plane brings nothing.
         sync_repair: finds out what became of the last transaction's records.
+        on_aborts: called with what keeps the task from committing, and with an empty text when it commits again.
         outdated: a command wrote to the task's partition of the syncs topic; the task has to restart, to read that.
     """
 
@@ -63,11 +64,12 @@ class TaskTools:
     states: PartitionStates
     stall_detector: StallDetector
     sync_repair: SyncRepair
+    on_aborts: Callable[[str], None]
     outdated: threading.Event = field(default_factory=threading.Event)
 
     def transaction_budget(self) -> Deadline:
-        """A deadline for one transaction: longer than that, and the broker aborts it."""
-        return self.stop_token.budget(self.context.flow.settings.transaction_timeout_s)
+        """A deadline for one transaction, before the broker aborts it."""
+        return self.stop_token.budget(self.context.flow.settings.transaction_budget_s)
 
     def partition_budget(self) -> Deadline:
         """A deadline for the questions about one partition that failed."""

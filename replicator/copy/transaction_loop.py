@@ -59,6 +59,8 @@ MAX_ABORT_WAIT_S = 10.0
 LOST_ABORT_S = 1.0
 TOPIC_REFUSED = "TOPIC_AUTHORIZATION_FAILED"
 SMALLEST_BATCH_BYTES = 1024
+ABORTS_TO_BACKOFF = 3
+"""So many in a row, and the task does not count as running any more."""
 
 
 class BatchTooLargeError(FatalError):
@@ -189,7 +191,9 @@ class TransactionLoop:
             transaction.begin()
             self._fill(transaction, fetched, failures)
             transaction.commit(transaction.flush())
-            self._aborts = 0
+            if self._aborts:
+                self._aborts = 0
+                self._tools.on_aborts("")
             self._lag.committed(transaction.written)
             self._metrics.transaction("committed", time.monotonic() - began_s)
         except PartitionError as error:
@@ -234,7 +238,8 @@ class TransactionLoop:
         self._roll_back(transaction, error)
         if error.reason is StopReason.RECORD_TOO_LARGE:
             self._make_batches_smaller(error.tp)
-        self._apply(self._assignment.failed(error))
+        for failure in (error, *error.others):
+            self._apply(self._assignment.failed(failure))
 
     def _roll_back(self, transaction: Transaction, error: KafkaOpError) -> None:
         self._metrics.transaction("aborted", 0)
@@ -244,10 +249,17 @@ class TransactionLoop:
             # if the transaction before lost markers, this abort took its records along: the restarted task checks that
             # (`sync_repair`)
             raise RetriableError(str(error), op="abort after trouble on the target", code=error.code) from error
-        self._aborts += 1
-        if self._aborts > 1:  # the first abort is repeated at once; what fails again may need time
-            self._stop_token.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
+        if not isinstance(error, PartitionError):  # the next transaction does without what failed
+            self._count_abort(error)
         self._plane.assign(self._positions.committed())
+
+    def _count_abort(self, error: KafkaOpError) -> None:
+        """Wait before the next transaction: the first abort is repeated at once, what fails again may need time."""
+        self._aborts += 1
+        if self._aborts >= ABORTS_TO_BACKOFF:
+            self._tools.on_aborts(f"{self._aborts} transactions in a row were aborted: {error}")
+        if self._aborts > 1:
+            self._stop_token.finishing.wait(min(MAX_ABORT_WAIT_S, 0.05 * 2 ** min(self._aborts, 10)))
 
     def _make_batches_smaller(self, tp: TP) -> None:
         """Restart with smaller batches, if a batch was too large for the target topic and not a record alone.

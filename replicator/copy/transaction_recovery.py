@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 
 from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import TP, PartitionError, RetriableError, StopReason
 from replicator.kafka.cluster import Cluster
-from replicator.kafka.log_reader import LogReader
+from replicator.kafka.offset_probe import OffsetProbe, Presence
 from replicator.log import Logger
 from replicator.offset_map.runs import Run
 from replicator.planes import PlaneSettings
@@ -35,9 +35,11 @@ from replicator.protocol.hanging_transactions import HangingSearchResult, Hangin
 from replicator.syncs.reader import runs_on
 
 RECOVERY_TIMEOUT_S = 30.0
-OP = "settle transactions without an end"
+PROBE_S = 5.0
+"""How long partitions are waited for before those without an answer are asked again, by a new client."""
+OP = "end hanging transactions"
 HINT = "the target lost their markers, most likely when brokers crashed: KAFKA-20734"
-REFUSED_HINT = "READ on the remote topics is needed to find transactions that the target did not end"
+REFUSED_HINT = "grant READ on the remote topics, to find transactions that the target did not end"
 
 
 class TransactionRecovery:
@@ -117,7 +119,7 @@ class TransactionRecovery:
         found = ends.find([self._syncs, *sources], deadline)
         for answers in (found.unanswered, found.refused):
             if self._syncs in answers:
-                raise RetriableError(f"{self._syncs} can't be asked: {answers[self._syncs]}", op=OP)
+                raise RetriableError(f"{self._syncs} does not answer: {answers[self._syncs]}", op=OP)
         if found.refused:
             some = {str(tp): found.refused[tp] for tp in sorted(found.refused)[:5]}
             number = len(found.refused)
@@ -144,7 +146,7 @@ class TransactionRecovery:
         ended = [
             (tp, run.downstream_next - 1) for tp, run in with_records if tp not in begins and tp not in found.refused
         ]
-        if not with_records or any(self._is_visible(tp, offset, deadline) for tp, offset in ended):
+        if not with_records or self._is_any_visible(ended, deadline):
             commits |= (theirs | {syncs}) & begins.keys()
         return commits
 
@@ -153,17 +155,29 @@ class TransactionRecovery:
         found = runs_on(self._target, self._syncs.topic, self._syncs.partition, begin, deadline)
         return [(self._remote(record.tp), record.run) for _, record in found]
 
-    def _is_visible(self, tp: TP, offset: int, deadline: Deadline) -> bool:
-        """Whether readers of committed records see the one at `offset`."""
-        met: list[int] = []
-        with closing(
-            LogReader(self._target, tp.topic, {tp.partition: offset}, lambda it: met.append(it.offset() or 0))
-        ) as reader:
-            reader.read_on({tp.partition: offset + 1}, deadline, lambda: False)
-        return offset in met
+    def _is_any_visible(self, places: Sequence[tuple[TP, int]], deadline: Deadline) -> bool:
+        """Whether readers of committed records see one of these, the last of their runs.
+
+        Raises:
+            RetriableError: a partition gave no answer before `deadline`, and no other one has its record.
+            KafkaOpError: refused.
+        """
+        waiting = list(places)
+        with closing(OffsetProbe(self._target)) as probe:
+            while waiting:
+                asked = dict(waiting)  # one place of each partition at a time
+                found = probe.has_record(asked, Deadline(deadline.slice_s(PROBE_S)))
+                if Presence.RECORD in found.values():
+                    return True
+                if Presence.NOT_ALLOWED in found.values():
+                    raise RetriableError(probe.problem, op=OP)
+                waiting = [it for it in waiting if it[0] not in found or asked[it[0]] != it[1]]
+                if waiting and deadline.expired:
+                    raise RetriableError(f"{sorted(tp for tp, _ in waiting)[0]} does not say what it holds", op=OP)
+        return False
 
 
 def no_answer(tp: TP, topic: str, about: str = "whether its last transaction has an end") -> PartitionError:
     """Why a source partition may not run: without this answer, writing could decide what hangs on the target."""
-    text = f"{topic} does not say {about}"
+    text = f"the leader of {topic}[{tp.partition}] did not answer {about}"
     return PartitionError(text, op="check the target", tp=tp, reason=StopReason.TARGET_UNAVAILABLE)

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -98,6 +99,15 @@ _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
 
+def _plain(error: KafkaError) -> str:
+    """What happened, without librdkafka's private words; the caller names the cluster and its address."""
+    if error.code() == KafkaError._TIMED_OUT:
+        return "no answer"
+    text = re.sub(r"^\S+:\d+/(?:bootstrap|\d+): ", "", error.str())
+    text = re.sub(r"^Connect to \S+ failed: ", "", text)
+    return re.sub(r" \(after \d+ms in state .*\)$", "", text)
+
+
 class Cluster:
     """One cluster as its clients see it: factories that share the address, the security and the error log.
 
@@ -177,12 +187,13 @@ class Cluster:
             if name in self._last_errors:
                 cause = self._last_errors[name][1]
                 break
-        text = f"no answer from {self.alias} ({self.settings.bootstrap_servers}) within {timeout_s:g} s: {cause.str()}"
+        where = f"{self.alias} ({self.settings.bootstrap_servers})"
+        text = f"{where}: {_plain(cause)}, tried for {timeout_s:g} s"
         if self._is_hopeless():
-            text = f"{self.alias} ({self.settings.bootstrap_servers}) refused the connection: {cause.str()}"
+            text = f"{where} refused the connection: {_plain(cause)}"
         self._last_errors.clear()
         hint = self._hint(cause.name(), "") or self._hint("_TRANSPORT", "")
-        return RetriableError(text, op=f"connect to {self.alias}", hint=hint, code=cause.name())
+        return RetriableError(text, op="", hint=hint, code=cause.name())
 
     def _conf(self, properties: Mapping[str, Any]) -> dict[str, Any]:
         conf = {
@@ -223,7 +234,7 @@ class Cluster:
         for name in BY_WEIGHT:
             heard = self._last_errors.get(name)
             if heard and now - heard[0] < within_s:
-                return f"{self.alias}: {heard[1].str()}"
+                return f"{self.alias}: {_plain(heard[1])}"
         return ""
 
     @property

@@ -4,10 +4,14 @@ A group that has read all that is replicated goes on after the last record's mar
 The end offset of the target partition can't be asked for that: the markers of one transaction reach its partitions at
 different moments, so a newer transaction, whose sync is not visible yet, may lie before that end. What can be trusted
 is a read: from the last run's end on, under read_committed, no record was met before this offset.
+
+A consumer behind the end of a log (OFFSET_OUT_OF_RANGE) begins again at the log's first record. So an answer before the
+place that was asked for says that the log ends before it, and never that something is there.
 """
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -36,14 +40,26 @@ _ONE_RECORD: Mapping[str, Any] = {
 """librdkafka's properties for reading the first record of many partitions."""
 
 
+class Presence(enum.Enum):
+    """What is at a place of a log."""
+
+    RECORD = "record"
+    NO_RECORD = "no record"
+    """A marker, a record that does not count, or nothing yet; or retention deleted it."""
+    BEHIND_END = "behind end"
+    """The log ends before this place."""
+    NOT_ALLOWED = "not allowed"
+    """The right is missing to look."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """No record lies from `start` to before `end`; whether one lies there."""
+    """No record lies from `start` to before `end`; what lies there."""
 
     start: int
     end: int
     looked_s: float
-    is_record: bool = False
+    found: Presence = Presence.NO_RECORD
 
 
 class OffsetProbe:
@@ -65,7 +81,7 @@ class OffsetProbe:
         """Which right is missing to look; without it a caught-up group shows the lag of a marker."""
         return next(iter(self._refused.values()), "")
 
-    def find(
+    def first_at_or_after(
         self, starts: Mapping[TP, int], deadline: Deadline, is_stopped: Callable[[], bool] = lambda: False
     ) -> Mapping[TP, int]:
         """For each place a place at or after it, with no record between; itself where none was found in time.
@@ -91,26 +107,26 @@ class OffsetProbe:
             places[tp] = known.end if known is not None and known.start == start else start
         return places
 
-    def holds(self, places: Mapping[TP, int], deadline: Deadline) -> dict[TP, bool | None]:
-        """Whether there is a record at each place, of those that give an answer.
-
-        Returns:
-            None where the right is missing to look.
+    def has_record(self, places: Mapping[TP, int], deadline: Deadline) -> dict[TP, Presence]:
+        """What is at each place, of those partitions that give an answer.
 
         Raises:
             KafkaOpError: the client can't go on.
         """
         silent = self._look_up({tp: _Place(place, place, 0.0) for tp, place in places.items()}, deadline, lambda: False)
-        found: dict[TP, bool | None] = {}
-        for tp in places.keys() - silent:
-            known = self._known[tp]
-            found[tp] = None if tp in self._refused else known.is_record and known.end == places[tp]
-        return found
+        return {tp: self._presence(tp, places[tp]) for tp in places.keys() - silent}
+
+    def _presence(self, tp: TP, place: int) -> Presence:
+        """What a look that began at `place` found there."""
+        if tp in self._refused:
+            return Presence.NOT_ALLOWED
+        known = self._known[tp]
+        return known.found if known.end == place else Presence.NO_RECORD
 
     def _look_up(
         self, places: Mapping[TP, _Place], deadline: Deadline, is_stopped: Callable[[], bool]
     ) -> AbstractSet[TP]:
-        """Look up places, for `find` and `holds`; the partitions that gave no answer."""
+        """Look up places, for `first_at_or_after` and `has_record`; the partitions that gave no answer."""
         waiting = dict(places)
         partitions = topic_partitions((tp, place.end) for tp, place in places.items())
         try:
@@ -146,8 +162,11 @@ class OffsetProbe:
                 self._known[tp] = replace(place, looked_s=time.monotonic())
             return tp in self._refused
         self._refused.pop(tp, None)
-        end = max(place.end, message.offset() or 0)
-        self._known[tp] = _Place(place.start, end, time.monotonic(), is_record=error is None)
+        met = message.offset() or 0
+        found = Presence.RECORD if error is None else Presence.NO_RECORD
+        if met < place.end:
+            found = Presence.BEHIND_END
+        self._known[tp] = _Place(place.start, max(place.end, met), time.monotonic(), found)
         return True
 
     def _consume(self, wait_s: float) -> list[Message]:

@@ -87,7 +87,8 @@ class FlowClusters:
         except ReplicatorError as error:
             self.source_problem = str(error)
             if needs_source:
-                raise RefusedError(f"{error}; {otherwise}" if otherwise else str(error)) from error
+                hint = f"\n{otherwise}" if otherwise else ""
+                raise RefusedError(f"{error.for_terminal}{hint}") from error
 
     def close(self) -> None:
         """Let go of the consumers and connections."""
@@ -196,7 +197,7 @@ class FlowClusters:
             return {}
         if far.alias not in self._ends:
             self._ends[far.alias] = OffsetProbe(far)
-        ends = self._ends[far.alias].find(starts, self.budget())
+        ends = self._ends[far.alias].first_at_or_after(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:
@@ -253,7 +254,7 @@ class _ViewReader:
         try:
             self._reader.read_on(opened, Deadline(budget.slice_s(OPEN_PATIENCE_S)))
         except RetriableError:
-            unfinished = f"a transaction of the flow is open in {self._flow.syncs_topic}, or hangs"
+            unfinished = f"a transaction of the flow is open or hanging in {self._flow.syncs_topic}"
         if is_due:
             remote = {target.name for target in state.targets.values()}
             self._target_ids = topic_ids(describe_topics(self._target_admin, remote, budget))

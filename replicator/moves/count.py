@@ -70,7 +70,7 @@ class Refiner:
             KafkaOpError: a cluster refuses the read; one that gives no answer is waited for until `deadline`.
         """
         if between.records > self._max_records:
-            return Unrefined(f"{between.records} records to count, refine_max_records allows {self._max_records}")
+            return Unrefined(f"refine_max_records allows {self._max_records:,}")
         report = _Report(self._progress, between.records * (2 if between.skip is None else 1))
         skip = between.skip
         if skip is None:
@@ -79,7 +79,7 @@ class Refiner:
                 return counted
             skip = counted
         if not self._far.exists(far_tp.topic, deadline):
-            return Unrefined(f"{self._far.cluster.alias} has no topic {far_tp.topic} any more")
+            return Unrefined(f"{self._far.cluster.alias} no longer has the topic {far_tp.topic}")
         span = _Span(far_tp, between.low, between.high, between.records)
         stretch = _Stretch(self._far, span, report, deadline)
         place = refine_on_far(between, skip, stretch)
@@ -88,11 +88,11 @@ class Refiner:
     def _skip(self, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline) -> int | Unrefined:
         """How many records of the stretch the group has read, by what the near cluster holds."""
         if self._near is None:
-            return Unrefined("the cluster on which the records have to be counted is not reached")
+            return Unrefined("the cluster that holds these records is unreachable")
         if self._near_left_s is None:
             return _skip_on(self._near, tp, position, between, report, deadline)
         if self._near_left_s <= 0:
-            return Unrefined(f"{self._near.cluster.alias} took too long over counting others")
+            return Unrefined(f"{self._near.cluster.alias} took too long to count other partitions")
         deadline = Deadline(deadline.slice_s(self._near_left_s))
         try:
             return _skip_on(self._near, tp, position, between, report, deadline)
@@ -112,7 +112,7 @@ def _skip_on(
     near: _Reader, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline
 ) -> int | Unrefined:
     if not near.exists(tp.topic, deadline):
-        return Unrefined(f"{near.cluster.alias} has no topic {tp.topic} any more")
+        return Unrefined(f"{near.cluster.alias} no longer has the topic {tp.topic}")
     span = _Span(tp, between.near_low, between.near_high, between.records)
     stretch = _Stretch(near, span, report, deadline)
     skip = skip_on_near(between, position, stretch)
@@ -251,12 +251,12 @@ class _Stretch:
     def problem(self) -> str:
         """Why it does not prove anything."""
         span, alias = self._span, self._reader.cluster.alias
-        held = f"{alias} holds {self._found} records at {span}, where {span.records} were replicated"
+        held = f"{alias} holds {self._found} records at {span}, and {span.records} were replicated"
         if self._found > span.records:
             return f"{alias} holds other records among the {span.records} replicated ones at {span}"
         if self._is_read:
             return f"{held}: retention or compaction deleted the others"
         if self._log_end is not None:
-            return f"{held}: what can be read of the log ends at {self._log_end}"
+            return f"{held}: the readable log ends at {self._log_end}"
         heard = self._reader.cluster.recent_error()
         return f"{held}, not counted within {self._deadline.seconds:g} s" + (f" ({heard})" if heard else "")

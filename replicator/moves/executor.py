@@ -28,7 +28,7 @@ from replicator.syncs.control_records import PartlyDoneError
 
 LOOK_EVERY_S = 0.2
 SHOWN_OBSTACLES = 5
-REFUSED_HINT = "--accept-data-loss moves them all the same"
+REFUSED_HINT = "to move them anyway: --accept-data-loss"
 
 
 class World(Protocol):
@@ -152,9 +152,7 @@ class MoveExecutor:
     def _foreseen(self, plan: MovePlan) -> tuple[str, ...]:
         """What would keep the plan from being carried out at once."""
         waits = tuple(f"it would wait: {it}" for it in waiting_for(plan))
-        return (
-            (*waits, f"it would be refused: {_risk_text(plan)}: {REFUSED_HINT}") if self._is_too_risky(plan) else waits
-        )
+        return (*waits, f"it would be refused: {_risk_text(plan)}", REFUSED_HINT) if self._is_too_risky(plan) else waits
 
     def _has_work(self, plan: MovePlan) -> bool:
         """Whether anything is to be done; an interrupted move may have left the handing back and the audit."""
@@ -211,7 +209,7 @@ class MoveExecutor:
             outcome = self._commit(plan)
         except KafkaOpError as error:
             has_halted |= isinstance(error, PartlyDoneError) and bool(error.done)
-            texts = (f"{error}", "run the command again: it goes on where this one stopped")
+            texts = (f"{error}", "run the command again: it continues where this one stopped")
             outcome = MoveOutcome(plan, "partly_done" if has_halted else "failed", texts)
         return self._report(outcome)
 
@@ -238,7 +236,7 @@ class MoveExecutor:
             rows = [row for row in plan.rows if row.group == group and row.state is RowState.COMMITTED]
             after = found.get(group, {})
             if any(after.get(row.near, Committed(row.near_next)).next_offset != row.near_next for row in rows):
-                yield f"the group {group} committed on its old cluster while it was moved: does a consumer run there?"
+                yield f"the group {group} committed on the cluster it left during the move: stop its consumers there"
 
     def _hand_back(self, plan: MovePlan) -> Iterable[str]:
         """Give the offsets on the target of groups that came home to group sync, where they are what the plan saw."""
@@ -253,14 +251,15 @@ class MoveExecutor:
             if any(found.get(group, {}).get(tp, Committed(-1)).next_offset != seen[group, tp] for tp in offsets)
         }
         for group in sorted(gone_on):
-            yield f"the group {group} went on where it was: its offsets there are its own; `replicator resync {group}`"
+            yield f"the group {group} committed on the target during the failback; next: `replicator resync {group}`"
         refusals = self._world.commit(
             plan.order, {group: it for group, it in wanted.items() if group not in gone_on}, on_far=False
         )
         for group, partitions in refusals.items():
             if partitions:
                 why = next(iter(partitions.values()))
-                yield f"group sync does not own the offsets of {group} again: {why}; `replicator resync {group}`"
+                text = f"the offsets of {group} were not handed back to group sync: {why}"
+                yield f"{text}; next: `replicator resync {group}`"
 
     def _report(self, outcome: MoveOutcome) -> MoveOutcome:
         """Tell the hook and the audit."""
@@ -272,7 +271,7 @@ class MoveExecutor:
         try:
             self._world.record(outcome.plan, outcome.state, "; ".join(texts))
         except ReplicatorError as error:
-            texts.append(f"the audit does not have the result: {error}")
+            texts.append(f"the result is not in the audit: {error}")
         return replace(outcome, texts=tuple(texts))
 
 
@@ -283,7 +282,7 @@ def _refused(plan: MovePlan) -> MoveOutcome:
         return MoveOutcome(plan, "refused", (*plan.refusals, *obstacles[:SHOWN_OBSTACLES]))
     if plan.must_wait:
         return MoveOutcome(plan, "refused", tuple(f"still {it}" for it in waiting_for(plan)))
-    return MoveOutcome(plan, "refused", (f"{_risk_text(plan)}: {REFUSED_HINT}",))
+    return MoveOutcome(plan, "refused", (_risk_text(plan), REFUSED_HINT))
 
 
 def waiting_for(plan: MovePlan) -> tuple[str, ...]:
@@ -299,14 +298,15 @@ def waiting_for(plan: MovePlan) -> tuple[str, ...]:
 def _risk_text(plan: MovePlan) -> str:
     """What a failover may lose, in words."""
     if not plan.rows:
-        return "no group is known here, so each would begin where its consumers' auto.offset.reset says"
+        return "no group has a checkpoint: each would start where its consumers' auto.offset.reset says"
     unknown = sum(row.at_risk_records is None for row in plan.rows)
     known = sum(row.at_risk_records or 0 for row in plan.rows)
     where = "source" if plan.order.is_homeward else "target"
     parts = [f"up to {counted(known, 'record')} {'is' if known == 1 else 'are'} not on the {where}"] if known else []
     if unknown:
         of = counted(unknown, "partition")
-        parts.append(f"for {of} nobody knows what was not replicated: the source gives no answer about them")
+        source = plan.order.flow.partition("->")[0]
+        parts.append(f"cannot rule out data loss for {of}: {source} did not report where they end")
     return "; ".join(parts)
 
 
@@ -326,6 +326,8 @@ def _read_back(
     if there == wanted:
         return replace(row, state=RowState.COMMITTED)
     if there is not None and there.next_offset >= wanted.next_offset and there.metadata != wanted.metadata:
-        return replace(row, state=RowState.COMMITTED, reason="the group has gone on from there already")
+        return replace(row, state=RowState.COMMITTED, reason="the group has already read past this offset")
     text = "nothing" if there is None else f"{there.next_offset:,}"
-    return replace(row, state=RowState.FAILED, reason=f"read back {text}, not {wanted.next_offset:,}: run it again")
+    return replace(
+        row, state=RowState.FAILED, reason=f"read back {text} instead of {wanted.next_offset:,}; run the command again"
+    )

@@ -107,7 +107,7 @@ class MoveHistory:
             return kept
         is_sure = not (row.must_wait or row.is_obstacle)
         if is_sure and self._owner(row) is OffsetOwner.MOVE and row.found.next_offset == row.far_next:
-            return replace(row, state=RowState.COMMITTED, reason="committed before")
+            return replace(row, state=RowState.COMMITTED, reason="already committed")
         return row
 
     @property
@@ -135,17 +135,17 @@ class MoveHistory:
         is_homeward = self.order.is_homeward
         if row.near_owner is OffsetOwner.SYNC:
             if self._is_interrupted and is_homeward:  # handed back
-                return _kept(row, found, "committed before")
-            text = f"the group never committed it on {self.near}: what it has on {self.far} stays"
+                return _kept(row, found, "already committed")
+            text = f"the group never committed this partition on {self.near}; its offset on {self.far} stays"
             return skipped(row, f"{MoveReason.SYNCED}: {text}")
         if row.near_owner is not OffsetOwner.MOVE or not is_homeward or self.last is None or row.far is None:
             return None
         if self._is_interrupted:
-            return _kept(row, found, "committed before") if found.next_offset == self._place(row) else None
+            return _kept(row, found, "already committed") if found.next_offset == self._place(row) else None
         is_where_it_left = found.next_offset == self.last.positions.get(row.far)
         if self.last.is_homeward or is_where_it_left or owner_of(found) is not OffsetOwner.GROUP:
             return None
-        return _kept(row, found, f"the group has not gone on on {self.near}: what it has on {self.far} stays")
+        return _kept(row, found, f"the group committed nothing new on {self.near}; its offset on {self.far} stays")
 
     def _by_the_group(self, row: Row, found: Committed) -> Row | None:
         """A partition where the group has gone on on `far`, since an interrupted move."""
@@ -153,11 +153,11 @@ class MoveHistory:
             return None
         place = self._place(row)
         if place is not None and found.next_offset > place:
-            return _kept(row, found, "the group has gone on from there already")
+            return _kept(row, found, "the group has already read past this offset")
         may_be_older = row.is_inverse or self.order.is_homeward  # from when it was there before
         if may_be_older:
             return None
-        return skipped(row, f"{MoveReason.MOVED_ALREADY}: the group has committed there since")
+        return skipped(row, f"{MoveReason.MOVED_ALREADY}: the group has committed on {self.far} since the move")
 
     # --- the whole group ----------------------------------------------------------------------------------------------
 
@@ -181,11 +181,11 @@ class MoveHistory:
         if is_used or (is_away and not copies):
             return None
         if self.last is not None and self.last.is_homeward:
-            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: {self.last} brought it home")
+            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: {self.last} moved the group back")
         return self._is_elsewhere()
 
     def _is_elsewhere(self) -> GroupVerdict:
-        text = f"the group {self.group} has not moved to {self.near}: what it has there was written by group sync"
+        text = f"the group {self.group} has not moved to {self.near}: group sync wrote its offsets there"
         return refuse_or_skip(self.order, MoveReason.MOVED_ALREADY, text, is_disputed=False)
 
     def _away(self, rows: list[Row]) -> GroupVerdict | None:
@@ -197,15 +197,15 @@ class MoveHistory:
             return self._moved(self.last, owners, rows)
         if OffsetOwner.GROUP not in owners:
             return None
-        text = f"the group {self.group} has offsets of its own on {self.far}"
+        text = f"the group {self.group} has committed offsets on {self.far}"
         if self.last is None:
-            why = "it was used there without a move"
+            why = "it ran there without a move"
         elif self.last.is_done:
-            why = f"it was used there since {self.last} brought it home"
+            why = f"it ran there after {self.last} moved it back"
         else:
-            why = f"{self.last} was interrupted: `replicator failback` goes on with it"
+            why = f"{self.last} was interrupted, and `replicator failback` finishes it"
         return refuse_or_skip(
-            self.order, MoveReason.MOVED_ALREADY, f"{text}: {why}; `replicator resync` gives them back to group sync"
+            self.order, MoveReason.MOVED_ALREADY, f"{text} ({why}); `replicator resync` hands them to group sync"
         )
 
     def _moved(self, last: LastMove, owners: set[OffsetOwner], rows: list[Row]) -> GroupVerdict | None:
@@ -214,10 +214,10 @@ class MoveHistory:
         if not last.is_done or is_given_back:
             return None
         if all(row.near_next == last.positions.get(row.near, row.near_next) for row in rows):
-            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: {last} did it")
+            return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: already moved by {last}")
         if not owners:  # it reads topics of `far` alone, and came home by the flow back
             return None
-        text = f"the group {self.group} moved to {self.far} ({last}), and has worked on {self.near} since"
+        text = f"the group {self.group} moved to {self.far} ({last}) and has committed on {self.near} since"
         return refuse_or_skip(
-            self.order, MoveReason.MOVED_ALREADY, f"{text}: `replicator failback` or `replicator resync` first"
+            self.order, MoveReason.MOVED_ALREADY, f"{text}; run `replicator failback` or `replicator resync` first"
         )

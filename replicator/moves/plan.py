@@ -104,7 +104,7 @@ def plan_move(order: Order, facts: MoveFacts) -> MovePlan:
         waits += [whole.wait] if whole.wait else []
     is_behind = not order.is_homeward and any(row.must_wait for row in rows)  # the way home waits for the flow back
     if facts.halted and is_behind:
-        refusals.append(f"not all is replicated, and {facts.halted}: `replicator resume` first")
+        refusals.append(f"not everything is replicated, and {facts.halted}; run `replicator resume` first")
     return MovePlan(order, tuple(rows), tuple(refusals), tuple(waits))
 
 
@@ -126,7 +126,9 @@ def _whole_group(facts: MoveFacts, it: GroupFacts, past: MoveHistory, found: lis
 def _left_out(row: Row, whole: GroupVerdict, facts: MoveFacts) -> Row:
     """A row of a group that does not move; where it is on `far`, if that is elsewhere than a move would put it."""
     is_elsewhere = row.found is not None and row.found.next_offset != row.far_next
-    where = f"; it is at {row.found.next_offset:,} on {facts.far}" if is_elsewhere and row.found is not None else ""
+    where = (
+        f"; its offset on {facts.far} is {row.found.next_offset:,}" if is_elsewhere and row.found is not None else ""
+    )
     return replace(skipped(row, whole.skip + where), is_disputed=whole.is_disputed)
 
 
@@ -146,12 +148,12 @@ def _at_rest(facts: MoveFacts, it: GroupFacts, past: MoveHistory, rows: list[Row
 
 
 def _members(alias: str, state: GroupState) -> str:
-    return f"{alias}: {', '.join(state.members) or 'state ' + state.state}; stop them"
+    return f"{alias} ({', '.join(state.members) or 'state ' + state.state}); stop them"
 
 
 def _unknown_group(order: Order, facts: MoveFacts, group: str) -> str:
     if order.command is MoveCommand.FAILOVER:
-        return f"no checkpoint of the group {group} on {facts.far}: unknown, or never committed for the flow's topics"
+        return f"no checkpoint of the group {group} on {facts.far}: it never committed in a topic of this flow"
     return f"the group {group} has no committed offsets on {facts.near}"
 
 
@@ -188,7 +190,8 @@ def _mapped_row(row: Row, mapped: Mapped, route: Route, facts: MoveFacts) -> Row
         case Exact():
             return replace(row, translation="exact")
         case Between() as between:
-            text = f"{MoveReason.THINNED}: the map is thinned out here; {between.records:,} records to count"
+            text = f"{between.records:,} records must be counted to find the exact offset"
+            text = f"{MoveReason.THINNED}: offset syncs this old are sparse; {text}"
             return replace(
                 row, translation="between", reason=text, is_obstacle=True, between=between,
                 reread_records=between.records if between.skip is None else between.skip,
@@ -196,12 +199,12 @@ def _mapped_row(row: Row, mapped: Mapped, route: Route, facts: MoveFacts) -> Row
         case Ahead(replicated_next):
             behind, stop = row.near_next - replicated_next, route.partition.stop
             why = f" ({stop})" if stop else f" ({facts.not_flowing})" if facts.not_flowing else ""
-            text = f"{MoveReason.NOT_REPLICATED_YET}: {behind:,} offsets before what the group has read{why}"
+            text = f"{MoveReason.NOT_REPLICATED_YET}: replication is {behind:,} offsets behind the group{why}"
             return replace(
                 row, translation="ahead", reason=text, must_wait=not stop, is_obstacle=bool(stop), reread_records=behind
             )
         case Expired(known_from):
-            text = f"{MoveReason.EXPIRED}: {row.near_next:,} lies before what was ever replicated, {known_from:,}"
+            text = f"{MoveReason.EXPIRED}: offset {row.near_next:,} is before the first replicated one, {known_from:,}"
             return replace(row, translation="expired", reason=text, is_obstacle=True)
         case NoPlace(why):
             may_pass = why is Why.OPEN_TRANSACTION or (why is Why.NOTHING_REPLICATED and not route.is_inverse)
@@ -225,14 +228,14 @@ def _placed_row(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFac
         case NoPlace():
             return row
         case Placed(end, Lost(place)):
-            lost = f"{route.far} on {facts.far} ends at {end:,}, before the place of the group, {place:,}"
+            lost = f"{route.far} on {facts.far} lost records: it ends at {end:,}, before the group's {place:,}"
             return replace(
-                row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}: it lost records",
+                row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}",
                 is_obstacle=True, must_wait=False, between=None,
             )  # fmt: skip
         case Placed(begin, Deleted(place, records)):
-            where = f"{route.far} on {facts.far} begins at {begin:,}, after the place of the group, {place:,}"
-            text = f"{where}: {counted(records, 'record')} it has not read are deleted there, at most"
+            where = f"{route.far} on {facts.far} begins at {begin:,}, after the group's {place:,}"
+            text = f"{where}: at most {counted(records, 'unread record')} deleted there"
             return replace(
                 row, far_next=begin, translation="expired", reason=f"{MoveReason.DELETED_ON_TARGET}: {text}",
                 between=None, at_risk_records=records,
@@ -263,8 +266,8 @@ def _kept_places(facts: MoveFacts, group: str) -> Iterator[Row]:
     for far, found in sorted(facts.groups[group].far_offsets.items()):
         if facts.back.topic_filter.matches(far.topic):
             near = TP(facts.back.naming.remote_topic(far.topic), far.partition)
-            where = f"the group goes on where it last was on {facts.far}, at {found.next_offset:,}"
-            reason = f"{MoveReason.KEPT_PLACE}: {where}; what it read on {facts.near} since, nobody here knows"
+            where = f"the group continues at {found.next_offset:,}, its last offset on {facts.far}"
+            reason = f"{MoveReason.KEPT_PLACE}: {where}; what it has read on {facts.near} since is unknown"
             yield Row(
                 group, near, far, NOTHING, None, "unknown", RowState.SKIPPED, reason,
                 reread_records=None, is_inverse=True, found=found,
@@ -279,7 +282,7 @@ def _own_places(
     Group sync leaves the whole group alone as long as one of its offsets is the group's own (invariant F).
     """
     translated = {row.far for row in rows}
-    reason = f"{MoveReason.KEPT_PLACE}: the group has no position on {facts.near}: it stays where it is on {facts.far}"
+    reason = f"{MoveReason.KEPT_PLACE}: the group has no offset on {facts.near}; its offset on {facts.far} stays"
     return [
         Row(group, near, far, NOTHING, found.next_offset, "unknown", reason=reason, found=found)
         for far, found in sorted(far_offsets.items())
@@ -344,5 +347,5 @@ def missing_rows(facts: MoveFacts, group: str, near_partitions: Iterable[TP]) ->
     for tp in sorted(near_partitions):
         route = facts.router.route(tp)
         if tp.topic in topics and tp not in offsets and route is not None:
-            reason = f"{MoveReason.NEVER_COMMITTED}: no position here; auto.offset.reset of its consumers decides"
+            reason = f"{MoveReason.NEVER_COMMITTED}: no committed offset; its consumers' auto.offset.reset decides"
             yield Row(group, tp, route.far, NOTHING, None, "unknown", RowState.SKIPPED, reason)

@@ -64,14 +64,14 @@ class FlowView:
         match why:
             case Why.OTHER_TARGET:
                 remote = self.flow.naming.remote_topic(tp.topic)
-                return f"{remote} on {self.flow.target} is not the topic that was replicated to any more"
+                return f"{remote} on {self.flow.target} is no longer the topic that was replicated to"
             case Why.OTHER_SOURCE:
-                return f"{tp.topic} on {self.flow.source} has other records now than those that were replicated"
+                return f"{tp.topic} on {self.flow.source} no longer holds the records that were replicated"
             case Why.OPEN_TRANSACTION:
-                return f"{self.unfinished}: it may hold what the group has read last"
+                return f"{self.unfinished}; it may hold the last records that the group read"
             case Why.END_NOT_KNOWN:
                 remote = self.flow.naming.remote_topic(tp.topic)
-                return f"{remote} on {self.flow.target} lost records, and does not say where it ends"
+                return f"{remote} on {self.flow.target} lost records, and its end is not known"
             case Why.NOTHING_REPLICATED | Why.BEGINNING_LOST:
                 return "nothing of this partition was replicated yet"
 

@@ -96,7 +96,7 @@ class MoveClusters:
                 shown = ", ".join(known[:SHOWN_GROUPS]) + (", …" if len(known) > SHOWN_GROUPS else "")
                 there = f"there are {len(known)}: {shown}" if known else "there is none"
                 key = f"flows.{self._flow.name}.groups"
-                raise RefusedError(f"no group {name!r} {where} that {key} lets through ({there}){_no_pattern(name)}")
+                raise RefusedError(f"no group {name!r} {where} that {key} accepts ({there}){_no_pattern(name)}")
             chosen |= dict.fromkeys(found)
         return tuple(chosen) if names else tuple(known)
 
@@ -247,13 +247,13 @@ class MoveClusters:
         if group in offsets and group not in self.clusters.offsets_reader(cluster).unsure:
             return ""
         whose = "its consumers or of group sync" if cluster is self.clusters.target else "its consumers"
-        text = f"the offsets of {group} are not stable: a transaction of {whose} is open, or hangs"
+        text = f"the offsets of {group} are not stable: a transaction of {whose} is open or hanging"
         return str(self.clusters.offsets_reader(cluster).failures.get(group, text))
 
     def _not_flowing(self) -> str:
         target = self.clusters.target
         workers = describe_workers(target, self.clusters.admin(target), self._flow.group, self.clusters.budget())
-        return "" if workers.tasks else "no worker runs"
+        return "" if workers.tasks else "no worker is running"
 
     def _last_moves(self) -> Mapping[str, LastMove]:
         if self._moves is None:
@@ -340,7 +340,9 @@ class MoveClusters:
         deadline = self.clusters.budget()
         while to_halt(self.clusters.view(by_target=True).syncs.halted, tasks, HaltReason.FAILOVER):
             if deadline.expired:
-                raise KafkaOpError(f"not seen within {deadline.seconds:g} s", op=f"halt {self._flow.name}")
+                raise KafkaOpError(
+                    f"the halt is not visible after {deadline.seconds:g} s", op=f"halt {self._flow.name}"
+                )
             time.sleep(0.02)
 
     def uninterrupted(self) -> AbstractContextManager[None]:
@@ -360,7 +362,7 @@ def _no_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        return f"; as a regular expression it is wrong: {error}"
+        return f"; it is not a valid regular expression: {error}"
     return ""
 
 

@@ -19,12 +19,12 @@ from replicator.status.status import FlowStatus
 
 SHOWN = 3
 GROUPS_AT_MOST = 200
-"""For how many groups rights are looked up."""
+"""Rights are checked for at most so many groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One of them.
+    """One condition of a failover.
 
     Args:
         detail: what was found.
@@ -40,11 +40,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is still well.
+    """What `check` still accepts.
 
     Args:
         lag_s: age of the oldest record that is not replicated.
-        checkpoint_age_s: how old the knowledge of groups may be.
+        checkpoint_age_s: age of the oldest checkpoints.
     """
 
     lag_s: float
@@ -52,20 +52,20 @@ class Limits:
 
 
 def flow_conditions(status: FlowStatus, limits: Limits) -> Iterable[Condition]:
-    """What can be said of the clusters, the workers and replication. Pure."""
+    """The conditions about the clusters, the workers and replication. Pure."""
     for name, side in (("source answers", status.source), ("target answers", status.target)):
         yield Condition(name, not side.error, side.error or f"{side.alias}: {counted(side.brokers, 'broker')}")
     if status.target.error:
         return
     idle = [task.task for task in status.tasks if not task.worker]
     workers = counted(len(status.workers.tasks), "worker")
-    text = f"{workers}, tasks without one: {idle}" if idle else workers
+    text = f"{workers}; no worker has the tasks {', '.join(map(str, idle))}" if idle else workers
     yield Condition("flow runs", bool(status.workers.tasks) and not idle, text)
     stopped = [it for it in status.lag.partitions if it.state is State.STOPPED]
     shown = "; ".join(f"{it.tp}: {it.reason}" for it in stopped[:SHOWN])
     yield Condition("no partition stopped", not stopped, shown or counted(len(status.lag.partitions), "partition"))
     if not status.is_reachable:
-        yield Condition("replication lag", False, "not known without the source")
+        yield Condition("replication lag", False, "unknown: the source is unreachable")
         return
     age_s = status.lag.oldest_seconds
     is_fresh = age_s is not None and age_s <= limits.lag_s
@@ -78,7 +78,7 @@ def flow_conditions(status: FlowStatus, limits: Limits) -> Iterable[Condition]:
 def group_conditions(
     plan: MovePlan, facts: MoveFacts, known: KnownGroups, limits: Limits, now_ms: float
 ) -> Iterable[Condition]:
-    """What can be said of the groups. Pure."""
+    """The conditions about the groups. Pure."""
     yield Condition("not halted", not facts.halted, facts.halted or "no task is halted")
     yield _freshness(known, plan.order.groups, limits.checkpoint_age_s, now_ms)
     bad = [f"{group}: {it.problem}" for group, it in facts.groups.items() if it.problem]
@@ -90,27 +90,27 @@ def group_conditions(
 
 
 def _freshness(known: KnownGroups, groups: Iterable[str], at_most_s: float, now_ms: float) -> Condition:
-    """Whether what is known of the groups is fresh: of the one that is known worst. Pure."""
+    """Whether the checkpoints are fresh, those of every group among them. Pure."""
     name = "checkpoints fresh"
     ages_s = {group: known.age_s(group, now_ms) for group in groups}
     unknown = sorted(group for group, age_s in ages_s.items() if age_s is None)
     if known.pulse_ms is None or unknown:
-        of_whom = f"nobody says how old they are of {', '.join(unknown[:SHOWN])}"
-        return Condition(name, False, "never written" if known.pulse_ms is None else of_whom)
+        text = f"age unknown for {', '.join(unknown[:SHOWN])}"
+        return Condition(name, False, "never written" if known.pulse_ms is None else text)
     pulse_age_s = max(0.0, (now_ms - known.pulse_ms) / 1000)
     old_s = max((it for it in ages_s.values() if it is not None), default=pulse_age_s)
     behind = sorted(group for group, age_s in ages_s.items() if age_s is not None and age_s > at_most_s)
-    of = f", of {', '.join(behind[:SHOWN])}" if len(behind) < len(ages_s) and behind else ""
-    return Condition(name, old_s <= at_most_s, f"{old_s:,.1f} s old{of} (at most {at_most_s:g} s)")
+    whose = f" for {', '.join(behind[:SHOWN])}" if len(behind) < len(ages_s) and behind else ""
+    return Condition(name, old_s <= at_most_s, f"{old_s:,.1f} s old{whose} (at most {at_most_s:g} s)")
 
 
 def right_conditions(
     flow: Flow, target: Cluster, admin: AdminClient, groups: Iterable[str], deadline: Deadline
 ) -> Iterable[Condition]:
-    """Whether the program may do on the target what a failover does. Groups that are not there yet can't be asked for.
+    """Whether the principal has the rights on the target that a failover needs. Groups that do not exist are left out.
 
     Raises:
-        KafkaOpError: the target gave no answer.
+        KafkaOpError: the target did not answer.
     """
     lacking: list[str] = []
     wanted = {AUDIT_TOPIC: {AclOperation.WRITE}, flow.syncs_topic: {AclOperation.WRITE, AclOperation.READ}}
@@ -125,7 +125,7 @@ def right_conditions(
         )
         wanted = {group: {AclOperation.READ} for group in some}
         lacking += _lacking(target, await_results(described, deadline), wanted, "group")
-    text = "; ".join(lacking[:SHOWN]) if lacking else f"of {target.principal}"
+    text = "; ".join(lacking[:SHOWN]) if lacking else f"granted to {target.principal}"
     yield Condition("rights on the target", not lacking, text)
 
 

@@ -1,4 +1,4 @@
-"""What `groups` and `explain` say: how each group would move now, and why a partition would not move exactly. Pure."""
+"""What `groups` and `explain` report: how each group would move now, and why it would not move exactly. Pure."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from replicator.moves.plan import GroupFacts, MoveFacts, missing_rows
 from replicator.syncs.state import SyncsState
 
 ADVICE = {
-    MoveReason.NEVER_COMMITTED: "nothing to do where the consumers' auto.offset.reset is what you want there",
+    MoveReason.NEVER_COMMITTED: "nothing to do, if the consumers' auto.offset.reset is right for this topic",
     MoveReason.FILTERED: "add the topic to flows.{flow}.topics, or move the group's other topics without it",
-    MoveReason.NOT_REPLICATED_YET: "wait; `replicator lag` shows how far it is, `replicator status` whether it moves",
-    MoveReason.EXPIRED: "the group lies behind what was ever replicated: let it catch up, or set it by hand",
-    MoveReason.THINNED: "raise flows.{flow}.refine_max_records to have the records counted, or let it catch up",
-    MoveReason.UNTRANSLATABLE: "`replicator status` says what happened to it; `recopy` replicates it again",
-    MoveReason.LOG_SHORTER: "`recopy` makes a copy anew that lost records; a failover takes the end of what is left",
+    MoveReason.NOT_REPLICATED_YET: "wait; `replicator lag` shows how far it is, `replicator status` whether it runs",
+    MoveReason.EXPIRED: "let it catch up, or set its offset there with kafka-consumer-groups.sh --reset-offsets",
+    MoveReason.THINNED: "raise flows.{flow}.refine_max_records to have the records counted, or let the group catch up",
+    MoveReason.UNTRANSLATABLE: "`replicator status` shows what happened; `replicator recopy` re-replicates the topic",
+    MoveReason.LOG_SHORTER: "`replicator recopy` re-replicates the topic; a failover starts at the end of what is left",
     MoveReason.DELETED_ON_TARGET: (
         "let it catch up on the source, if the records are still there; --accept-data-loss moves it to what is left"
     ),
-    MoveReason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits for that",
-    MoveReason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them there: it works there already",
-    MoveReason.MOVED_ALREADY: "`replicator history` shows the move; `failback` brings it home, `resync` starts anew",
-    MoveReason.SYNCED: "nothing to do: the group itself never committed it there",
-    MoveReason.KEPT_PLACE: "nothing to do: records that it read on the source since then are read again",
+    MoveReason.SOURCE_GROUP_ACTIVE: "stop its consumers on the source; a switchover waits until they have stopped",
+    MoveReason.TARGET_GROUP_ACTIVE: "stop its consumers on the target, or leave them: the group already runs there",
+    MoveReason.MOVED_ALREADY: "`replicator history` shows it; `failback` moves it back, `resync` lets it move again",
+    MoveReason.SYNCED: "nothing to do: the group itself never committed this partition",
+    MoveReason.KEPT_PLACE: "nothing to do; records that the group has read on the source since then are read again",
     MoveReason.FLOW_HALTED: "`replicator resume`",
-    MoveReason.SOURCE_UNREACHABLE: "`replicator failover` works without it",
+    MoveReason.SOURCE_UNREACHABLE: "use `replicator failover`: it works without the source",
 }
-"""What to do about each reason."""
+"""What the operator can do about each reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One partition of a group, and what is known of the group. None: not known.
+    """One partition of a group, and the state of the group. None: unknown.
 
     Args:
-        synced: whether group sync owns what the group has on the target.
+        synced: whether group sync owns the group's offset on the target.
     """
 
     row: Row
@@ -59,8 +59,8 @@ class GroupRow:
         }
 
     @property
-    def pain(self) -> tuple[bool, bool, int, str, str, int]:
-        """Sorts what hurts most to the front."""
+    def severity(self) -> tuple[bool, bool, int, str, str, int]:
+        """Sort key: the worst row first."""
         row = self.row
         return is_well(row), self.synced, -(row.reread_records or 0), row.group, *row.near
 
@@ -68,7 +68,7 @@ class GroupRow:
 def group_rows(
     plan: MovePlan, facts: MoveFacts, known: KnownGroups, now_ms: float, *, is_source_up: bool
 ) -> list[GroupRow]:
-    """A row for each partition, what hurts most first."""
+    """A row for each partition, the worst first."""
     rows = []
     for row in plan.rows:
         it = facts.groups[row.group]
@@ -83,7 +83,7 @@ def group_rows(
                 owner_of(row.found) is OffsetOwner.SYNC,
             )
         )
-    return sorted(rows, key=lambda it: it.pain)
+    return sorted(rows, key=lambda it: it.severity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Explanation:
     """Why one group would move, or not.
 
     Args:
-        whole: (reason, text, what to do) of the group as a whole.
-        rows: (row, what to do) of each partition; nothing to do where the translation is exact.
+        whole: (reason, text, what to do) for the whole group.
+        rows: (row, what to do) for each partition; nothing to do if the translation is exact.
     """
 
     flow: str
@@ -102,7 +102,7 @@ class Explanation:
 
     @property
     def exact(self) -> int:
-        """Partitions with an exact place on the target."""
+        """Partitions with an exact offset on the target."""
         return sum(row.translation == "exact" for row, _ in self.rows)
 
     def as_json(self) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def _whole(plan: MovePlan, facts: MoveFacts, group: str, source_problem: str) ->
     if facts.halted:
         yield MoveReason.FLOW_HALTED, facts.halted
     if it.near.is_active:
-        yield MoveReason.SOURCE_GROUP_ACTIVE, f"it has members on {facts.near}: {', '.join(it.near.members)}"
+        yield MoveReason.SOURCE_GROUP_ACTIVE, f"the group has members on {facts.near}: {', '.join(it.near.members)}"
     if it.far.is_active:
-        yield MoveReason.TARGET_GROUP_ACTIVE, f"it has members on {facts.far}: {', '.join(it.far.members)}"
+        yield MoveReason.TARGET_GROUP_ACTIVE, f"the group has members on {facts.far}: {', '.join(it.far.members)}"
     owners = [owner_of(row.found) for row in plan.rows if not row.is_inverse]
     moved = sum(owner in (OffsetOwner.GROUP, OffsetOwner.MOVE) for owner in owners)
     if moved:
         how = f" ({it.last_move.command} {it.last_move.move_id})" if it.last_move is not None else ""
-        yield MoveReason.MOVED_ALREADY, f"{moved} of its offsets on {facts.far} were not written by group sync{how}"
+        yield MoveReason.MOVED_ALREADY, f"group sync did not write {moved} of its offsets on {facts.far}{how}"
     if it.problem:
         yield MoveReason.UNTRANSLATABLE, it.problem
 
@@ -157,6 +157,6 @@ def _advice(reason: str, flow: str) -> str:
 
 
 def is_well(row: Row) -> bool:
-    """Whether a failover would take the partition to an exact place, or has no place to take it to."""
+    """Whether a failover would take the partition to an exact offset, or leaves it out on purpose."""
     is_left_out = row.state is RowState.SKIPPED and row.reason.startswith((MoveReason.FILTERED, MoveReason.KEPT_PLACE))
     return is_left_out or (row.translation == "exact" and not row.is_disputed)

@@ -1,9 +1,9 @@
-"""Pausing and resuming a flow, by an operator: look, look again, act, read back, and write it to the audit.
+"""Pauses and resumes a flow: look, claim the flow, look again, act, read back, and write to the audit.
 
-Needs the target alone. Running it again does what is left to do, or nothing.
+Needs only the target. Running a command again does what is left to do, or nothing.
 
 Invariants:
-    G: what is refused has changed nothing; what is done was read back.
+    G: a refused command changed nothing; what it reports as done was read back.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Halts = Mapping[int, Mapping[str, Any]]
 
 
 class Pause:
-    """One flow's switch. Threading: one thread.
+    """Pauses or resumes one flow. Threading: one thread.
 
     Args:
-        timeout_s: for each request but the acting.
+        timeout_s: for each request that only reads.
     """
 
     def __init__(self, flow: Flow, timeout_s: float) -> None:
@@ -46,14 +46,14 @@ class Pause:
         self._target = Cluster(flow.target, "target", flow.target_cluster, flow.group)
         self._admin = self._target.connect(timeout_s)
         self.tasks = 0
-        """How many there are; known after `look`."""
+        """The number of tasks; known after `look`."""
 
     def look(self) -> Halts:
-        """What is halted now.
+        """The tasks that are halted now.
 
         Raises:
             RefusedError: the flow never ran.
-            KafkaOpError: no answer.
+            KafkaOpError: the target did not answer.
         """
         topics = list_topics(self._target, self._admin, Deadline(self._timeout_s)).topics
         if self.flow.syncs_topic in topics:
@@ -61,7 +61,7 @@ class Pause:
         return read_halts(self.flow, self._target, range(self.tasks), Deadline(READ_TIMEOUT_S))
 
     def left(self, command: PauseCommand, halts: Halts) -> list[int]:
-        """The tasks with which something is to be done."""
+        """The tasks that the command has to halt, or to resume."""
         return to_halt(halts, range(self.tasks), HaltReason.PAUSED) if command is PauseCommand.PAUSE else sorted(halts)
 
     def rows(self, halts: Halts) -> Rows:
@@ -76,15 +76,15 @@ class Pause:
         )
 
     def carry_out(self, command: PauseCommand, move_id: str, shown: Halts, timeout_s: float) -> CommandOutcome:
-        """Do what is left to do.
+        """Halt or resume the tasks that are left.
 
         Args:
-            shown: what `look` found.
-            timeout_s: for the acting.
+            shown: what `look` found, and the operator confirmed.
+            timeout_s: for the writes.
 
         Raises:
-            RefusedError: another operator is acting, or other tasks are halted or otherwise; nothing was changed.
-            KafkaOpError: the target gave no answer before anything was changed.
+            RefusedError: another operator is acting, or the halts differ from `shown`; nothing was changed.
+            KafkaOpError: the target did not answer before anything was changed.
         """
         act = AuditedCommand(self.flow, self._target, self._admin, command, move_id, self._timeout_s)
         return act.carry_out(
@@ -94,10 +94,10 @@ class Pause:
         )
 
     def _look_again(self, shown: Halts) -> Halts:
-        """What is halted now.
+        """The tasks that are halted now.
 
         Raises:
-            RefusedError: it is not what was shown.
+            RefusedError: they are not those that were shown.
         """
         halts = self.look()
         refuse_changes(self.flow.name, halt_changes(shown, halts))
@@ -120,7 +120,7 @@ class Pause:
         try:
             halts = self.look()
         except ReplicatorError as error:
-            texts.append(f"not read back: {error}")
+            texts.append(f"could not verify the result: {error}")
             rows: Rows = tuple({"task": task, "state": "unknown", "reason": ""} for task in range(self.tasks))
             return CommandOutcome("partly_done" if done else "failed", rows, tuple(texts))
         open_tasks = set(self.left(command, halts))

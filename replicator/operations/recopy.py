@@ -1,16 +1,17 @@
-"""Copying topics anew, by an operator: forget where their copies stand, so that the workers begin them again.
+"""Re-replicates topics: deletes their positions, so that the workers start them again at `start_from`.
 
-For what no retry heals: a remote topic that is gone or was created again, a log that lost records. The runs of the
-topics' partitions are deleted from the syncs topic, with what was told of them, by the tasks themselves
-(`task_writes`): each is fenced, begins anew, and finds partitions that were never replicated. Needs the target alone.
+For what no retry repairs: a remote topic that was deleted or recreated, a log that lost records. The command deletes
+the runs of the topics' partitions from the syncs topic, and their partition states, as the tasks themselves
+(`control_records`): each task is fenced, starts again, and finds partitions that were never replicated. Needs only the
+target.
 
-Without `behind` a partition is begun anew only where its copy is another topic by now, or gone, or cut, and empty: so
-that no record is there twice, and the command can be run again after it was stopped half-way.
+Without `behind` a partition is re-replicated only if its remote partition is another topic by now, or is gone, or was
+truncated, and is empty: no record is written twice, and the command can be run again after an interruption.
 
 Invariants:
-    B: what is forgotten is so in one transaction per task, once, read after its former owners are fenced.
-    D: no checkpoint of a former copy is left as a place in the new one.
-    G: what is refused has changed nothing; what is done was read back.
+    B: the runs of a task are deleted in one transaction, once, and read after its former owners are fenced.
+    D: no checkpoint of the former remote topic is left as an offset of the new one.
+    G: a refused command changed nothing; what it reports as done was read back.
 """
 
 from __future__ import annotations
@@ -51,21 +52,21 @@ SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """One partition's copy.
+class RemotePartition:
+    """The remote partition of one source partition.
 
     Args:
-        newest: its newest run.
-        told: the topic that it was replicated to; None where that was not told.
-        stopped: why the partition stands still; empty when it does not.
-        found: the remote topic as it is now; None when there is none.
-        begin, end: offsets of the remote partition now; 0 where it does not exist.
+        newest: the newest run of the source partition.
+        recorded: the topic that it was replicated to, from the syncs topic; None if that is not recorded.
+        stopped: why the partition is stopped; empty while it runs.
+        found: the remote topic as it is now; None if there is none.
+        begin, end: offsets of the remote partition now; 0 if it does not exist.
     """
 
     tp: TP
     target_topic: str
     newest: Run
-    told: TargetTopic | None = None
+    recorded: TargetTopic | None = None
     stopped: str = ""
     found: TargetTopic | None = None
     begin: int = 0
@@ -73,13 +74,13 @@ class Copy:
 
     @property
     def is_lost(self) -> bool:
-        """Whether what was replicated is certainly not all there."""
-        is_other = self.told is not None and self.found is not None and self.told.differs(self.found)
+        """Whether replicated records are certainly missing."""
+        is_other = self.recorded is not None and self.found is not None and self.recorded.differs(self.found)
         return self.found is None or is_other or self.end < self.newest.downstream_next
 
     @property
     def offsets(self) -> int:
-        """How many offsets the remote partition holds."""
+        """The number of offsets that the remote partition holds."""
         return self.end - self.begin
 
     def as_json(self, task: int, state: str, reason: str) -> dict[str, Any]:
@@ -101,67 +102,67 @@ class RecopyPlan:
     """What would be done. Pure.
 
     Args:
-        forgotten: copies that are begun anew.
+        forgotten: partitions that are re-replicated.
         kept: those that are not, and why.
         refusals: why nothing is done at all; one line each.
     """
 
-    forgotten: tuple[Copy, ...]
+    forgotten: tuple[RemotePartition, ...]
     kept: Mapping[TP, str] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
 
 
 Commands = Mapping[int, Mapping[str, Any]]
-"""The command that did something to a task last: ``id``, ``by`` and ``at``."""
+"""By task, the last command on it: ``id``, ``by`` and ``at``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the target says, at one look.
+    """What one look at the target found.
 
     Args:
-        halts: what halts each task that is halted: then nothing is copied until `resume`.
-        recopied: by which command runs of each task were deleted last.
+        halts: the halt of each halted task, which replicates nothing until `resume`.
+        recopied: by task, the last command that deleted runs.
     """
 
-    copies: tuple[Copy, ...]
+    partitions: tuple[RemotePartition, ...]
     halts: Commands = field(default_factory=dict)
     recopied: Commands = field(default_factory=dict)
 
 
-def plan_recopy(copies: Iterable[Copy], target: str, *, behind: bool) -> RecopyPlan:
-    """Decide which copies are begun anew. Pure.
+def plan_recopy(partitions: Iterable[RemotePartition], target: str, *, behind: bool) -> RecopyPlan:
+    """Decide which partitions are re-replicated. Pure.
 
     Args:
         target: the alias of the target.
         behind: all of them, behind what the remote topics hold.
     """
-    copies = sorted(copies, key=lambda it: it.tp)
+    partitions = sorted(partitions, key=lambda it: it.tp)
     if behind:
-        return RecopyPlan(tuple(copies))
-    lost = tuple(it for it in copies if it.is_lost)
-    kept = {it.tp: it.stopped or "the copy is there" for it in copies if not it.is_lost}
-    way_out = "delete it first, or add --behind: then every record comes again behind those that it holds"
+        return RecopyPlan(tuple(partitions))
+    lost = tuple(it for it in partitions if it.is_lost)
+    kept = {it.tp: it.stopped or "no record is missing" for it in partitions if not it.is_lost}
+    way_out = "delete the topic first, or pass --behind to write every record again behind those it holds"
     held: dict[str, list[int]] = {}
     for it in lost:
         if it.offsets:
             held.setdefault(it.target_topic, []).append(it.offsets)
     refusals = [
-        f"{topic} on {target} holds {sum(offsets):,} offsets in {counted(len(offsets), 'partition')}: {way_out}"
+        f"{topic} on {target} holds {sum(offsets):,} offsets in {counted(len(offsets), 'partition')}; {way_out}"
         for topic, offsets in held.items()
     ]
     if not lost:
-        whole = sorted({it.target_topic for it in copies})
-        refusals = [f"{topic} on {target} still is what was replicated to: {way_out}" for topic in whole]
+        whole = sorted({it.target_topic for it in partitions})
+        refusals = [f"{topic} on {target} lost no records; {way_out}" for topic in whole]
     return RecopyPlan(lost, kept, tuple(refusals))
 
 
 def plan_changes(shown: RecopyPlan, found: RecopyPlan) -> list[str]:
-    """What of a plan that was shown does not hold any more; one text each. Pure."""
+    """The differences between the plan that was shown and the plan now; one text each. Pure."""
     before, now = ({it.tp for it in plan.forgotten} for plan in (shown, found))
     if before == now:
         return list(found.refusals)
-    changes = {"not lost any more": before - now, "lost by now, too": now - before}
+    changes = {"no longer lost": before - now, "lost since then": now - before}
     return [f"{what}: {_named(tps)}" for what, tps in changes.items() if tps]
 
 
@@ -170,23 +171,23 @@ def _named(tps: Collection[TP]) -> str:
     return ", ".join(map(str, sorted(tps)[:SHOWN])) + more
 
 
-def _begun_anew(checkpoint: Checkpoint, copy: Copy) -> Checkpoint:
-    """What the group has read, at the beginning of the copy that takes the place of this one."""
-    topic_id = checkpoint.topic_id if checkpoint.topic_id.is_known else copy.newest.topic_id
-    return replace(checkpoint, downstream_next=copy.end, topic_id=topic_id)
+def _at_new_beginning(checkpoint: Checkpoint, remote: RemotePartition) -> Checkpoint:
+    """The group's position on the source, with the beginning of the re-replicated partition as its offset."""
+    topic_id = checkpoint.topic_id if checkpoint.topic_id.is_known else remote.newest.topic_id
+    return replace(checkpoint, downstream_next=remote.end, topic_id=topic_id)
 
 
 def _recopied_text(body: Mapping[str, Any] | None) -> str:
     it = body or {}
-    return f"another recopy was done ({it.get('id')} by {it.get('by')} at {it.get('at')})"
+    return f"another recopy has run since ({it.get('id')} by {it.get('by')} at {it.get('at')})"
 
 
 class Recopy:
-    """One flow's copies of some topics. Threading: one thread.
+    """Re-replicates some topics of one flow. Threading: one thread.
 
     Args:
         topics: their names on the source.
-        timeout_s: for each request but the acting.
+        timeout_s: for each request that only reads.
         behind: as in `plan_recopy`.
     """
 
@@ -200,11 +201,11 @@ class Recopy:
         self._tasks = 0
 
     def look(self) -> Seen:
-        """The copies of the topics as they are now.
+        """The remote partitions of the topics as they are now.
 
         Raises:
             RefusedError: the flow never ran, or a topic was never replicated.
-            KafkaOpError: no answer.
+            KafkaOpError: the target did not answer.
         """
         present = list_topics(self._target, self._admin, Deadline(self._timeout_s)).topics
         check_ran(self.flow, self._target, Deadline(self._timeout_s))
@@ -214,13 +215,11 @@ class Recopy:
         if lacking:
             names = ", ".join(sorted(lacking))
             known = ", ".join(sorted({tp.topic for tp in state.newest})[:SHOWN]) or "none"
-            text = (
-                f"{self.flow.name} has no position in {names}: nothing of it was replicated, or it is forgotten already"
-            )
-            raise RefusedError(f"{text} (some topics that it has: {known})")
+            text = f"{self.flow.name} has no position in {names}: it was never replicated, or recopy has already run"
+            raise RefusedError(f"{text} (topics with a position: {known})")
         newest = {tp: run for tp, run in state.newest.items() if tp.topic in self._topics}
-        copies = self._copies(newest, state, {name: len(it.partitions) for name, it in present.items()})
-        return Seen(tuple(copies), state.halted, state.recopied)
+        partitions = self._partitions(newest, state, {name: len(it.partitions) for name, it in present.items()})
+        return Seen(tuple(partitions), state.halted, state.recopied)
 
     def _state(self, tasks: Iterable[int], deadline: Deadline) -> SyncsState:
         with closing(SyncsReader(self._target, self.flow.syncs_topic, tasks, SyncsState())) as reader:
@@ -228,9 +227,11 @@ class Recopy:
 
     def plan(self, seen: Seen) -> RecopyPlan:
         """What would be done."""
-        return plan_recopy(seen.copies, self.flow.target, behind=self._behind)
+        return plan_recopy(seen.partitions, self.flow.target, behind=self._behind)
 
-    def _copies(self, newest: Mapping[TP, Run], state: SyncsState, present: Mapping[str, int]) -> list[Copy]:
+    def _partitions(
+        self, newest: Mapping[TP, Run], state: SyncsState, present: Mapping[str, int]
+    ) -> list[RemotePartition]:
         remote = {tp: TP(self.flow.naming.remote_topic(tp.topic), tp.partition) for tp in newest}
         there = {tp: at for tp, at in remote.items() if at.partition < present.get(at.topic, 0)}
         deadline = Deadline(self._timeout_s)
@@ -240,7 +241,7 @@ class Recopy:
             for spec in (EARLIEST, LATEST)
         )
         return [
-            Copy(
+            RemotePartition(
                 tp, at.topic, newest[tp], state.targets.get(tp), str(state.stopped.get(tp, {}).get("reason", "")),
                 TargetTopic(at.topic, ids.get(at.topic, NO_ID)) if tp in there else None,
                 begins.get(at, 0), ends.get(at, 0),
@@ -249,43 +250,47 @@ class Recopy:
         ]  # fmt: skip
 
     def rows(
-        self, plan: RecopyPlan, copies: Iterable[Copy], state: str, failed: Mapping[int, str] | None = None
+        self,
+        plan: RecopyPlan,
+        partitions: Iterable[RemotePartition],
+        state: str,
+        failed: Mapping[int, str] | None = None,
     ) -> Rows:
-        """Each partition, as in the JSON: those of the plan in `state`, or failed with their task."""
+        """Each partition, as in the JSON: those of the plan in `state`, or failed together with their task."""
         forgotten = {it.tp for it in plan.forgotten}
         rows = []
-        for copy in sorted(copies, key=lambda it: it.tp):
-            task = self._task(copy.tp)
+        for it in sorted(partitions, key=lambda it: it.tp):
+            task = self._task(it.tp)
             why = (failed or {}).get(task, "")
-            if copy.tp not in forgotten:
-                rows.append(copy.as_json(task, "kept", plan.kept.get(copy.tp, "")))
+            if it.tp not in forgotten:
+                rows.append(it.as_json(task, "kept", plan.kept.get(it.tp, "")))
             else:
-                rows.append(copy.as_json(task, "failed" if why else state, why or copy.stopped))
+                rows.append(it.as_json(task, "failed" if why else state, why or it.stopped))
         return tuple(rows)
 
     def _task(self, tp: TP) -> int:
         return task_of(tp.topic, tp.partition, self._tasks)
 
     def carry_out(self, shown: Seen, move_id: str, timeout_s: float) -> CommandOutcome:
-        """Forget what the plan says.
+        """Delete the positions of the planned partitions.
 
         Args:
-            shown: what `look` found.
-            timeout_s: for the acting.
+            shown: what `look` found, and the operator confirmed.
+            timeout_s: for the writes.
 
         Raises:
-            RefusedError: another operator is acting, or it is not what was shown any more; nothing was changed.
-            KafkaOpError: the target gave no answer before anything was changed.
+            RefusedError: another operator is acting, or the target differs from `shown`; nothing was changed.
+            KafkaOpError: the target did not answer before anything was changed.
         """
         act = AuditedCommand(self.flow, self._target, self._admin, COMMAND, move_id, self._timeout_s)
         return act.carry_out(
-            self.rows(self.plan(shown), shown.copies, "planned"),
+            self.rows(self.plan(shown), shown.partitions, "planned"),
             lambda: self._look_again(shown),
             lambda seen: self._forget(seen, move_id, Deadline(timeout_s)),
         )
 
     def _look_again(self, shown: Seen) -> Seen:
-        """What there is now. After another recopy nothing is as it was shown, even what is lost once more.
+        """What the target holds now. After another recopy nothing is as it was shown, not even what is lost again.
 
         Raises:
             RefusedError: it is not what was shown.
@@ -304,7 +309,7 @@ class Recopy:
 
     def _forget(self, seen: Seen, move_id: str, deadline: Deadline) -> CommandOutcome:
         plan = self.plan(seen)
-        self._begin_groups_anew(plan, deadline)
+        self._reset_checkpoints(plan, deadline)
         tps = {it.tp for it in plan.forgotten}
         tasks = {self._task(tp) for tp in tps}
         try:
@@ -316,43 +321,44 @@ class Recopy:
         except PartlyDoneError as error:
             failed = {task: str(why) for task, why in error.failed.items()}
             state = "partly_done" if error.done else "failed"
-            return CommandOutcome(state, self.rows(plan, seen.copies, "forgotten", failed), (str(error),))
-        return CommandOutcome("done", self.rows(plan, seen.copies, "forgotten"))
+            return CommandOutcome(state, self.rows(plan, seen.partitions, "forgotten", failed), (str(error),))
+        return CommandOutcome("done", self.rows(plan, seen.partitions, "forgotten"))
 
-    def _begin_groups_anew(self, plan: RecopyPlan, deadline: Deadline) -> None:
-        """Put the checkpoints of the topics at the beginning of their new copies, until a worker translates them.
+    def _reset_checkpoints(self, plan: RecopyPlan, deadline: Deadline) -> None:
+        """Set the topics' checkpoints to the beginning of the re-replicated partitions, until a worker translates them.
 
-        What the group had read on the source stays, with the topic that it was of: if the source has created the topic
-        again, its map says nothing of that (invariant D). MM2's clients, which know nothing of maps, begin with the new
-        copy; on a record without a value they would fail.
+        The upstream offset stays, with its topic id: if the topic was recreated on the source, its map does not apply
+        to that offset (invariant D). MM2's clients, which read checkpoints without a map, begin with the new remote
+        topic; a checkpoint without a value would make them fail.
 
-        Before the runs are deleted: the command can be run again as long as they are there.
+        This comes before the runs are deleted: the command can be run again as long as the runs are there.
         """
-        copies = {TP(it.target_topic, it.tp.partition): it for it in plan.forgotten}
+        remote = {TP(it.target_topic, it.tp.partition): it for it in plan.forgotten}
         known = read_checkpoints(self._target, self.flow, deadline)
-        anew = [_begun_anew(it, copies[it.tp]) for it in known.checkpoints.values() if it.tp in copies]
-        if anew:
+        reset = [_at_new_beginning(it, remote[it.tp]) for it in known.checkpoints.values() if it.tp in remote]
+        if reset:
             writer = CheckpointWriter(self._target, self._admin, self.flow.naming.checkpoints_topic, deadline)
-            writer.write(anew, deadline, times_ms=known.written_ms)
+            writer.write(reset, deadline, times_ms=known.written_ms)
 
     def _records(
         self, task: int, tps: Collection[TP], recopied: Mapping[str, Any] | None, move_id: str, deadline: Deadline
     ) -> Records:
-        """Deletes all that one task's partition of the syncs topic says of these partitions; then tells the task.
+        """The tombstones for every record of these partitions in one task's partition, and the record of this command.
 
-        Also what readers don't see: the end of the command's own transaction shows it where a marker was lost.
+        Covers uncommitted records, too: the command's own transaction marker would make them visible if the marker of
+        their transaction was lost.
 
-            commit, its answer is lost, task opens, task copies, command opens    nothing: it was told; the runs are new
-            look, another command commits, task copies, command opens             refused: the runs are new
+            commit, its answer is lost, task starts, task writes, command opens    nothing to do: the runs are new
+            look, another command commits, task writes, command opens              refused: the runs are new
 
         Args:
-            recopied: by which command runs of the task were deleted last, when it was looked at.
+            recopied: the last command that had deleted runs of the task, when it was looked at.
 
         Raises:
-            RetriableError: another command did so since.
+            RetriableError: another command has deleted runs since.
         """
         keys: dict[bytes, None] = {}
-        last_told: Mapping[str, Any] | None = None
+        last_command: Mapping[str, Any] | None = None
 
         def take(message: Message) -> None:
             key = message.key() or b""
@@ -361,16 +367,16 @@ class Recopy:
             if has_value and record.tp in tps:
                 keys[key] = None
             if isinstance(record, ControlRecord) and record.kind == RECOPIED:
-                nonlocal last_told
-                last_told = record.body
+                nonlocal last_command
+                last_command = record.body
 
         with closing(LogReader(self._target, self.flow.syncs_topic, [task], take, committed=False)) as reader:
             reader.read_to_end(deadline)
-        if last_told != recopied:  # perhaps in a transaction that was aborted
-            told = self._state([task], deadline).recopied.get(task)
-            if told is not None and told.get("id") == move_id:
+        if last_command != recopied:  # perhaps of an aborted transaction
+            committed = self._state([task], deadline).recopied.get(task)
+            if committed is not None and committed.get("id") == move_id:
                 return []
-            if told != recopied:
-                raise RetriableError(_recopied_text(told), op=f"{COMMAND} {self.flow.name}")
+            if committed != recopied:
+                raise RetriableError(_recopied_text(committed), op=f"{COMMAND} {self.flow.name}")
         last = encode_control(ControlRecord(RECOPIED, task_tp(task), command_body(move_id)))
         return [*((key, None) for key in keys), last]

@@ -27,6 +27,8 @@ from replicator.offset_map.runs import Placement
 
 BATCH_BYTES = 1_048_588
 """Kafka's default of `max.message.bytes`."""
+LONGEST_PATIENCE_S = 15.0
+"""An election takes less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ class PlaneSettings:
     compression: str
     buffer_bytes: int
     batch_bytes: int = BATCH_BYTES
+
+    @property
+    def partition_patience_s(self) -> float:
+        """How long a target partition may take nothing, before it stops alone and the others go on without it.
+
+        A small part of the transaction's timeout: the rest of it is needed to abort.
+        """
+        return min(LONGEST_PATIENCE_S, self.transaction_timeout_s / 3)
 
 
 class Batch(Protocol):
@@ -154,7 +164,8 @@ class Plane(Protocol):
         """Wait until all that was appended is acknowledged; return its exact offsets on the target.
 
         Raises:
-            PartitionError: the target refused records of one partition; the transaction has to be aborted.
+            PartitionError: the target refused records of one partition, or took none of it for
+                `PlaneSettings.partition_patience_s`; the transaction has to be aborted.
             AbortTransactionError, FatalError: the transaction is lost.
         """
 

@@ -18,8 +18,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from replicator.deadline import Deadline
-from replicator.errors import TP, AbortTransactionError, FatalError, PartitionError
+from replicator.deadline import Deadline, seconds_text
+from replicator.errors import TP, AbortTransactionError, FatalError, PartitionError, StopReason
 from replicator.kafka.cluster import (
     Cluster,
     Consumer,
@@ -41,6 +41,7 @@ FULL_QUEUE_WAIT_S = 0.005
 WRITE_TIMEOUT_S = 30.0
 PATIENCE_S = 1.0
 """How long nothing may be acknowledged before the target is asked whether its topics still exist."""
+NOT_TAKEN_HINT = "brokers that hold it are down: it has no leader, or fewer in-sync replicas than min.insync.replicas"
 LINGER_MS = 100
 """How long a batch waits to be filled while a transaction goes on; `flush` sends at once what is left.
 
@@ -84,6 +85,7 @@ class RecordsPlane:
         self._slices: list[RecordSlice] = []
         self._exact: set[TP] = set()
         self._trace_all = False
+        self._partition_patience_s = settings.partition_patience_s
 
     def open(self, deadline: Deadline) -> None:
         # once connected, the coordinator is found at once; otherwise often only at librdkafka's next look, after 500 ms
@@ -269,6 +271,7 @@ class RecordsPlane:
 
     def flush(self, deadline: Deadline) -> dict[TP, list[Placement]]:
         waiting, patience = -1, Deadline(PATIENCE_S)
+        stuck = Deadline(self._partition_patience_s)
         while True:
             try:
                 left = self._producer.flush(max(0.001, deadline.slice_s(FLUSH_SLICE_S)))
@@ -284,6 +287,9 @@ class RecordsPlane:
                 raise AbortTransactionError(text, op="flush", hint=self._target.recent_error())
             if left != waiting:
                 waiting, patience = left, Deadline(PATIENCE_S)
+                stuck = Deadline(self._partition_patience_s)
+            elif stuck.expired and (unavailable := self._unavailable(stuck.seconds)):
+                raise unavailable
             elif patience.expired:
                 self._check("flush")
                 self._look_for(
@@ -294,6 +300,22 @@ class RecordsPlane:
             self._check("flush")  # records that may not be sent are dropped: an empty queue alone proves nothing
             raise AbortTransactionError("records were dropped from the queue", op="flush")
         return self._placements()
+
+    def _unavailable(self, seconds: float) -> PartitionError | None:
+        """The partitions that take nothing, where others do, or where no broker is out of reach; None: can't tell."""
+        left = {it.tp: it.target_topic for it in self._slices if not it.is_acknowledged}
+        is_all = all(it.tp in left for it in self._slices)
+        if not left or (is_all and self._target.recent_error(seconds)):
+            return None
+        failures = [
+            PartitionError(
+                f"{TP(topic, tp.partition)} took nothing for {seconds_text(seconds)}", op=f"produce to {topic}", tp=tp,
+                reason=StopReason.TARGET_UNAVAILABLE, hint=NOT_TAKEN_HINT,
+            )
+            for tp, topic in left.items()
+        ]  # fmt: skip
+        failures[0].others = tuple(failures[1:])
+        return failures[0]
 
     def _look_for(self, topics: Iterable[str]) -> None:
         """Ask the target for topics now, so that librdkafka learns of new partitions, and fails a lost topic's records.

@@ -64,7 +64,7 @@ class Timer:
 
 
 class EventLoop:
-    """The loop. A completion may call `pump` again, to wait for another answer."""
+    """See the module. A callback may call `run_once` itself, to wait for another response."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()

@@ -1,4 +1,4 @@
-"""How far each partition of a flow is behind, as the two clusters tell it: no worker is asked, so none has to live.
+"""How far each partition of a flow is behind, from what the two clusters hold: no worker has to run.
 
     position      newest run of the partition in the syncs topic            (target; invariant B)
     end           last stable offset of the source partition                (source)
@@ -6,7 +6,7 @@
     why stopped   partition-state record in the syncs topic                 (target)
     why halted    halted record in the syncs topic                          (target)
 
-`LagFacts` is what was read, `partition_lags` (pure) what follows from it, `Observer` reads it, once or again and again.
+`LagFacts` is what was read, `partition_lags` (pure) what follows from it; `lag_reader.Observer` reads it.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ class State(enum.StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
-    """It stopped alone; the reason says why."""
+    """The partition stopped alone; the reason says why."""
     HALTED = "halted"
-    """Its task must not run: somebody paused the flow, or moved its groups to the target."""
+    """Its task must not run: an operator paused the flow, or moved its groups to the target."""
     UNASSIGNED = "unassigned"
     """No worker has its task."""
     NEW = "new"
-    """A worker has its task and has not begun with it."""
+    """A worker has its task and has not replicated any of it yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """One source partition. None means that it can't be known now.
+    """One source partition. None: unknown at the moment.
 
     Args:
         worker: ``host/pid`` of the owner of the task; empty without one.
         source_end: the next offset that the source will give to a committed record.
-        replicated_next: the position.
+        replicated_next: the position, one after the last replicated offset.
         lag_records: offsets between the two, 0 when they hold no records.
         lag_seconds: age of the first record that is not replicated; 0.0 without lag.
-        reason: of every state but running: a code of `StopReason` or why it is halted, a colon, the story; or
+        reason: of every state but running: a code of `StopReason` or why it is halted, a colon, the details; or
             `NO_WORKER`, `NO_POSITION`.
         since: ISO time at which it stopped; empty when it did not.
     """
@@ -88,8 +88,8 @@ class PartitionLag:
         }
 
     @property
-    def pain(self) -> tuple[bool, int, TP]:
-        """Sorts what hurts most to the front: stopped, then the largest lag, then by name."""
+    def severity(self) -> tuple[bool, int, TP]:
+        """Sort key: stopped partitions first, then the largest lag, then by name."""
         return self.state is not State.STOPPED, -(self.lag_records or 0), self.tp
 
 
@@ -112,19 +112,19 @@ class Workers:
 
     @property
     def is_moving(self) -> bool:
-        """Whether tasks are being handed out right now."""
+        """Whether the group is rebalancing."""
         return self.state not in STEADY_GROUP_STATES
 
 
 @dataclass(frozen=True, slots=True)
 class LagFacts:
-    """What the clusters said.
+    """What was read from the clusters.
 
     Args:
         tasks: partitions of the syncs topic, or the configured number before it exists.
         topics: the flow's topics; None when the source could not be asked.
         ends: last stable offsets of source partitions, or why one is unknown.
-        begins: where partitions without a position would begin, as far as that is certain.
+        begins: where partitions without a position would begin, if that is certain.
     """
 
     flow: Flow
@@ -136,14 +136,14 @@ class LagFacts:
     begins: Mapping[TP, int | KafkaOpError] = field(default_factory=dict)
 
     def partitions(self) -> set[TP]:
-        """Every partition that the flow replicates, those that the source has lost included."""
+        """Every partition that the flow replicates, including those that the source has lost."""
         known = {*self.syncs.newest, *self.syncs.stopped}
         matching = {name for name in {tp.topic for tp in known} if self.flow.topic_filter.matches(name)}
         found = set(self.topics.partitions()) if self.topics else set()
         return found | {tp for tp in known if tp.topic in matching}
 
     def is_on_source(self, tp: TP) -> bool:
-        """Whether the source has it, or may have it: it could not be asked."""
+        """Whether the source has the partition; True if the source could not be asked."""
         if self.topics is None:
             return True
         topic = self.topics.topics.get(tp.topic)
@@ -152,7 +152,7 @@ class LagFacts:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The flow's partitions, what hurts most first, and who works on them.
+    """The flow's partitions, the worst first, and its workers.
 
     Args:
         halted: why the flow is halted, in words; empty when it is not.
@@ -166,7 +166,7 @@ class Lag:
 
     @property
     def total_records(self) -> int:
-        """Records behind in all; partitions whose lag is unknown count nothing."""
+        """The sum of the lags; a partition whose lag is unknown counts as 0."""
         return sum(it.lag_records or 0 for it in self.partitions)
 
     @property
@@ -186,14 +186,14 @@ class Lag:
 
 
 def partition_lags(facts: LagFacts, topic: re.Pattern[str] | None = None) -> list[PartitionLag]:
-    """One entry per partition, what hurts most first; ages are 0.0 or not known yet.
+    """One entry per partition, the worst first; ages are 0.0 or not known yet.
 
     Args:
         topic: only the source topics whose name it is found in.
     """
     owners = facts.workers.owners
     wanted = (tp for tp in facts.partitions() if topic is None or topic.search(tp.topic))
-    return sorted((_partition_lag(facts, tp, owners) for tp in wanted), key=lambda it: it.pain)
+    return sorted((_partition_lag(facts, tp, owners) for tp in wanted), key=lambda it: it.severity)
 
 
 def _partition_lag(facts: LagFacts, tp: TP, owners: Mapping[int, str]) -> PartitionLag:
@@ -220,16 +220,16 @@ def _partition_lag(facts: LagFacts, tp: TP, owners: Mapping[int, str]) -> Partit
 
 def _state(facts: LagFacts, tp: TP, task: int, is_owned: bool) -> tuple[State, str, str]:
     """(state, reason, since)."""
-    told = facts.syncs.stopped.get(tp)
-    if told is not None:
-        return State.STOPPED, f"{told.get('reason', 'unknown')}: {told.get('detail', '')}", str(told.get("since", ""))
+    stop = facts.syncs.stopped.get(tp)
+    if stop is not None:
+        return State.STOPPED, f"{stop.get('reason', 'unknown')}: {stop.get('detail', '')}", str(stop.get("since", ""))
     if not facts.is_on_source(tp):
         return State.STOPPED, f"{StopReason.SOURCE_GONE}: {tp} is not on {facts.flow.source}", ""
     halt = facts.syncs.halted.get(task)
     if halt is not None:
         return State.HALTED, halt_text(halt), ""
     if not is_owned:
-        waits = f"{NO_WORKER}: the group {facts.flow.group} is handing out tasks"
+        waits = f"{NO_WORKER}: the group {facts.flow.group} is rebalancing"
         return State.UNASSIGNED, waits if facts.workers.is_moving else NO_WORKER, ""
     if tp not in facts.syncs.newest:
         return State.NEW, NO_POSITION, ""
@@ -238,13 +238,13 @@ def _state(facts: LagFacts, tp: TP, task: int, is_owned: bool) -> tuple[State, s
 
 
 def unreplicated(lags: Iterable[PartitionLag], at_most: int) -> dict[TP, int]:
-    """Where the first `at_most` partitions with lag go on, or would begin, to look up what lies there."""
+    """The positions of the first `at_most` partitions with lag, to look up the age of the records there."""
     behind = [(it.tp, it.source_end - it.lag_records) for it in lags if it.source_end and it.lag_records]
     return dict(behind[:at_most])
 
 
 class Trend:
-    """How fast the lag grows or falls, over the last looks: that of a moment goes up and down with each transaction."""
+    """How fast the lag grows or falls, over several looks: a single one moves with each transaction."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=TREND_LOOKS)
@@ -255,7 +255,7 @@ class Trend:
 
     @property
     def per_s(self) -> float:
-        """Records per second; negative while it falls, 0 as long as nobody can tell."""
+        """Records per second; negative while the lag falls, 0 until it was seen twice."""
         if len(self._seen) < 2:
             return 0.0
         (first_s, before), (last_s, now) = self._seen[0], self._seen[-1]

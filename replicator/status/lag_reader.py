@@ -1,7 +1,7 @@
-"""Reads from the two clusters what `lag` and `status` show. Needs DESCRIBE and READ there, writes nothing.
+"""Reads what `lag` and `status` show from both clusters. Needs DESCRIBE and READ, writes nothing.
 
-Every step has a deadline of its own, `connect_timeout_s` unless said otherwise, so that a cluster that dies in the
-middle is an error and not a command that hangs.
+Every step has a deadline of its own, by default `connect_timeout_s`: if a cluster dies meanwhile, the command reports
+an error and does not hang.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ TIMESTAMP_NOT_AVAILABLE = 0
 
 
 class Observer:
-    """Looks at one flow, again and again, each time reading only what was added.
+    """Looks at one flow repeatedly, and reads only what was added since the last look.
 
     Args:
-        flow: which.
+        flow: the flow to look at.
         timeout_s: for each step.
 
     Threading: one thread, which must call `close`.
@@ -66,7 +66,7 @@ class Observer:
         self.brokers: dict[str, int] = {}
         """How many brokers each cluster has, by alias."""
         self.asked = flow.target
-        """The cluster that was asked last: what an error is about."""
+        """The cluster that was asked last: an error is about this one."""
         self.tasks: int | None = None
         """Partitions of the syncs topic; None while it does not exist."""
         self._catalog: Catalog | None = None
@@ -75,7 +75,7 @@ class Observer:
         self._ages: _Ages | None = None
 
     def connect(self) -> dict[str, ReplicatorError]:
-        """Reach both clusters side by side; what failed, by alias."""
+        """Connect to both clusters in parallel; the errors by alias."""
         failed: dict[str, ReplicatorError] = {}
         with ThreadPoolExecutor(2) as pool:
             waiting = {it.alias: pool.submit(it.connect, self._timeout_s) for it in self._clusters}
@@ -87,7 +87,7 @@ class Observer:
         return failed
 
     def renew(self) -> None:
-        """Let go of every client, and connect anew: one of them may have lost its brokers for good (`clients.WATCHED`).
+        """Close every client and reconnect: one of them may have lost its brokers for good (`cluster.WATCHED`).
 
         Raises:
             KafkaOpError: a cluster can't be reached.
@@ -98,14 +98,14 @@ class Observer:
             raise error
 
     def data_plane(self) -> str:
-        """What a worker of this release carries the flow's records with, and why it is not `batches`."""
+        """The data plane that a worker of this release would choose, and why it is not `batches`."""
         try:
             return str(choose(self.flow, self._clusters, self._timeout_s))
         except ReplicatorError as error:
             return f"{self.flow.settings.data_plane} ({error})"
 
     def close(self) -> None:
-        """Let go of the consumers."""
+        """Close the consumers."""
         if self._reader is not None:
             self._reader.close()
         if self._ages is not None:
@@ -114,10 +114,10 @@ class Observer:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def facts(self) -> LagFacts:
-        """What the clusters say now; without the source's part when it was not reached.
+        """What the clusters hold now; without the source's part if it was unreachable.
 
         Raises:
-            KafkaOpError: one that was reached gives no answer any more.
+            KafkaOpError: a cluster that was reached no longer answers.
         """
         source, target = self._clusters
         topics = self._topics()
@@ -140,7 +140,7 @@ class Observer:
         return self.lag_of(self.facts(), topic, at_most)
 
     def lag_of(self, facts: LagFacts, topic: re.Pattern[str] | None = None, at_most: int = MAX_AGES) -> Lag:
-        """As `lag`, from facts that are known already."""
+        """As `lag`, from facts that were read before."""
         lags = partition_lags(facts, topic)
         wanted = unreplicated(lags, at_most)
         if wanted and self._ages is None:
@@ -148,13 +148,13 @@ class Observer:
         if wanted and self._ages is not None:
             written_ms, empty = self._ages.look_up(wanted, Deadline(AGES_TIMEOUT_S))
             now_ms = time.time() * 1000
-            lags = sorted((_aged(it, written_ms, empty, now_ms) for it in lags), key=lambda it: it.pain)
+            lags = sorted((_aged(it, written_ms, empty, now_ms) for it in lags), key=lambda it: it.severity)
         unmatched = facts.topics.unmatched if facts.topics else ()
         halted = halted_text(facts.flow.name, facts.syncs.halted)
         return Lag(facts.flow.name, tuple(lags), facts.workers, unmatched, halted)
 
     def wait(self, seconds: float) -> None:
-        """Take in what is added to the syncs topic for so long."""
+        """Read what is added to the syncs topic, for `seconds`."""
         deadline = Deadline(seconds)
         while not deadline.expired:
             if self._reader is None:
@@ -198,10 +198,10 @@ class Observer:
         return self._reader.follow(0)
 
     def _offsets(self, cluster: Cluster, specs: Mapping[TP, OffsetSpec]) -> dict[TP, int | KafkaOpError]:
-        """As `list_offsets`, some partitions at a time.
+        """As `list_offsets`, in batches of partitions.
 
         Raises:
-            KafkaOpError: not one partition could be asked.
+            KafkaOpError: every partition of a batch failed.
         """
         self.asked = cluster.alias
         answers: dict[TP, int | KafkaOpError] = {}
@@ -216,7 +216,7 @@ class Observer:
         return answers
 
     def _begins(self, tps: list[TP]) -> dict[TP, int | KafkaOpError]:
-        """Where partitions without a position will begin. With `latest` nobody can know that before they do."""
+        """Where partitions without a position will begin; empty with `latest`, which is resolved when they start."""
         start_from = self.flow.settings.start_from
         if start_from == "latest" or not tps:
             return {}
@@ -229,10 +229,10 @@ class Observer:
 
 
 def describe_workers(target: Cluster, admin: AdminClient, group: str, deadline: Deadline) -> Workers:
-    """Who is in the workers' group, and which tasks Kafka gave to whom.
+    """The members of the workers' group, and the tasks assigned to each.
 
     Raises:
-        KafkaOpError: no answer, or not allowed.
+        KafkaOpError: the target did not answer, or refused.
     """
     futures = admin.describe_consumer_groups([group], request_timeout=max(0.1, deadline.left_s()))
     result = await_results(futures, deadline)[group]
@@ -262,7 +262,7 @@ def _aged(it: PartitionLag, written_ms: Mapping[TP, int], empty: set[TP], now_ms
 
 
 class _Ages:
-    """Looks up when the records at some positions were written: one consumer, one record of each partition."""
+    """Looks up when the records at given positions were written: one consumer, one record of each partition."""
 
     def __init__(self, source: Cluster) -> None:
         self._source = source
@@ -281,7 +281,7 @@ class _Ages:
     def look_up(self, positions: Mapping[TP, int], deadline: Deadline) -> tuple[dict[TP, int], set[TP]]:
         """(timestamp in ms of the first record at or after each position, partitions that have none there).
 
-        A partition that gave no answer within `deadline`, or whose record has no timestamp, is in neither.
+        A partition that did not answer within `deadline`, or whose record has no timestamp, is in neither.
         """
         waiting = set(positions)
         written_ms: dict[TP, int] = {}

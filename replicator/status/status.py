@@ -1,7 +1,7 @@
-"""What one flow does right now: clusters, workers, tasks, and what an operator should look at.
+"""The state of one flow: clusters, workers, tasks, and what an operator should look at.
 
-A cluster that can't be reached is part of the answer, not the end of it: with the source gone, the workers and the
-positions on the target are what one wants to see.
+An unreachable cluster is part of the answer and no error: while the source is down, the operator wants to see the
+workers and the positions on the target.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FlowStatus:
     """One flow. `lag` and `tasks` are empty where the target was not reached; lags are unknown without the source.
 
     Args:
-        halted: what halts each task that must not run.
+        halted: the halt of each task that must not run.
     """
 
     flow: str
@@ -108,10 +108,10 @@ class FlowStatus:
 
 
 def flow_status(flow: Flow, timeout_s: float) -> FlowStatus:
-    """Look at both clusters once; never raises for a cluster that does not answer.
+    """Look at both clusters once; an unreachable cluster raises nothing.
 
     Args:
-        timeout_s: for each step, connecting among them.
+        timeout_s: for each step, including the connection.
     """
     with contextlib.closing(Observer(flow, timeout_s)) as observer:
         failed = observer.connect()
@@ -160,23 +160,25 @@ def _problems(flow: Flow, facts: LagFacts, tasks: int | None, lag: Lag) -> list[
     problems = [lag.halted] if lag.halted else []
     if lag.halted and len(facts.syncs.halted) < facts.tasks:
         problems.append(
-            f"only the tasks {', '.join(map(str, sorted(facts.syncs.halted)))} are halted: repeat the command"
+            f"only the tasks {', '.join(map(str, sorted(facts.syncs.halted)))} are halted; run the command again"
         )
     idle = [task for task in range(facts.tasks) if task not in facts.workers.owners]
     if not facts.workers.tasks:
-        problems.append(f"no worker runs: nothing is replicated (the group {flow.group} on {flow.target} is empty)")
+        problems.append(
+            f"no worker is running: nothing is replicated (the group {flow.group} on {flow.target} has no members)"
+        )
     elif facts.workers.is_moving:
-        problems.append("the workers' group is handing out tasks: look again in some seconds")
+        problems.append("the workers' group is rebalancing; look again in a few seconds")
     elif idle:
         problems.append(f"no worker has the tasks {', '.join(map(str, idle))}")
     if stopped := lag.count(State.STOPPED):
         problems.append(f"{stopped} partition{'s' if stopped > 1 else ''} stopped")
     if tasks is None:
-        problems.append(f"{flow.syncs_topic} is not on {flow.target}: no worker has run yet")
+        problems.append(f"{flow.target} has no topic {flow.syncs_topic}: no worker of this flow has run yet")
     elif tasks != flow.settings.tasks:
         problems.append(
             f"flows.{flow.name}.tasks is {flow.settings.tasks}, but {flow.syncs_topic} has {tasks} partitions, one per "
-            f"task: workers with this configuration refuse to run"
+            f"task: workers with this configuration refuse to start"
         )
     problems += [f"the pattern {pattern!r} matches no topic of {flow.source}" for pattern in lag.unmatched]
     if facts.topics is not None and not lag.partitions:

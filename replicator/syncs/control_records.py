@@ -1,10 +1,11 @@
-"""Records of a command in the tasks' partitions of the syncs topic, each written as the task itself: that fences it.
+"""Writes records of a command to the tasks' partitions of the syncs topic, as the task itself: that fences the task.
 
-A task that runs fails with its next transaction and begins anew, so that it reads what was written before it copies
-anything; one that starts later reads it, too. One that starts in the same moment opens the same id; the interleavings:
+A running task fails with its next transaction and starts again, so that it reads the record before it replicates
+anything; a task that starts later reads it, too. A task that starts at the same moment opens the same transactional id;
+the interleavings:
 
-    command opens, task opens, command writes      the command is fenced: again, from opening
-    task opens, command opens, task reads          the task misses the record; it is fenced, writes nothing, begins anew
+    command opens, task opens, command writes      the command is fenced, and repeats from opening
+    task opens, command opens, task reads          the task misses the record; it is fenced and starts again
     command commits, task opens, task reads        the task reads the record
 
 Invariants:
@@ -31,17 +32,17 @@ from replicator.kafka.transactions import FencingWriter
 from replicator.names import transactional_id
 
 AT_ONCE = 8
-"""How many tasks are written to side by side."""
+"""The number of tasks written to in parallel."""
 Records = Sequence[tuple[bytes, bytes | None]]
 """Keys and values."""
 
 
 class PartlyDoneError(KafkaOpError):
-    """Some tasks of a flow were not written to; the command run again goes on with them.
+    """Some tasks of a flow were not written to; running the command again writes to them.
 
     Args:
-        done: tasks that were, and were read back.
-        failed: why not, by task.
+        done: tasks that were written to and read back.
+        failed: the errors of the others, by task.
     """
 
     def __init__(self, op: str, done: Iterable[int], failed: Mapping[int, Exception]) -> None:
@@ -50,11 +51,11 @@ class PartlyDoneError(KafkaOpError):
         task, why = next(iter(self.failed.items()))
         tasks = ", ".join(map(str, self.failed))
         text = f"tasks {tasks} not done, {len(self.done)} done; task {task}: {why}"
-        super().__init__(text, op=op, hint="run the command again: it goes on with those")
+        super().__init__(text, op=op, hint="run the command again for those")
 
 
 def command_body(move_id: str) -> dict[str, Any]:
-    """What a control record of a command says of it; the operator and the time are those of now."""
+    """The body of a command's control record, with the current operator and time."""
     at = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
     return {"id": move_id, "by": operator_name(), "at": at}
 
@@ -62,12 +63,12 @@ def command_body(move_id: str) -> dict[str, Any]:
 def write_as_tasks(
     flow: Flow, target: Cluster, tasks: Iterable[int], make: Callable[[int], Records], deadline: Deadline, *, op: str
 ) -> None:
-    """Write what `make` gives into the tasks' partitions, each in one transaction, and read it back.
+    """Write the records of `make` to the tasks' partitions, one transaction each, and read them back.
 
     Args:
-        make: called once a task's former owners are fenced: what it reads of the partition then is all there is.
-            Called from several threads, and again where the answer to a commit was lost and the task began since:
-            what does harm written twice looks for what it wrote, and gives nothing.
+        make: called after a task's former owners are fenced, so that it reads the whole partition. It is called from
+            several threads, and again if the answer to a commit was lost and the task has started since: a record that
+            must not be written twice is then looked for, and not returned again.
 
     Raises:
         RefusedError: the flow has no syncs topic: it never ran.
@@ -87,7 +88,7 @@ def write_as_tasks(
 
 
 def check_ran(flow: Flow, target: Cluster, deadline: Deadline) -> None:
-    """`check_topic`, for who does not read the topic.
+    """`check_topic`, for a caller that does not read the topic.
 
     Raises:
         RefusedError, KafkaOpError: as `check_topic`.
@@ -101,20 +102,20 @@ def check_topic(flow: Flow, reader: LogReader, deadline: Deadline) -> None:
 
     Raises:
         RefusedError: it has none.
-        KafkaOpError: no answer.
+        KafkaOpError: the target did not answer.
     """
     if not reader.exists(deadline):
         text = f"{flow.target} has no topic {flow.syncs_topic}: the flow {flow.name} never ran"
-        raise RefusedError(f"{text}, and there is nothing to be done with it")
+        raise RefusedError(f"{text}, so there is nothing to do")
 
 
 def _write(flow: Flow, target: Cluster, task: int, make: Callable[[int], Records], deadline: Deadline) -> None:
-    """Write one task's records and read them back; a task that starts in the same moment is outlasted."""
+    """Write one task's records and read them back; repeats while a task that starts at the same moment fences it."""
     waits = backoff_s(0.05, 0.5)
     while True:
         try:
             _write_once(flow, target, task, make, deadline)
-        except (FatalError, AbortTransactionError):  # fenced most of all, be it after the commit
+        except (FatalError, AbortTransactionError):  # most likely fenced, perhaps after the commit
             if deadline.expired:
                 raise
             time.sleep(deadline.slice_s(next(waits)))
@@ -142,6 +143,6 @@ def _read_back(flow: Flow, target: Cluster, task: int, offset: int, key: bytes, 
     with closing(LogReader(target, flow.syncs_topic, {task: offset}, take)) as reader:
         while not seen:  # a commit is acknowledged before its marker is in the partition
             if deadline.expired:
-                text = f"the record at {offset} is not seen within {deadline.seconds:g} s"
+                text = f"the record at {offset} is not visible after {deadline.seconds:g} s"
                 raise RetriableError(text, op=f"read {flow.syncs_topic} back", hint=target.recent_error())
             reader.follow(deadline.slice_s(0.1))

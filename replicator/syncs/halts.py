@@ -1,13 +1,13 @@
-"""Halting a flow: a record in the syncs partition of each task says that the task must not run; a tombstone lifts it.
+"""Halts a flow: a record in the syncs partition of each task stops the task; a tombstone lifts the halt.
 
-The record is written as the task itself (`task_writes`). That fences a task that runs: its next transaction fails, it
-begins anew, reads the record before it copies anything, and waits (`task`). A task that starts later reads it, too. So
-one step ends every living task and holds back the next one.
+The record is written as the task itself (`control_records`). That fences a running task: its next transaction fails, it
+starts again, reads the record before it replicates anything, and waits (`copy.task`). A task that starts later reads
+it, too. So one step stops every running task and every later one.
 
-Only the target is needed.
+Needs only the target.
 
 Invariants:
-    C, G: see `task_writes`.
+    C, G: see `control_records`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class HaltReason(enum.StrEnum):
 
 
 def halt_body(reason: str, move_id: str) -> dict[str, Any]:
-    """What the record says; the operator and the time are those of now."""
+    """The body of the record, with the current operator and time."""
     return {"reason": str(reason), **command_body(move_id)}
 
 
@@ -43,15 +43,15 @@ def halt_text(body: Mapping[str, Any]) -> str:
 
 
 def halted_text(flow: str, halted: Mapping[int, Mapping[str, Any]]) -> str:
-    """Why a flow is halted, and what to do, in words; empty when none of its tasks is. Pure."""
+    """Why a flow is halted, and how to resume it, in words; empty if no task is halted. Pure."""
     if not halted:
         return ""
     first = halt_text(halted[min(halted)])
-    return f"the flow {flow} is halted ({first}); `replicator resume --flow '{flow}'` lifts it"
+    return f"the flow {flow} is halted ({first}); to resume it: `replicator resume --flow '{flow}'`"
 
 
 def to_halt(halted: Mapping[int, Mapping[str, Any]], tasks: Iterable[int], reason: str) -> list[int]:
-    """The tasks that are not halted yet; a failover also takes over what is merely paused. Pure."""
+    """The tasks that are not halted yet; a failover also takes over tasks that are only paused. Pure."""
     takes_over = reason == HaltReason.FAILOVER
     return [
         task
@@ -61,14 +61,14 @@ def to_halt(halted: Mapping[int, Mapping[str, Any]], tasks: Iterable[int], reaso
 
 
 def halt_changes(shown: Mapping[int, Mapping[str, Any]], found: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """What halts more tasks than `shown`, or others, or by another command; one text each. Pure."""
+    """Differences between the halts shown to the operator and those found now; one text each. Pure."""
     new = dict.fromkeys(halt_text(found[task]) for task in sorted(found) if found[task] != shown.get(task))
     lifted = dict.fromkeys(halt_text(shown[task]) for task in sorted(shown.keys() - found.keys()))
-    return [*(f"halted by now ({it})" for it in new), *(f"not halted any more ({it})" for it in lifted)]
+    return [*(f"halted since then ({it})" for it in new), *(f"no longer halted ({it})" for it in lifted)]
 
 
 def halt(flow: Flow, target: Cluster, tasks: Iterable[int], body: Mapping[str, Any], deadline: Deadline) -> None:
-    """No task of these writes from now on, and none starts; read back. Doing it again does no harm.
+    """Stop these tasks until `lift`, and read that back. Repeating it does no harm.
 
     Raises:
         RefusedError: the flow has no syncs topic: it never ran.
@@ -78,7 +78,7 @@ def halt(flow: Flow, target: Cluster, tasks: Iterable[int], body: Mapping[str, A
 
 
 def lift(flow: Flow, target: Cluster, tasks: Iterable[int], deadline: Deadline) -> None:
-    """These tasks may run again; read back. Workers that wait for it begin at once.
+    """Let these tasks run again, and read that back. Waiting workers start them at once.
 
     Raises:
         RefusedError, PartlyDoneError: as `halt`.
@@ -87,11 +87,11 @@ def lift(flow: Flow, target: Cluster, tasks: Iterable[int], deadline: Deadline) 
 
 
 def read_halts(flow: Flow, target: Cluster, tasks: Iterable[int], deadline: Deadline) -> dict[int, dict[str, Any]]:
-    """What halts each of these tasks; one that is left out is not halted.
+    """The halt of each of these tasks; a task that is left out is not halted.
 
     Raises:
         RefusedError: the flow has no syncs topic.
-        KafkaOpError: not read within `deadline`, which a large history takes some of.
+        KafkaOpError: not read within `deadline`; a large history takes seconds.
     """
     halted: dict[int, dict[str, Any]] = {}
 

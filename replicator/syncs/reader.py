@@ -31,7 +31,7 @@ State = TypeVar("State", bound=SyncsState)
 
 
 class SyncsReader(Generic[State]):
-    """Reads partitions of the syncs topic under read_committed, to their stable end, again and again.
+    """Reads partitions of the syncs topic under read_committed to their stable end, repeatedly.
 
     Args:
         target: the cluster.
@@ -54,7 +54,7 @@ class SyncsReader(Generic[State]):
 
         Raises:
             KafkaOpError: as `LogReader.read_to_end`.
-            WireError: a record can't be read.
+            FormatError: a record can't be read.
         """
         self._reader.read_to_end(deadline, is_stopped)
         return self.state
@@ -71,11 +71,11 @@ class SyncsReader(Generic[State]):
         return self.state
 
     def read_to(self, partition: int) -> int:
-        """How far a partition was read: past the markers at its end."""
+        """How far a partition was read, including the transaction markers at its end."""
         return self._reader.read_to(partition)
 
     def follow(self, wait_s: float) -> State:
-        """What was added since: waits at most `wait_s` for the first of it."""
+        """Read what was added since; waits at most `wait_s` for the first record."""
         self._reader.follow(wait_s)
         return self.state
 
@@ -84,7 +84,7 @@ class SyncsReader(Generic[State]):
 
 
 def runs_on(target: Cluster, topic: str, task: int, begin: int, deadline: Deadline) -> list[tuple[int, SyncRecord]]:
-    """The runs in a task's partition of the syncs topic from `begin` on, whatever became of them, and where they are.
+    """The runs in a task's partition from offset `begin` on, committed or not, with their offsets.
 
     Raises:
         KafkaOpError: as `LogReader.read_to_end`.
@@ -107,10 +107,10 @@ def syncs_ends(
     """Where the partitions of the syncs topic end.
 
     Args:
-        committed: what is committed; else with what is open.
+        committed: the last stable offset; else the high watermark.
 
     Raises:
-        KafkaOpError: a partition gave no answer.
+        KafkaOpError: a partition did not answer.
     """
     specs = {TP(topic, task): LATEST for task in range(tasks)}
     ends = known_offsets(target, admin, specs, deadline, committed=committed)

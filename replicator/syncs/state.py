@@ -1,4 +1,4 @@
-"""What the records of the syncs topic add up to: positions, partitions that stopped, halts (invariant B)."""
+"""The state that the records of the syncs topic add up to: positions, stopped partitions, halts (invariant B)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Fact = TypeVar("Fact", dict[str, Any], TargetTopic)
 
 @dataclass(slots=True)
 class SyncsState:
-    """What the read partitions of the syncs topic say.
+    """The state of the partitions of the syncs topic that were read.
 
     Args:
         newest: the newest run of every source partition: its position (invariant B).
         stopped: partitions that stopped alone, with ``state``, ``reason``, ``hint`` and ``since``.
         halted: tasks that must not run, with ``reason``, ``id``, ``by`` and ``at`` (`halts`).
-        recopied: by which command runs of a task were deleted last, with ``id``, ``by`` and ``at`` (`recopy`).
+        recopied: by task, the last command that deleted runs, with ``id``, ``by`` and ``at`` (`operations.recopy`).
         targets: the topic that every partition's downstream offsets belong to.
         records: how many records were read.
         forgotten: how many of them deleted runs.
@@ -54,7 +54,7 @@ class SyncsState:
         """Add one record of the log, in log order.
 
         Raises:
-            WireError: it is not ours, or newer than this release.
+            FormatError: the record is of another program, or newer than this release.
         """
         self.records += 1
         record = decode(key, value)
@@ -67,7 +67,7 @@ class SyncsState:
             self.take_run(record.tp, record.run)
 
     def take_at(self, offset: int, key: bytes, value: bytes | None) -> None:
-        """Add one record of the log, in log order, which lies at `offset`."""
+        """Add the record at `offset`, in log order."""
         self.take(key, value)
 
     def take_run(self, tp: TP, run: Run) -> None:
@@ -100,14 +100,16 @@ def _note(facts: dict[Subject, Fact], subject: Subject, fact: Fact | None) -> No
 
 @dataclass(slots=True)
 class TaskState(SyncsState):
-    """What one task's partition of the syncs topic says, and where.
+    """The state of one task's partition of the syncs topic, with offsets.
 
     Args:
-        last: the partitions that the last transaction with records wrote to. Between two transactions lies a marker.
-        tails: of each partition, the runs of the last transaction that wrote records to it, and those without records
-            that follow. Without those that were emptied (`fates`).
-        ends: of each partition, after the last record about its runs.
-        end: after the last record about runs.
+        last: the partitions that the last transaction with records wrote to. A transaction marker, a gap in the
+            offsets, separates two transactions.
+        tails: by partition, the runs of the last transaction that wrote records to it, and the runs without records
+            that follow; without those that a repair has emptied (`copy.sync_repair`). If two transactions wrote runs
+            A, B | C to a partition, its tail is C; after a run D without records it is C, D.
+        ends: by partition, the offset after the last record about its runs.
+        end: the offset after the last record about any run.
     """
 
     last: set[TP] = field(default_factory=set)
@@ -147,7 +149,7 @@ class TaskState(SyncsState):
 
 @dataclass(slots=True)
 class MapsState(SyncsState):
-    """What the syncs topic says, with the whole history that it keeps.
+    """The state of the syncs topic, with the whole history that it keeps.
 
     Args:
         maps: the offset map of every source partition.

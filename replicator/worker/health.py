@@ -1,8 +1,8 @@
 """``/metrics``, ``/livez`` and ``/readyz`` of one process.
 
-/livez    200 while every worker's polling loop turns; 503 says which one hangs: restart the process
-/readyz   200 while every flow can be worked on, and what does not work beside it; 503 says why not: wait, or look
-          at the named cluster
+/livez    200 while the polling loop of every worker runs; 503 names the worker that hangs: restart the process
+/readyz   200 while every flow can be replicated, with the problems of background jobs; 503 says why not: wait, or
+          check the named cluster
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class HealthServer:
         settings: address; a taken port is replaced by the next free one of the ten after it.
 
     Raises:
-        ConfigError: none of the ports can be had.
+        ConfigError: none of the ports is free.
     """
 
     def __init__(self, settings: HttpSettings, registry: CollectorRegistry, workers: Mapping[str, FlowWorker]) -> None:
@@ -67,7 +67,9 @@ def _handler(registry: CollectorRegistry, workers: Mapping[str, FlowWorker]) -> 
             if path == "/metrics":
                 self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
             elif path == "/livez":
-                dead = [f"{name}: the worker hangs or ended" for name, w in workers.items() if not w.is_alive_inside()]
+                dead = [
+                    f"{name}: the worker hangs or has ended" for name, w in workers.items() if not w.is_alive_inside()
+                ]
                 self._probe(dead)
             elif path == "/readyz":
                 notes = [f"{name}: {note}" for name, w in workers.items() for note in w.notes()]

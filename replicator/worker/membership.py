@@ -1,7 +1,7 @@
-"""Asking the workers' group whether a task is ours.
+"""Asks the workers' group whether this worker still owns a task.
 
-A process that was stopped past its session timeout would otherwise fence its own successor when it wakes up. The answer
-comes from the group's coordinator, which refuses a commit of a member that it has expelled.
+A process that was suspended past its session timeout would otherwise fence its own successor when it wakes up. The
+group's coordinator answers: it refuses a commit of a member that it has expelled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _FORBIDDEN = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZAT
 
 
 class Membership:
-    """Asks the coordinator whether a task is ours. Threading: `confirm` by tasks, `serve` by the polling thread."""
+    """Asks the coordinator whether this worker owns a task.
+
+    Threading: `confirm` by tasks, `serve` by the polling thread.
+    """
 
     def __init__(self, target: Cluster, topic: str) -> None:
         self._target = target
@@ -30,12 +33,12 @@ class Membership:
         self._answers: dict[int, KafkaError | None] = {}
 
     def confirm(self, task: int, deadline: Deadline, is_stopped: Callable[[], bool]) -> bool:
-        """True: the coordinator accepted a commit of ours for the task's partition. False: refused, or no answer.
+        """Whether the coordinator accepted a commit for the task's partition. False: it refused, or did not answer.
 
-        The polling thread, which would bring the answer, may be the one that waits for the task to stop.
+        The polling thread, which receives the answer, may be the one that waits for the task to stop.
 
         Raises:
-            KafkaOpError: the principal may not commit, so that nobody can ever tell.
+            KafkaOpError: the principal may not commit, so that there can be no answer.
         """
         answered = threading.Event()
         with self._lock:
@@ -53,7 +56,7 @@ class Membership:
         return is_answered and error is None
 
     def serve(self, consumer: Consumer) -> None:
-        """Pass waiting questions on; the commit itself carries nothing that anybody reads."""
+        """Send the waiting questions, as commits; the committed offset itself means nothing."""
         now_s = time.monotonic()
         with self._lock:
             tasks = [t for t in self._questions if t not in self._answers and self._is_due(t, now_s)]
@@ -66,7 +69,7 @@ class Membership:
                 self._answer(task, cause.args[0])
 
     def _is_due(self, task: int, now_s: float) -> bool:
-        """Whether the question was not asked yet, or so long ago that its answer is lost."""
+        """Whether the question was not sent yet, or so long ago that its answer is lost."""
         return now_s - self._asked_s.get(task, -ASK_AGAIN_S) >= ASK_AGAIN_S
 
     def committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes: one, or several under a parent that passes signals on and replaces the ones that die."""
+"""Worker processes: one, or several under a parent that forwards signals and replaces processes that die."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 STDERR = 2
-"""Where the stacks of all threads are written when a library in C ends the process, or holds it up at the end: nothing
-else says why."""
+"""Where the stacks of all threads are written when a C library crashes the process, or blocks its end: no other output
+says why."""
 AFTER_TASKS_S = 5.0
-"""How much longer than `worker.shutdown_timeout_s` a worker may take, to leave its group and let clients go."""
+"""How much longer than `worker.shutdown_timeout_s` a worker may take, to leave its group and close its clients."""
 EXIT_WITHIN_S = 3.0
-"""How much longer the whole process may take; then it ends itself, whatever holds it up."""
+"""How much longer the whole process may take; then it ends itself, whatever blocks it."""
 RESPAWN_AFTER_S = 1.0
 RESPAWN_AT_MOST_S = 30.0
 PARENT_VARIABLE = "REPLICATOR_PARENT_PID"
-"""Tells a child whose it is: it ends when it has lost its parent."""
+"""The parent's process id, for a child: it exits when it has lost its parent."""
 
 
 class Signals:
     """SIGTERM and SIGINT: the first asks for a clean stop, a second one ends the process at once.
 
-    No `threading.Event`: the handler runs in the main thread between two of its instructions, also where that one holds
-    the event's lock, which `Event.set` would then wait for without end. A `SimpleQueue` may be filled at any moment.
+    No `threading.Event`: the handler runs in the main thread between two of its instructions, also while that thread
+    holds the event's lock, for which `Event.set` would then wait forever. A `SimpleQueue` may be filled at any moment.
 
     Args:
         at_once: what a second signal does before the process ends.
@@ -51,7 +51,7 @@ class Signals:
 
     def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
         self.received: signal.Signals | None = None
-        """The first one that came."""
+        """The first signal."""
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._count = count(1)
         self._at_once = at_once
@@ -89,12 +89,12 @@ def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
     parent = os.environ.get(PARENT_VARIABLE)
     while not signals.wait(0.2) and any(worker.is_alive() for worker in workers.values()):
         if parent is not None and os.getppid() != int(parent):
-            log.warning("parent_is_gone", hint="this process ends, too")
+            log.warning("parent_is_gone", hint="this process exits, too")
             break
     if signals.received is not None:
         log.info("worker_stopping", signal=signals.received.name, within_s=settings.worker.shutdown_timeout_s)
     deadline = Deadline(settings.worker.shutdown_timeout_s + AFTER_TASKS_S)
-    # a library in C may wait with the interpreter's lock held: nothing in Python would come to an end then
+    # a C library may block with the interpreter's lock held: then no Python code runs that could end the process
     faulthandler.dump_traceback_later(deadline.seconds + EXIT_WITHIN_S, exit=True, file=STDERR)
     for worker in workers.values():
         worker.stop()
@@ -105,7 +105,7 @@ def run_worker(settings: Settings, flows: Sequence[Flow]) -> int:
     if failures:
         return EXIT_USAGE if isinstance(failures[0], ConfigError) else EXIT_FAILED
     if any(worker.is_alive() for worker in workers.values()):
-        log.error("worker_left_unclean", hint="a transaction may be open; the next owner ends it")
+        log.error("worker_left_unclean", hint="a transaction may be open; the next owner aborts it")
         return EXIT_FAILED
     return EXIT_DONE
 
@@ -130,7 +130,7 @@ class _Child:
         return True
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """A session of its own: Ctrl-C reaches the parent alone, which passes one signal on."""
+        """In a session of its own: Ctrl-C reaches only the parent, which forwards one signal."""
         environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
         return subprocess.Popen(self._arguments, env=environment, start_new_session=True)
 
@@ -157,7 +157,7 @@ def run_processes(number: int, arguments: Sequence[str], settings: Settings) -> 
 
 
 def _stop_all(children: Sequence[_Child], settings: Settings, code: int) -> int:
-    """Pass the signal on, wait, and kill what does not end in time."""
+    """Forward the signal, wait, and kill the processes that do not end in time."""
     deadline = Deadline(settings.worker.shutdown_timeout_s + 10)
     for child in children:
         if child.process.poll() is None:

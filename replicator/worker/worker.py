@@ -1,12 +1,12 @@
-"""One process's part in one flow: a member of the workers' group, which runs the tasks that Kafka hands it.
+"""One flow in one process: a member of the workers' group, which runs the tasks that Kafka assigns to it.
 
     connect → syncs topic → catalog thread + group → poll, until stopped → tasks commit or abort → leave the group
 
-What the member's consumer reads of its tasks' partitions is only looked at for halts (`halts`): an idle task writes
+The member's consumer reads its tasks' partitions only to see halts and recopies (`syncs.halts`): an idle task writes
 nothing, and would not notice that it is fenced.
 
-Kafka's group protocol is the scheduler: nothing here decides who runs what. A task asks, before it fences anybody,
-whether it is still ours (`membership`).
+Kafka's group protocol is the scheduler: nothing here decides which worker runs a task. Before a task fences its former
+owner, it asks the group whether this worker still owns it (`membership`).
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ POLL_S = 0.05
 FOLLOW_LAZILY: Mapping[str, Any] = {"fetch.wait.max.ms": 500, "fetch.min.bytes": 65_536, "queued.min.messages": 1000}
 """The member's consumer reads twice a second, not each commit of its tasks."""
 PROBLEM_FADES_S = 30.0
-"""The client repeats what is wrong with the group; what it has not repeated for so long is over."""
+"""The client repeats its errors about the group; one that it has not repeated for so long is over."""
 STALLED_AFTER_S = 30.0
 STOP_MARGIN_S = 1.0
-"""How long a worker that stops waits for a thread that only reads."""
-DUTIES_TASK = 0
-"""Whose owner has the flow's duties."""
+"""How long a stopping worker waits for a thread that only reads."""
+JOBS_TASK = 0
+"""The owner of this task runs the flow's background jobs."""
 
 
 class FlowWorker(threading.Thread):
@@ -82,7 +82,7 @@ class FlowWorker(threading.Thread):
         self._membership = Membership(self._target, flow.syncs_topic)
         self._tasks: dict[int, Task] = {}
         self._admins: tuple[AdminClient, AdminClient] | None = None
-        self._duties: BackgroundJobs | None = None
+        self._jobs: BackgroundJobs | None = None
         self._context: TaskContext | None = None
         self._choice = Choice("")
         self._polled_s = time.monotonic()
@@ -100,12 +100,12 @@ class FlowWorker(threading.Thread):
         self._stopping.set()
 
     def is_alive_inside(self) -> bool:
-        """Whether the polling loop turns (for ``/livez``): it may wait, or have ended, but it may not hang."""
+        """Whether the polling loop runs (for ``/livez``): it may wait, or have ended, but must not hang."""
         limit_s = STALLED_AFTER_S + self._settings.worker.shutdown_timeout_s + 2 * self._settings.connect_timeout_s
         return self.failure is not None or time.monotonic() - self._polled_s < limit_s
 
     def not_ready(self) -> str:
-        """Why the worker can't work right now; empty when it can."""
+        """Why the worker can't replicate right now; empty when it can."""
         if self._problem:
             return self._problem
         if halted := [task.problem for task in list(self._tasks.values()) if task.state == "halted"]:
@@ -123,9 +123,9 @@ class FlowWorker(threading.Thread):
         return ""
 
     def notes(self) -> list[str]:
-        """What does not work beside replication, which goes on."""
-        duties = self._duties
-        return duties.problems() if duties is not None else []
+        """Problems of background jobs, which do not stop replication."""
+        jobs = self._jobs
+        return jobs.problems() if jobs is not None else []
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -148,12 +148,12 @@ class FlowWorker(threading.Thread):
                 self._stopping.wait(wait_s)
             except Exception as error:
                 self._problem = f"unexpected: {error}"
-                self._log.exception("worker_failed_unexpectedly", hint="a fault of this program: please report it")
+                self._log.exception("worker_failed_unexpectedly", hint="this is a bug in replicator; please report it")
                 self._stopping.wait(next(waits))
         self._log.info("worker_stopped")
 
     def _work(self) -> None:
-        """Connect, and be a member of the group until stopped."""
+        """Connect, and stay in the group until stopped."""
         admins = self._connect()
         if admins is None:
             return
@@ -176,10 +176,10 @@ class FlowWorker(threading.Thread):
             self._be_member()
         finally:
             ended.set()
-            keeper.join(STOP_MARGIN_S if self._stopping.is_set() else timeout_s)  # a cluster may hang: a stop may not
+            keeper.join(STOP_MARGIN_S if self._stopping.is_set() else timeout_s)  # a cluster may hang; a stop must not
 
     def _connect(self) -> tuple[AdminClient, AdminClient] | None:
-        """Admin clients of both clusters, looked for side by side; None when stopped meanwhile.
+        """Admin clients of both clusters, connected in parallel; None when stopped meanwhile.
 
         Raises:
             KafkaOpError: one of them does not answer; the text names it.
@@ -206,10 +206,10 @@ class FlowWorker(threading.Thread):
             if isinstance(result, AdminClient):
                 admins.append(result)
             else:
-                raise result or ConfigError(f"clusters.{cluster.alias}", "the client gave no answer")
+                raise result or ConfigError(f"clusters.{cluster.alias}", "the client did not answer")
         if self._source.brokers & self._target.brokers:
-            text = f"clusters.{self._flow.source} and clusters.{self._flow.target} are one Kafka cluster"
-            raise ConfigError(f"flows.{self._flow.name}", f"{text}, which would copy its own copies without end")
+            text = f"clusters.{self._flow.source} and clusters.{self._flow.target} are the same Kafka cluster"
+            raise ConfigError(f"flows.{self._flow.name}", f"{text}; the flow would replicate its own records endlessly")
         return admins[0], admins[1]
 
     def _make_context(self, catalog: Catalog, admins: tuple[AdminClient, AdminClient]) -> TaskContext:
@@ -247,7 +247,7 @@ class FlowWorker(threading.Thread):
                 "client.id": client_id(),
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": session_ms,
-                "heartbeat.interval.ms": min(1000, max(100, session_ms // 4)),  # members hear of a change by it
+                "heartbeat.interval.ms": min(1000, max(100, session_ms // 4)),  # by it members learn of a rebalance
                 "auto.offset.reset": "latest",
                 **FOLLOW_LAZILY,
                 **WATCHED,
@@ -278,29 +278,29 @@ class FlowWorker(threading.Thread):
             self._joined = self._leaves = False
 
     def _look_after_clients(self) -> None:
-        """See that the clients that live as long as the membership still know a broker.
+        """Check that the clients that live as long as the membership still know a broker.
 
         Raises:
-            RetriableError: one does not, and never will again: all of them have to be made anew.
+            RetriableError: one does not, and never will again: all clients have to be created again.
         """
         for admin in self._admins or ():
-            admin.poll(0)  # its statistics arrive by that
+            admin.poll(0)  # delivers its statistics
         for cluster in (self._source, self._target):
             if cluster.lost:
-                text = f"a client knows no broker any more: {cluster.alias} said that it has none, while it shut down"
-                raise RetriableError(text, op=f"ask {cluster.alias}", hint="the worker connects again with new clients")
+                text = f"a client lost its brokers: {cluster.alias} reported none while it was shutting down"
+                raise RetriableError(text, op=f"ask {cluster.alias}", hint="the worker reconnects with new clients")
 
     def _poll(self, consumer: Consumer) -> None:
         try:
             message = consumer.poll(POLL_S)
         except (KafkaException, SystemError) as cause:
-            raise self._target.error(cause, op=f"be a member of {self._flow.group}") from cause
+            raise self._target.error(cause, op=f"stay in the group {self._flow.group}") from cause
         error = message.error() if message is not None else None
         if message is not None and error is None:
             self._look_for_commands(message)
         if error is not None:
             topic = self._flow.syncs_topic
-            failure = self._target.error(error, op=f"be a member of {self._flow.group}", right="READ", topic=topic)
+            failure = self._target.error(error, op=f"stay in the group {self._flow.group}", right="READ", topic=topic)
             is_new_topic = error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
             if not is_new_topic and not isinstance(failure, RetriableError):
                 raise failure
@@ -312,13 +312,13 @@ class FlowWorker(threading.Thread):
             self._problem = ""
 
     def _look_for_commands(self, message: Message) -> None:
-        """Tell a task of this worker that a command wrote as the task: it halted it, or deleted runs of it.
+        """Stop a task of this worker that a command has written to, to halt it or to delete its runs.
 
-        Reading begins at the end of the log as it is soon after the assignment; what was written before that is read by
-        the task itself, or fences it.
+        Reading begins at the end of the log shortly after the assignment; what was written before that is read by the
+        task itself, or fences it.
         """
         record = None
-        with contextlib.suppress(FormatError):  # the task reads it when it begins, and tells
+        with contextlib.suppress(FormatError):  # the task reads it when it starts, and reports it
             record = task_record(message.key() or b"", message.value())
         task = self._tasks.get(message.partition() or 0)
         if record is not None and record.body is not None and task is not None:
@@ -337,18 +337,16 @@ class FlowWorker(threading.Thread):
             task = Task(partition.partition, self._context, metrics)
             self._tasks[partition.partition] = task
             task.start()
-            if partition.partition == DUTIES_TASK:
-                self._start_duties(self._context)
+            if partition.partition == JOBS_TASK:
+                self._start_jobs(self._context)
 
-    def _start_duties(self, context: TaskContext) -> None:
+    def _start_jobs(self, context: TaskContext) -> None:
         assert self._admins is not None
         clusters = (self._source, self._target)
         metrics = JobMetrics(self._metrics, self._flow.name)
         timeout_s = self._settings.connect_timeout_s
-        self._duties = BackgroundJobs(
-            self._flow, clusters, self._admins, context.catalog, timeout_s, metrics, self._log
-        )
-        self._duties.start()
+        self._jobs = BackgroundJobs(self._flow, clusters, self._admins, context.catalog, timeout_s, metrics, self._log)
+        self._jobs.start()
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._log.info("tasks_revoked", tasks=sorted(p.partition for p in partitions))
@@ -368,19 +366,19 @@ class FlowWorker(threading.Thread):
         return {number: self._tasks.pop(number) for number in numbers}
 
     def _finish(self, tasks: dict[int, Task]) -> None:
-        """End these tasks together, within one deadline; a task that hangs is left to be fenced by its next owner."""
+        """Stop these tasks together, within one deadline; a task that hangs is fenced by its next owner."""
         timeout_s = self._settings.worker.shutdown_timeout_s
         deadline = Deadline(timeout_s)
-        duties = self._duties if DUTIES_TASK in tasks else None
-        if duties is not None:
-            self._duties = None
-            duties.finish(timeout_s)
+        jobs = self._jobs if JOBS_TASK in tasks else None
+        if jobs is not None:
+            self._jobs = None
+            jobs.finish(timeout_s)
         for task in tasks.values():
             task.stop_token.finish(timeout_s)
         for number, task in tasks.items():
             task.join(deadline.left_s())
             self._tasks.pop(number, None)
             if task.is_alive():
-                self._log.warning("task_left_behind", task=number, hint="its next owner ends its transaction")
-        if duties is not None:
-            duties.join(deadline)
+                self._log.warning("task_left_behind", task=number, hint="its next owner aborts its transaction")
+        if jobs is not None:
+            jobs.join(deadline)

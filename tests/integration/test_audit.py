@@ -77,7 +77,7 @@ def test_of_two_operators_the_later_one_goes_on(topic: str, flow: Flow) -> None:
         alice.begin(Deadline(TIMEOUT_S))
         alice.write(record(flow, "alices", "started"), Deadline(TIMEOUT_S))
         bob.begin(Deadline(TIMEOUT_S))
-        with pytest.raises(RefusedError, match=r"another operator began a move .*replicator history"):
+        with pytest.raises(RefusedError, match=r"another operator has started a command .*replicator history"):
             alice.write(record(flow, "alices", "done"), Deadline(TIMEOUT_S))
         bob.write(record(flow, "bobs", "started"), Deadline(TIMEOUT_S))
         with pytest.raises(RefusedError):

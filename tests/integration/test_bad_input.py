@@ -201,11 +201,11 @@ def test_a_deleted_source_topic_stops_and_keeps_its_copy(
     """Created again, it is another topic: its records are not mixed into the old copy."""
     flow = running(make_flow(source, target))
     delete_topic(flow.source, flow.topic)
-    assert "DESCRIBE right was taken away" in flow.await_stopped(flow.topic, 0, "source_gone")
+    assert "DESCRIBE right was revoked" in flow.await_stopped(flow.topic, 0, "source_gone")
     others_go_on(flow)
     create_topic(flow.source, flow.topic, partitions=2)
     flow.produce(flow.topic, numbered(3 * FILLED, b"new"))
-    assert "deleted and created again" in flow.await_stopped(flow.topic, 0, "recreated")
+    assert "deleted and recreated" in flow.await_stopped(flow.topic, 0, "recreated")
     others_go_on(flow)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == FILLED
 
@@ -344,7 +344,8 @@ def test_an_unreachable_cluster_is_named_retried_and_used_when_it_is_back(
     error = flow.await_event("worker_not_ready")
     assert time.monotonic() - began_s < REACT_S / 2
     alias = flow.alias if side == "source" else flow.target_alias
-    assert f"no answer from {alias} ({own.bootstrap_servers}) within 2 s" in error["error"]
+    assert error["error"].startswith(f"{alias} ({own.bootstrap_servers}): ")
+    assert "tried for 2 s" in error["error"]
     assert f"check that the brokers of clusters.{alias}.bootstrap_servers are up and reachable" in error["error"]
     assert alias in worker.not_ready()
     assert worker.is_alive_inside()
@@ -368,4 +369,4 @@ def test_one_cluster_under_two_aliases_is_refused(make_flow: FlowBenches, source
     flow = make_flow(source, source)
     worker = flow.start(runs=False)
     eventually(lambda: worker.failure is not None, REACT_S)
-    assert "are one Kafka cluster" in str(worker.failure)
+    assert "are the same Kafka cluster" in str(worker.failure)

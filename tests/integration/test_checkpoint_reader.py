@@ -89,12 +89,14 @@ def test_a_record_that_cannot_be_read_is_told(flow: Flow) -> None:
     assert found.groups == {"g", "h"}
     assert found.pulse_ms == 9
     assert found.broken["g"].startswith(f"its checkpoint of {TP_0} at offset 3 of {topic} can't be read: version 1")
-    assert found.unreadable.startswith(f"records of {topic} that are no checkpoints: 2, the first at offset 4: the key")
+    assert found.unreadable.startswith(
+        f"{topic} holds 2 records that are no checkpoints; the first: at offset 4: the key"
+    )
     write(flow, Checkpoint("g", TP_0, 6, 7), at_ms=2)
     produce(servers, topic, [NewRecord(None, b"again")])
     found = read(flow)
     assert (found.broken, found.checkpoints["g", TP_0].upstream_next) == ({}, 6)
-    assert "no checkpoints: 1, " in found.unreadable
+    assert "holds 1 records that are no checkpoints" in found.unreadable
 
 
 def known(bench: FlowBench) -> KnownGroups:

@@ -154,7 +154,7 @@ def test_describe_on_a_source_topic(flow: FlowBench, guard: Guard) -> None:
     denied = deny("reader", AclOperation.DESCRIBE, TOPIC, flow.topic)
     guard.add(denied)
     text = flow.await_stopped(flow.topic, 0, "source_gone")
-    assert "the DESCRIBE right was taken away" in text
+    assert "the DESCRIBE right was revoked" in text
     fill(flow)
     flow.verify(flow.other)
     guard.remove(denied)

@@ -217,7 +217,7 @@ def test_a_partition_without_a_leader_starts_when_it_was_asked(
     seen = len(bench.events)
     bench.produce(bench.topic, records(2000))
     bench.start()
-    assert "does not say" in bench.await_stopped(bench.topic, 0, "target_unavailable", after=seen)
+    assert "did not answer" in bench.await_stopped(bench.topic, 0, "target_unavailable", after=seen)
     bench.await_caught_up(bench.topic, without=(0,))
     assert not bench.found("transaction_settled", after=seen)
     has_leader.set()

@@ -63,7 +63,7 @@ def test_nothing_changes_without_a_yes(run: Run, flow: Flow, cluster: Clients) -
     assert (done.code, done.json()["state"]) == (3, "refused")
     assert {task["state"] for task in done.json()["tasks"]} == {"running"}
     assert "halts tasks 0, 1, 2" in done.stderr
-    assert "add --yes" in done.stderr
+    assert "pass --yes" in done.stderr
     assert halts(flow, cluster) == {}
     assert run("history", "-o", "json").json() == []
 
@@ -96,7 +96,7 @@ def test_resuming_after_a_failover_says_what_it_does_not_do(run: Run, flow: Flow
     done = run("resume")
     assert done.code == 3
     assert "failover: move-1 by" in done.stderr
-    assert f"groups that moved to {flow.target} stay there: `replicator failback`" in done.stderr
+    assert f"groups that moved to {flow.target} stay there; `replicator failback`" in done.stderr
     assert len(halts(flow, cluster)) == TASKS
     assert run("pause", "--yes").code == 0
     assert {it["reason"] for it in halts(flow, cluster).values()} == {"failover"}
@@ -140,7 +140,7 @@ def test_of_two_operators_the_earlier_one_is_refused(
         patch.setattr(AuditedCommand, "_record", overtaken)
         done = run("pause", "--yes")
     assert done.code == 3
-    assert "another operator began a move of this flow" in done.stderr
+    assert "another operator has started a command on this flow" in done.stderr
     assert halts(flow, cluster) == {}
 
 
@@ -159,11 +159,11 @@ def test_a_failover_that_was_not_shown_is_left_as_it_is(
         patch.setattr("replicator.cli.flow.confirm", confirm)
         done = run(command, "-o", "json")
     assert (done.code, done.json()["state"]) == (3, "refused")
-    assert "halted by now (failover: move-2 by" in " ".join(done.stderr.split())
+    assert "halted since then (failover: move-2 by" in " ".join(done.stderr.split())
     assert {it["id"] for it in halts(flow, cluster).values()} == {"move-2"}
     entry = run("history", "-o", "json").json()[-1]
     assert (entry["command"], entry["state"]) == (command, "refused")
-    assert "halted by now (failover: move-2 by" in entry["result"]
+    assert "halted since then (failover: move-2 by" in entry["result"]
 
 
 def test_a_target_that_gives_no_answer_is_exit_1(

@@ -96,7 +96,7 @@ def test_a_deleted_copy_is_made_anew_while_the_others_go_on(flow: FlowBench, run
         (flow.topic, partition, "forgotten") for partition in range(PARTITIONS)
     ]
     assert {it["task"] for it in found["partitions"]} == set(range(TASKS))
-    assert f"{flow.topic} anew, 4 partitions, from earliest (start_from)" in done.stderr
+    assert f"{flow.topic} (4 partitions) from the earliest offset" in done.stderr
     flow.verify(flow.topic, flow.other)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
     assert flow.told(flow.topic, 0) is None
@@ -129,8 +129,8 @@ def test_a_copy_that_is_there_is_left_alone(flow: FlowBench, run: Run) -> None:
     before = [flow.position(flow.topic, partition) for partition in range(PARTITIONS)]
     done = run("recopy", flow.topic, "--yes", "-o", "json")
     assert (done.code, done.json()["state"]) == (3, "refused")
-    assert f"{flow.remote(flow.topic)} on {flow.target_alias} still is what was replicated to" in done.stderr
-    assert "delete it first, or add --behind" in done.stderr
+    assert f"{flow.remote(flow.topic)} on {flow.target_alias} lost no records" in done.stderr
+    assert "delete the topic first, or pass --behind" in done.stderr
     assert [flow.position(flow.topic, partition) for partition in range(PARTITIONS)] == before
     assert {it["state"] for it in done.json()["partitions"]} == {"kept"}
     assert run("history", "-o", "json").json() == []
@@ -140,7 +140,7 @@ def test_nothing_is_forgotten_without_a_yes(flow: FlowBench, run: Run) -> None:
     lose(flow)
     done = run("recopy", flow.topic)
     assert done.code == 3
-    assert "add --yes" in done.stderr
+    assert "pass --yes" in done.stderr
     assert flow.position(flow.topic, 0) == FILLED // PARTITIONS
     assert flow.told(flow.topic, 0) is not None
 
@@ -163,10 +163,10 @@ def test_records_of_others_are_not_mixed_unless_asked_for(flow: FlowBench, run: 
     done = run("recopy", flow.topic, "--yes")
     assert done.code == 3
     holds = f"{flow.remote(flow.topic)} on {flow.target_alias} holds {FILLED} offsets in {PARTITIONS} partitions"
-    assert f"{holds}: delete it first" in done.stderr
+    assert f"{holds}; delete the topic first" in done.stderr
     done = run("recopy", flow.topic, "--behind", "--yes")
     assert done.code == 0
-    assert f"every record comes again behind the {FILLED} offsets that the remote topics hold" in done.stderr
+    assert f"every record is written again behind the {FILLED} offsets that the remote topics hold" in done.stderr
     flow.await_caught_up(flow.topic)
     copies = [
         it for it in read_topic(flow.target, flow.remote(flow.topic)) if not (it.value or b"").startswith(b"other")
@@ -221,7 +221,7 @@ def test_what_another_recopy_made_while_the_operator_was_asked_is_left_alone(
         patch.setattr("replicator.cli.flow.confirm", confirm)
         done = run("recopy", flow.topic, *behind, "-o", "json")
     assert (done.code, done.json()["state"]) == (3, "refused")
-    assert "another recopy was done" in " ".join(done.stderr.split())
+    assert "another recopy has run since" in " ".join(done.stderr.split())
     flow.verify(flow.topic, flow.other)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
     assert [it["state"] for it in run("history", "-o", "json").json()] == ["done", "refused"]

@@ -239,13 +239,15 @@ def test_a_topic_that_may_not_be_read_is_said_until_it_may_be(
     kind = ResourceType.TOPIC
     grant(west, [right(kind, free.topic, AclOperation.READ), right(kind, shut.topic, AclOperation.DESCRIBE)])
     with closing(OffsetProbe(on_target(secured, "nobody"))) as ends:
-        eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and ends.problem, within_s=TIMEOUT_S)
+        eventually(lambda: ends.first_at_or_after({shut: 0}, Deadline(TIMEOUT_S)) and ends.problem, within_s=TIMEOUT_S)
         assert "grant READ on end-of-shut" in ends.problem
-        ends.find({shut: 0, free: 0}, Deadline(TIMEOUT_S))
+        ends.first_at_or_after({shut: 0, free: 0}, Deadline(TIMEOUT_S))
         assert "grant READ on end-of-shut" in ends.problem
         grant(west, [right(kind, shut.topic, AclOperation.READ)])
         monkeypatch.setattr(offset_probe, "LOOK_AGAIN_S", 0)
-        eventually(lambda: ends.find({shut: 0}, Deadline(TIMEOUT_S)) and not ends.problem, within_s=TIMEOUT_S)
+        eventually(
+            lambda: ends.first_at_or_after({shut: 0}, Deadline(TIMEOUT_S)) and not ends.problem, within_s=TIMEOUT_S
+        )
 
 
 def values(servers: str, topic: str) -> set[bytes | None]:

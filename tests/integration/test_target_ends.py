@@ -14,7 +14,7 @@ from replicator.embedded import EmbeddedCluster
 from replicator.errors import TP
 from replicator.kafka import offset_probe
 from replicator.kafka.cluster import Cluster as Clients
-from replicator.kafka.offset_probe import OffsetProbe
+from replicator.kafka.offset_probe import OffsetProbe, Presence
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
 from tests.support.records import create_topic, delete_topic, end_offsets
@@ -55,7 +55,11 @@ def log(target: EmbeddedCluster, unique: UniqueName) -> Log:
 
 
 def find(ends: OffsetProbe, log: Log, start: int) -> int:
-    return ends.find({log.tp: start}, Deadline(30))[log.tp]
+    return ends.first_at_or_after({log.tp: start}, Deadline(30))[log.tp]
+
+
+def presence(ends: OffsetProbe, log: Log, place: int) -> Presence:
+    return ends.has_record({log.tp: place}, Deadline(30))[log.tp]
 
 
 def test_a_marker_is_passed(ends: OffsetProbe, log: Log) -> None:
@@ -92,7 +96,7 @@ def test_a_place_without_an_answer_stays(
     """A topic that is gone holds up the others for as long as we are patient, once."""
     gone = TP(create_topic(target.admin_servers, unique("gone")), 0)
     delete_topic(target.admin_servers, gone.topic)
-    assert ends.find({gone: 5, log.tp: 3}, Deadline(30)) == {gone: 5, log.tp: 4}
+    assert ends.first_at_or_after({gone: 5, log.tp: 3}, Deadline(30)) == {gone: 5, log.tp: 4}
 
 
 def test_a_client_that_gives_nothing_is_replaced(
@@ -109,8 +113,16 @@ def test_a_client_that_gives_nothing_is_replaced(
 def test_only_a_committed_record_is_one(ends: OffsetProbe, log: Log) -> None:
     """Not a marker, not the end of the log, and not what is still open."""
     log.write(2)
-    held = {place: ends.holds({log.tp: place}, Deadline(30))[log.tp] for place in range(5)}
-    assert held == {0: True, 1: True, 2: True, 3: False, 4: False}
+    held = [presence(ends, log, place) for place in range(5)]
+    assert held == [Presence.RECORD] * 3 + [Presence.NO_RECORD] * 2
     log.producer.commit_transaction(30)
-    eventually(lambda: ends.holds({log.tp: 4}, Deadline(30))[log.tp], within_s=30)
-    assert ends.holds({log.tp: 7}, Deadline(30))[log.tp] is False
+    eventually(lambda: presence(ends, log, 4) is Presence.RECORD, within_s=30)
+    assert presence(ends, log, 7) is Presence.NO_RECORD
+
+
+def test_nothing_is_behind_the_end_of_a_log(ends: OffsetProbe, log: Log) -> None:
+    """A consumer there begins at the log's first record, which is none of the place that was asked for (A, B)."""
+    assert presence(ends, log, 4) is Presence.NO_RECORD, "the end itself"
+    for place in (5, 99):
+        assert presence(ends, log, place) is Presence.BEHIND_END
+        assert find(ends, log, place) == place

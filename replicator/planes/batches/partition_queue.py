@@ -47,6 +47,8 @@ class PartitionQueue:
         items: in order, from the oldest that is not placed; those before `sent` have been sent.
         is_added: whether it is part of the open transaction.
         is_broken: has to send again, once nothing of it is on its way.
+        stuck_at_s: since when its leader takes nothing, or is missing, on the monotonic clock; 0: it is not.
+        problem: the last error's name since then; empty where there was no answer.
     """
 
     def __init__(self, target: TP, source: TP | None) -> None:
@@ -60,6 +62,8 @@ class PartitionQueue:
         self.not_before_s = 0.0
         self._waits: Iterator[float] | None = None
         self.gone_at_s = 0.0
+        self.stuck_at_s = 0.0
+        self.problem = ""
 
     def take(self, count: int) -> int:
         """The base sequence of the next batch of so many records."""
@@ -71,8 +75,13 @@ class PartitionQueue:
     def rest(self, now_s: float) -> None:
         """Something failed that may pass: after a while, longer each time until a batch is placed, send again."""
         self.is_broken = True
+        self.stuck(now_s)
         self._waits = self._waits or backoff_s(0.02, 1.0)
         self.not_before_s = now_s + next(self._waits)
+
+    def stuck(self, now_s: float) -> None:
+        """Nothing of it can be placed now."""
+        self.stuck_at_s = self.stuck_at_s or now_s
 
     def mend(self) -> None:
         """Send again from the oldest batch, if nothing is on its way any more."""
@@ -96,7 +105,8 @@ class PartitionQueue:
     def placed(self, item: QueuedBatch) -> None:
         """The batch is in the target's log. It may not be the oldest: the answer about that one can be lost."""
         item.is_placed = True
-        self.gone_at_s = 0.0
+        self.gone_at_s = self.stuck_at_s = 0.0
+        self.problem = ""
         self._waits = None
         while self.items and self.items[0].is_placed:
             self.items.popleft()

@@ -65,9 +65,7 @@ class BatchesPlane:
             self._loop, source_brokers, source, settings.buffer_bytes, max_batch_bytes=settings.batch_bytes
         )
         self._transaction_manager = TransactionManager(self._loop, target_brokers, target, settings)
-        self._producer = Producer(
-            self._loop, target_brokers, target, self._transaction_manager, settings.transactional_id
-        )
+        self._producer = Producer(self._loop, target_brokers, target, self._transaction_manager, settings)
         self._unplaced_limit_bytes = settings.buffer_bytes // UNPLACED_SHARE
         self._placements: dict[TP, list[Placement]] = {}
         self._own_records: dict[TP, list[tuple[bytes, bytes | None]]] = {}

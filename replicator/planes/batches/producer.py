@@ -21,9 +21,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from replicator.deadline import Deadline
-from replicator.errors import TP, AbortTransactionError, FencedError, KafkaOpError, RetriableError
+from replicator.deadline import Deadline, seconds_text
+from replicator.errors import (
+    TP,
+    AbortTransactionError,
+    FencedError,
+    KafkaOpError,
+    PartitionError,
+    RetriableError,
+    StopReason,
+)
 from replicator.kafka.cluster import Cluster, KafkaError
+from replicator.planes import PlaneSettings
 from replicator.planes.batches.partition_queue import PartitionQueue, Placed, QueuedBatch
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.connection import Connection, NoResponseError, Request
@@ -41,6 +50,10 @@ REQUEST_TIMEOUT_S = 30.0
 GONE_AFTER_S = 5.0
 """How long a partition may be unknown to the brokers that should lead it: that of a topic just created is."""
 PUSH_EVERY_S = 0.02
+SECOND_PATIENCE_S = 1.0
+"""How long a partition that was given up may hold up the others when it is tried again."""
+NO_REPLICAS_HINT = "brokers that hold it are down: it has fewer in-sync replicas than min.insync.replicas"
+NO_LEADER_HINT = "check the brokers that hold it"
 
 
 class Producer:
@@ -56,13 +69,16 @@ class Producer:
         brokers: Brokers,
         target: Cluster,
         transaction_manager: TransactionManager,
-        transactional_id: str,
+        settings: PlaneSettings,
     ) -> None:
         self._loop = loop
         self._brokers = brokers
         self._target = target
         self._transaction_manager = transaction_manager
-        self._id = transactional_id
+        self._id = settings.transactional_id
+        self._patience_s = settings.partition_patience_s
+        self._unavailable: set[TP] = set()
+        """Target partitions that were stuck for too long, and took nothing since: no second time for as long."""
         self._lanes: dict[TP, PartitionQueue] = {}
         self._busy: dict[TP, PartitionQueue] = {}
         """Lanes with batches that are not placed."""
@@ -155,6 +171,9 @@ class Producer:
         self._add()
         by_node: dict[int, list[PartitionQueue]] = {}
         now_s = time.monotonic()
+        self._stop_stuck(now_s)
+        if self.failure is not None:
+            return
         for lane in self._busy.values():
             if lane.is_sendable and lane.not_before_s <= now_s:
                 leader = self._brokers.leader(lane.target.topic, lane.target.partition)
@@ -191,6 +210,7 @@ class Producer:
     def _has_no_leader(self, lane: PartitionQueue, now_s: float) -> None:
         """Wait for it; give up when the cluster says that there is no such partition, for a while."""
         topic = lane.target.topic
+        lane.stuck(now_s)
         code = self._brokers.topic_error(topic)
         if code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             self._fail(code, lane, "", op=f"produce to {topic}")
@@ -208,6 +228,9 @@ class Producer:
 
     def _send(self, node: int, lanes: list[PartitionQueue], now_s: float) -> None:
         connection = self._brokers.connection(node)
+        if connection is None:
+            for lane in lanes:
+                lane.stuck(now_s)
         if connection is None or self._not_before_s.get(node, 0.0) > now_s:
             return
         while lanes and self._in_flight.get(node, 0) < IN_FLIGHT:
@@ -278,6 +301,7 @@ class Producer:
 
     def _place(self, lane: PartitionQueue, item: QueuedBatch, result: PartitionResult) -> None:
         lane.placed(item)
+        self._unavailable.discard(lane.target)
         if not lane.items:
             self._busy.pop(lane.target, None)
         self.unplaced_bytes -= item.batch.size_bytes
@@ -296,6 +320,7 @@ class Producer:
             self._brokers.refresh()
             return now_s - lane.gone_at_s <= GONE_AFTER_S
         error = self._target.error(KafkaError(result.error), op="produce", tp=lane.source or lane.target)
+        lane.problem = error.code
         if not isinstance(error, RetriableError) or result.error in _REFUSED:
             return False
         self._brokers.refresh()
@@ -310,6 +335,28 @@ class Producer:
             error = AbortTransactionError(error.message, op=op, tp=error.tp, hint=error.hint, code=error.code)
         if self.failure is None or (isinstance(error, FencedError) and not isinstance(self.failure, FencedError)):
             self.failure = error
+
+    def _stop_stuck(self, now_s: float) -> None:
+        """Give up partitions whose leader took nothing for too long, all of them at once: the others go on."""
+        stuck = [lane for lane in self._busy.values() if lane.stuck_at_s]
+        late = [lane for lane in stuck if now_s - lane.stuck_at_s > self._allowed_s(lane)]
+        if not late or self.failure is not None:
+            return
+        half_s = self._patience_s / 2  # what was stuck soon after would only hold up the next transaction
+        late += [lane for lane in stuck if lane not in late and now_s - lane.stuck_at_s > half_s]
+        self._unavailable.update(lane.target for lane in late)
+        own = [lane for lane in late if lane.source is None]
+        if own:  # without the task's own records no partition can go on
+            text, hint = _stuck_text(own[0], now_s)
+            op = f"write to {own[0].target.topic}"
+            self.failure = AbortTransactionError(text, op=op, hint=hint, code=own[0].problem)
+            return
+        failures = [_unavailable(lane, lane.source, now_s) for lane in late if lane.source is not None]
+        failures[0].others = tuple(failures[1:])
+        self.failure = failures[0]
+
+    def _allowed_s(self, lane: PartitionQueue) -> float:
+        return SECOND_PATIENCE_S if lane.target in self._unavailable else self._patience_s
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -350,3 +397,17 @@ def _culprit(result: PartitionResult) -> tuple[int, str]:
     words = [text for _, text in result.record_errors if text]
     text = words[0] if words else result.message or ""
     return result.error, text
+
+
+def _unavailable(lane: PartitionQueue, source: TP, now_s: float) -> PartitionError:
+    text, hint = _stuck_text(lane, now_s)
+    reason = StopReason.TARGET_UNAVAILABLE
+    op = f"produce to {lane.target.topic}"
+    return PartitionError(text, op=op, tp=source, reason=reason, hint=hint, code=lane.problem)
+
+
+def _stuck_text(lane: PartitionQueue, now_s: float) -> tuple[str, str]:
+    """What is known of a partition that takes nothing, and what an operator can do."""
+    why = lane.problem or "its leader is missing or gives no answer"
+    hint = NO_REPLICAS_HINT if lane.problem.startswith("NOT_ENOUGH_REPLICAS") else NO_LEADER_HINT
+    return f"{lane.target} took nothing for {seconds_text(now_s - lane.stuck_at_s)}: {why}", hint

@@ -27,7 +27,7 @@ from replicator.offset_map.sync_format import (
 from replicator.offset_map.topic_id import NO_ID, TopicId
 from replicator.operations import pause, recopy
 from replicator.operations.pause import Halts, Pause, PauseCommand
-from replicator.operations.recopy import Copy, Recopy, Seen
+from replicator.operations.recopy import Recopy, RemotePartition, Seen
 from replicator.syncs import control_records, reader
 from replicator.syncs.control_records import Records
 from replicator.syncs.halts import HaltReason
@@ -37,10 +37,10 @@ TIMEOUT_S = 5.0
 MINE, OTHERS = "move-1", "move-0"
 ORDERS = TargetTopic("east.orders", TopicId([1] * 16))
 RUN = Run(4, 90, 40, 10, 30, 100, NO_ID, ())
-LOST = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS) for p in range(4))
-WHOLE = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS, found=ORDERS, end=51) for p in range(4))
+LOST = tuple(RemotePartition(TP("orders", p), ORDERS.name, RUN, ORDERS) for p in range(4))
+WHOLE = tuple(RemotePartition(TP("orders", p), ORDERS.name, RUN, ORDERS, found=ORDERS, end=51) for p in range(4))
 NEW = TargetTopic(ORDERS.name, TopicId([2] * 16))
-REFILLED = tuple(Copy(TP("orders", p), ORDERS.name, RUN, ORDERS, found=NEW, end=7) for p in range(4))
+REFILLED = tuple(RemotePartition(TP("orders", p), ORDERS.name, RUN, ORDERS, found=NEW, end=7) for p in range(4))
 PAUSED = {"reason": "paused", "id": OTHERS, "by": "bob", "at": "2026-01-31T03:00:00.000+00:00"}
 FAILED_OVER = PAUSED | {"reason": "failover"}
 BOBS = {"id": OTHERS, "by": "bob", "at": "2026-01-31T03:00:00.000+00:00"}
@@ -177,12 +177,12 @@ def written(monkeypatch: pytest.MonkeyPatch, log: Log) -> Log:
             PauseCommand.RESUME,
             dict.fromkeys(range(2), PAUSED),
             dict.fromkeys(range(2), FAILED_OVER),
-            "by now (failover: ",
+            "since then (failover: ",
         ),
-        (PauseCommand.RESUME, {0: PAUSED}, {0: PAUSED, 1: FAILED_OVER}, "halted by now (failover: move-0 by bob"),
-        (PauseCommand.RESUME, {0: PAUSED}, {}, "not halted any more (paused: move-0 by bob"),
-        (PauseCommand.PAUSE, {}, dict.fromkeys(range(2), FAILED_OVER), "halted by now (failover: move-0 by bob"),
-        (PauseCommand.PAUSE, {}, {1: PAUSED}, "halted by now (paused: move-0 by bob"),
+        (PauseCommand.RESUME, {0: PAUSED}, {0: PAUSED, 1: FAILED_OVER}, "halted since then (failover: move-0 by bob"),
+        (PauseCommand.RESUME, {0: PAUSED}, {}, "no longer halted (paused: move-0 by bob"),
+        (PauseCommand.PAUSE, {}, dict.fromkeys(range(2), FAILED_OVER), "halted since then (failover: move-0 by bob"),
+        (PauseCommand.PAUSE, {}, {1: PAUSED}, "halted since then (paused: move-0 by bob"),
     ],
 )
 def test_a_halt_that_was_not_shown_is_neither_lifted_nor_written_over(
@@ -239,15 +239,15 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("shown", "found", "behind", "text"),
     [
-        (Seen(LOST), Seen(WHOLE), False, "not lost any more: orders[0], orders[1], orders[2] and 1 more: run"),
-        (Seen(LOST), Seen((*LOST[:3], WHOLE[3])), False, "not lost any more: orders[3]: run"),
-        (Seen(LOST), Seen(LOST[1:]), False, "not lost any more: orders[0]: run"),
-        (Seen((*LOST[:3], WHOLE[3])), Seen(LOST), False, "lost by now, too: orders[3]: run"),
-        (Seen(LOST), Seen(REFILLED), False, "holds 28 offsets in 4 partitions: delete it first"),
-        (Seen(LOST), Seen(LOST, recopied={0: BOBS, 1: BOBS}), False, "another recopy was done (move-0 by bob at"),
-        (Seen(WHOLE), Seen(WHOLE, recopied={0: BOBS, 1: BOBS}), True, "another recopy was done (move-0 by bob at"),
-        (Seen(LOST), Seen(LOST, {0: FAILED_OVER}), False, "halted by now (failover: move-0 by bob at"),
-        (Seen(LOST, {0: PAUSED}), Seen(LOST), False, "not halted any more (paused: move-0 by bob at"),
+        (Seen(LOST), Seen(WHOLE), False, "no longer lost: orders[0], orders[1], orders[2] and 1 more)"),
+        (Seen(LOST), Seen((*LOST[:3], WHOLE[3])), False, "no longer lost: orders[3])"),
+        (Seen(LOST), Seen(LOST[1:]), False, "no longer lost: orders[0])"),
+        (Seen((*LOST[:3], WHOLE[3])), Seen(LOST), False, "lost since then: orders[3])"),
+        (Seen(LOST), Seen(REFILLED), False, "holds 28 offsets in 4 partitions; delete the topic first"),
+        (Seen(LOST), Seen(LOST, recopied={0: BOBS, 1: BOBS}), False, "another recopy has run since (move-0 by bob at"),
+        (Seen(WHOLE), Seen(WHOLE, recopied={0: BOBS, 1: BOBS}), True, "another recopy has run since (move-0 by bob at"),
+        (Seen(LOST), Seen(LOST, {0: FAILED_OVER}), False, "halted since then (failover: move-0 by bob at"),
+        (Seen(LOST, {0: PAUSED}), Seen(LOST), False, "no longer halted (paused: move-0 by bob at"),
     ],
 )
 def test_what_was_copied_anew_since_it_was_shown_is_not_forgotten(
@@ -395,5 +395,5 @@ def test_what_another_command_forgot_after_the_second_look_is_left_alone(flow: F
     it = Recopies(flow, FIRST, FIRST)
     done = it.carry_out(it.look(), MINE, TIMEOUT_S)
     assert done.state == "failed"
-    assert "another recopy was done (move-0 by bob at" in done.texts[0]
+    assert "another recopy has run since (move-0 by bob at" in done.texts[0]
     assert partition.deleted() == []

@@ -39,7 +39,7 @@ def test_more_late_groups_than_fit_make_no_pulse() -> None:
 
 @pytest.mark.parametrize("metadata", ["", "[]", '{"a": "b"}', '{"a": true}', "{"])
 def test_a_pulse_that_says_something_else_is_refused(metadata: str) -> None:
-    with pytest.raises(FormatError, match="the pulse of replicator-east-west can't be read"):
+    with pytest.raises(FormatError, match="the checkpoint times of replicator-east-west can't be read"):
         decode_pulse(Checkpoint(*KEY, 1, 0, metadata))
 
 
@@ -68,21 +68,21 @@ def test_of_a_late_group_of_which_nothing_was_heard_the_newest_checkpoint_tells(
 
 
 def test_it_is_told_up_to_when_groups_are_known() -> None:
-    at_9 = "what groups had committed is known up to 1970-01-01 00:00:09.000 UTC, 1.5 s ago"
+    at_9 = "checkpoints are complete up to 1970-01-01 00:00:09.000 UTC, 1.5 s ago"
     assert knowledge_text(KNOWN, ["known"], 10_500) == at_9
     assert knowledge_text(KNOWN, [], 10_500) == at_9
-    assert knowledge_text(replace(KNOWN, pulse_ms=None), ["known"], 10_500) == "nobody says how old the checkpoints are"
+    assert knowledge_text(replace(KNOWN, pulse_ms=None), ["known"], 10_500) == "the age of the checkpoints is unknown"
 
 
 def test_groups_that_are_known_less_far_are_named() -> None:
     known = replace(KNOWN, late={"a": 8_000, "b": 7_000, "never": None})
     text = knowledge_text(known, ["known", "a", "b"], 10_500)
-    assert text.endswith(" 00:00:09.000 UTC, 1.5 s ago; of a, b only up to 00:00:07.000 UTC, 3.5 s ago")
-    assert knowledge_text(known, ["known", "never"], 10_500).endswith("; how old it is of never nobody says")
+    assert text.endswith(" 00:00:09.000 UTC, 1.5 s ago; for a, b only up to 00:00:07.000 UTC, 3.5 s ago")
+    assert knowledge_text(known, ["known", "never"], 10_500).endswith("; of unknown age for never")
 
 
 def test_when_the_source_is_gone_all_are_known_up_to_the_same_moment() -> None:
     """The last pass found out that nobody answers: it speaks for no group."""
     gone = replace(KNOWN, pulse_ms=12_000, late={"known": 8_000, "late": 8_000})
     text = knowledge_text(gone, ["known", "late"], 20_000)
-    assert text == "what groups had committed is known up to 1970-01-01 00:00:08.000 UTC, 12.0 s ago"
+    assert text == "checkpoints are complete up to 1970-01-01 00:00:08.000 UTC, 12.0 s ago"

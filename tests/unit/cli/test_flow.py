@@ -44,7 +44,7 @@ def test_everything_else_is_no(answer: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_a_terminal_yes_has_to_be_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(None))
-    with pytest.raises(RefusedError, match="add --yes"):
+    with pytest.raises(RefusedError, match="pass --yes"):
         confirm("Go on?", False)
     confirm("Go on?", True)
 

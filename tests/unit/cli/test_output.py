@@ -12,7 +12,7 @@ from rich.text import Text
 from replicator.cli import ask, output
 from replicator.cli.output import aside, busy, new_table, print_result
 
-LONG = "moved_already: switchover 20260131T030000-7f3a did it; it is at 3,256 on west"
+LONG = "moved_already: switchover 20260131T030000-7f3a did it; its offset on west is 3,256"
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_long_texts_of_one_that_does_not_fit_become_notes(terminal: io.StringIO)
     lines.pop(3)
     assert [line.split()[3:] for line in lines[2:5]] == [["skipped", "(1)"], ["skipped", "(1)"], ["skipped", "(2)"]]
     assert " ".join(lines[5:]).split("(2)")[0].strip() == f"(1) skipped: {LONG}"
-    assert "it is at 9" in " ".join(lines[5:])
+    assert "its offset on west is 9" in " ".join(lines[5:])
 
 
 def test_names_are_not_folded_letter_by_letter(terminal: io.StringIO) -> None:

@@ -81,7 +81,7 @@ def test_many_partitions_become_a_line_for_each_group() -> None:
     reason = "orders[3]: expired: 3 lies before"
     assert re.split(r"\s{2,}", first) == ["audit", "4", "3", "?", "9.0 s ago", "-", "3 of 4", reason]
     assert re.split(r"\s{2,}", second) == ["billing", "2", "0", "10", "1.5 s ago", "-", "yes"]
-    assert hint == "--group REGEX, or a larger --top, shows each partition"
+    assert hint == "use --group REGEX or a larger --top to see each partition"
 
 
 def test_what_does_not_fit_is_counted() -> None:
@@ -130,7 +130,7 @@ def test_a_trend_needs_two_looks_and_forgets_old_ones() -> None:
         (0, 0.0, ""),
         (500, -0.4, ""),
         (0, -300.0, "lag falls by 300 records/s; "),
-        (6000, -100.0, "lag falls by 100 records/s, 0 in 1 m 00 s; "),
+        (6000, -100.0, "lag falls by 100 records/s, caught up in 1 m 00 s; "),
         (6000, 1234.0, "lag grows by 1,234 records/s; "),
     ],
 )

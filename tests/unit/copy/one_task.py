@@ -227,10 +227,12 @@ class OneTask:
         self.stop_token = StopToken()
         self.states = PartitionStates(30)
         self.metrics = Metrics()
+        self.backoffs: list[str] = []
         self.tools = TaskTools(
             number=0, context=context, metrics=TaskMetrics(self.metrics, flow.name, 0), stop_token=self.stop_token,
             log=log, states=self.states, stall_detector=StallDetector(lambda _: {}, lambda: None),
             sync_repair=SyncRepair(flow, self.target, 0),
+            on_aborts=self.backoffs.append,
         )  # fmt: skip
         self.plane = MemoryPlane()
         self.positions = Positions({ORDERS: NEWEST} if newest is None else newest, {})

@@ -50,7 +50,7 @@ class PositionsMachine(RuleBasedStateMachine):
     @rule(tp=st.sampled_from(TPS), back=st.integers(1, 50))
     def append_again(self, tp: TP, back: int) -> None:
         """A: a record before the position is refused, and changes nothing."""
-        with pytest.raises(FatalError, match="came again"):
+        with pytest.raises(FatalError, match="arrived again"):
             self.positions.appended(tp, self.moved[tp] - back, self.moved[tp] + 10)
 
     @rule(tp=st.sampled_from(TPS), by=st.integers(-20, 20))
@@ -116,7 +116,7 @@ def test_records_before_the_replicated_end_mean_a_cut_target() -> None:
     """A: a target that was recreated or truncated is noticed by the first flush."""
     positions = running(Run(9, 100, 200, 50, 1000, 150, IDS[TPS[0]], ()))
     positions.appended(TPS[0], 150, 153)
-    with pytest.raises(PartitionError, match="goes on at 0, but 250") as caught:
+    with pytest.raises(PartitionError, match="continues at 0, but 250") as caught:
         positions.runs({TPS[0]: [Placement(150, 153, 3, (), 0)]})
     assert (caught.value.tp, caught.value.reason) == (TPS[0], StopReason.TARGET_LOG_SHORTER)
     assert "east.orders" in caught.value.hint

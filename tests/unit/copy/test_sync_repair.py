@@ -14,6 +14,7 @@ from replicator.copy.positions import Positions
 from replicator.copy.sync_repair import SyncRepair, continued, emptied
 from replicator.deadline import Deadline
 from replicator.errors import TP, StopReason
+from replicator.kafka.offset_probe import Presence
 from replicator.offset_map.map import OffsetMap
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import (
@@ -159,11 +160,18 @@ class Target:
             (self.aborted if is_aborted else self.visible).update(places)
 
     def ends(self, _: Any, *, committed: bool = True) -> SimpleNamespace:
-        def holds(places: Mapping[TP, int], _: Deadline) -> dict[TP, bool]:
-            there = self.visible if committed else self.visible | self.aborted
-            return {tp: (tp, place) in there for tp, place in places.items() if tp not in self.mute}
+        there = self.visible if committed else self.visible | self.aborted
 
-        return SimpleNamespace(holds=holds, close=lambda: None)
+        def presence(tp: TP, place: int) -> Presence:
+            if (tp, place) in there:
+                return Presence.RECORD
+            ends = [offset for at, offset in self.visible | self.aborted if at == tp]
+            return Presence.NO_RECORD if place <= max(ends, default=-1) + 1 else Presence.BEHIND_END
+
+        def has_record(places: Mapping[TP, int], _: Deadline) -> dict[TP, Presence]:
+            return {tp: presence(tp, place) for tp, place in places.items() if tp not in self.mute}
+
+        return SimpleNamespace(has_record=has_record, close=lambda: None)
 
     def runs_on(self, _target: Any, _topic: str, _task: int, begin: int, _: Deadline) -> list[tuple[int, SyncRecord]]:
         return [(offset, record) for offset, record in self.hidden if offset >= begin]

@@ -150,7 +150,7 @@ def test_a_target_topic_is_confirmed_once(task: OneTask) -> None:
 def test_a_record_that_comes_again_is_refused(task: OneTask) -> None:
     """A: it would be a duplicate."""
     transaction = task.transaction()
-    with pytest.raises(FatalError, match="came again"):
+    with pytest.raises(FatalError, match="arrived again"):
         transaction.append(Records(ORDERS, 9, 1))
     assert task.plane.calls == ["begin"]
 

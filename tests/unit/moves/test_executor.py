@@ -255,13 +255,12 @@ def test_a_dry_run_says_what_would_keep_it() -> None:
     it.two.produce("orders", 0, 5)
     it.two.consume("east", ORDERS)
     waits = it.run().texts
-    assert waits[0] == "it would wait: the group g has members on east: app-1 at 10.0.0.1; stop them"
+    assert waits[0] == "it would wait: the group g has members on east (app-1 at 10.0.0.1); stop them"
     assert waits[1].startswith("it would wait: orders[0] of g: not_replicated_yet: ")
     it.command, it.two.is_east_up = MoveCommand.FAILOVER, False
-    (text,) = it.run().texts
-    assert text == (
-        "it would be refused: for 2 partitions nobody knows what was not replicated: the source gives no answer about"
-        " them: --accept-data-loss moves them all the same"
+    assert it.run().texts == (
+        "it would be refused: cannot rule out data loss for 2 partitions: east did not report where they end",
+        "to move them anyway: --accept-data-loss",
     )
     it.options = MoveOptions(dry_run=True, accept_data_loss=True)
     assert it.run().texts == ()
@@ -289,8 +288,8 @@ def test_a_group_that_is_away_shows_where_it_is() -> None:
     it.two.consume("west", COPY, 1)
     at = it.two.group("west").offsets[COPY].next_offset
     found = {row.near: row.reason.partition("; ")[2] for row in it.run().plan.rows}
-    assert found[ORDERS] == f"it is at {at} on west"
-    assert set(found.values()) == {"", f"it is at {at} on west"}
+    assert found[ORDERS] == f"its offset on west is {at}"
+    assert set(found.values()) == {"", f"its offset on west is {at}"}
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------
@@ -370,7 +369,7 @@ def test_killed_and_believed_done_the_group_keeps_what_it_did_since(scene: Calla
         if outcome.state == "refused":
             assert not has_begun, (effects, outcome.texts)
             assert it.two.snapshot() == before, effects
-            assert "was used there without a move" in outcome.texts[0]
+            assert "ran there without a move" in outcome.texts[0]
         else:
             assert outcome.state == "done", (effects, outcome.texts)
             assert {tp: there[tp] for tp in since} == since, effects
@@ -455,7 +454,7 @@ def test_members_where_the_group_goes_refuse_the_move(scene: Callable[[], Scene]
         assert _owners(it.two, far)[COPY] is OffsetOwner.SYNC
         return
     (text,) = refused(it)
-    assert f"members on {far}: app-1 at 10.0.0.1" in text
+    assert f"members on {far} (app-1 at 10.0.0.1)" in text
 
 
 @pytest.mark.parametrize("scene", [switchover, failback])
@@ -465,8 +464,8 @@ def test_members_where_the_group_is_are_waited_for_and_then_refuse_it(scene: Cal
     it.two.group(near).members = ("app-1 at 10.0.0.1",)
     operator = FakeOperator()
     (text,) = refused(it, operator=operator)
-    assert text == f"still the group g has members on {near}: app-1 at 10.0.0.1; stop them"
-    assert operator.said == [f"waiting: the group g has members on {near}: app-1 at 10.0.0.1; stop them"]
+    assert text == f"still the group g has members on {near} (app-1 at 10.0.0.1); stop them"
+    assert operator.said == [f"waiting: the group g has members on {near} (app-1 at 10.0.0.1); stop them"]
 
 
 def test_a_move_waits_until_the_group_is_at_rest_and_all_is_replicated() -> None:
@@ -505,9 +504,9 @@ def test_a_group_that_wakes_up_after_the_approval_refuses_the_move() -> None:
 def test_a_risk_is_refused_unless_it_is_accepted() -> None:
     it = failover()
     it.options = MoveOptions()
-    (text,) = refused(it)
-    assert "nobody knows what was not replicated" in text
-    assert "--accept-data-loss" in text
+    text, hint = refused(it)
+    assert "cannot rule out data loss" in text
+    assert "--accept-data-loss" in hint
     it.two.is_east_up = True
     it.two.produce("orders", 0, 7)
     assert "up to 14 records are not on the target" in refused(it)[0]  # of two groups
@@ -535,8 +534,8 @@ def test_records_that_are_deleted_where_the_group_goes_are_refused_unless_accept
     refused = it.run()
     assert (refused.state, two.snapshot()) == ("refused", before)
     assert refused.texts == (
-        f"up to {counted(len(unread), 'record')} {'is' if len(unread) == 1 else 'are'} not on the target: "
-        "--accept-data-loss moves them all the same",
+        f"up to {counted(len(unread), 'record')} {'is' if len(unread) == 1 else 'are'} not on the target",
+        "to move them anyway: --accept-data-loss",
     )
     it.options = MoveOptions(timeout_s=0.01, accept_data_loss=True)
     assert it.run().state == "done"
@@ -591,7 +590,7 @@ def test_of_two_operators_in_the_middle_both_do_the_same(scene: Callable[[], Sce
     outcome = it.run(one)
     assert states == ["done"]
     assert outcome.state in ("done", "partly_done")
-    assert any("the audit does not have the result" in text for text in outcome.texts)
+    assert any("the result is not in the audit" in text for text in outcome.texts)
     without = scene()
     assert without.run().state == "done"
     assert it.result() == without.result()
@@ -664,7 +663,7 @@ def test_consumers_that_start_before_the_reading_back_do_not_make_it_fail() -> N
     world.before["offsets"] = lambda: it.two.consume_all("west")
     outcome = it.run(world)
     assert outcome.state == "done"
-    assert "the group has gone on from there already" in {row.reason for row in outcome.plan.rows}
+    assert "the group has already read past this offset" in {row.reason for row in outcome.plan.rows}
 
 
 def test_a_commit_that_is_not_there_has_failed() -> None:
@@ -685,7 +684,7 @@ def test_a_consumer_that_still_runs_on_the_old_cluster_is_told() -> None:
     world.before["commit"] = lambda: it.two.consume("east", ORDERS, 1)
     outcome = it.run(world)
     assert outcome.state == "done"
-    assert outcome.texts == ("the group g committed on its old cluster while it was moved: does a consumer run there?",)
+    assert outcome.texts == ("the group g committed on the cluster it left during the move: stop its consumers there",)
 
 
 def test_what_the_group_did_during_a_failback_is_not_handed_back() -> None:
@@ -697,7 +696,7 @@ def test_what_the_group_did_during_a_failback_is_not_handed_back() -> None:
     outcome = it.run(world)
     assert outcome.state == "partly_done"
     assert outcome.texts == (
-        "the group g went on where it was: its offsets there are its own; `replicator resync g`",
+        "the group g committed on the target during the failback; next: `replicator resync g`",
     )  # fmt: skip
     assert it.two.group("west").offsets[COPY].next_offset > before
     assert OffsetOwner.SYNC not in _owners(it.two, "west").values()
@@ -710,7 +709,7 @@ def test_a_hand_back_that_is_refused_is_told() -> None:
     outcome = it.run()
     assert outcome.state == "partly_done"
     assert outcome.texts == (
-        "group sync does not own the offsets of g again: GROUP_AUTHORIZATION_FAILED; `replicator resync g`",
+        "the offsets of g were not handed back to group sync: GROUP_AUTHORIZATION_FAILED; next: `replicator resync g`",
     )
     it.two.refuses = lambda cluster, group, tp: ""
     assert it.run().state == "done"
@@ -731,7 +730,7 @@ def test_a_cluster_that_does_not_answer_any_more_has_failed_the_move(moment: str
     world.before[moment] = fail
     outcome = it.run(world)
     assert outcome.state == "failed"
-    assert outcome.texts[-1] == "run the command again: it goes on where this one stopped"
+    assert outcome.texts[-1] == "run the command again: it continues where this one stopped"
     assert it.two.audit[-1].state == "failed"
     assert it.run().state == "done"
 
@@ -747,7 +746,7 @@ def test_what_fails_after_the_halt_is_partly_done() -> None:
     world.before["commit"] = fail
     outcome = it.run(world)
     assert outcome.state == "partly_done"
-    assert outcome.texts[-1] == "run the command again: it goes on where this one stopped"
+    assert outcome.texts[-1] == "run the command again: it continues where this one stopped"
     assert it.run().state == "done"
 
 
@@ -786,7 +785,7 @@ def test_the_last_hook_and_the_last_record_do_not_undo_a_move() -> None:
     outcome = it.run(world)
     assert outcome.state == "done"
     assert outcome.texts[0] == "hooks.after_move failed"
-    assert outcome.texts[1].startswith("the audit does not have the result: another operator")
+    assert outcome.texts[1].startswith("the result is not in the audit: another operator")
     assert it.run().state == "done"
 
 

@@ -152,7 +152,7 @@ def test_a_source_with_other_records_is_an_obstacle(reason: str) -> None:
     for command in (MoveCommand.SWITCHOVER, MoveCommand.FAILBACK):
         row = row_of(command, at(104 if command is MoveCommand.SWITCHOVER else 4), router=a_router(command, view))
         assert (row.translation, row.is_obstacle) == ("unknown", True)
-        assert row.reason.startswith(f"{MoveReason.UNTRANSLATABLE}: orders on east has other records")
+        assert row.reason.startswith(f"{MoveReason.UNTRANSLATABLE}: orders on east no longer holds the records")
 
 
 def test_a_topic_created_again_has_other_records() -> None:
@@ -202,7 +202,7 @@ def test_a_copy_created_again_has_other_offsets(command: MoveCommand) -> None:
         assert row.translation == "unknown"
         assert (
             row.reason
-            == f"{MoveReason.UNTRANSLATABLE}: east.orders on west is not the topic that was replicated to any more"
+            == f"{MoveReason.UNTRANSLATABLE}: east.orders on west is no longer the topic that was replicated to"
         )
     assert row_of(command, near, router=a_router(command, same)).translation == "exact"
 
@@ -213,7 +213,7 @@ def test_a_partition_that_stands_still_is_not_waited_for() -> None:
     row = row_of(MoveCommand.SWITCHOVER, at(125), router=a_router(view=view))
     assert (row.must_wait, row.is_obstacle) == (False, True)
     assert "record_too_large" in row.reason
-    assert "no worker runs" in row_of(MoveCommand.SWITCHOVER, at(125), not_flowing="no worker runs").reason
+    assert "no worker is running" in row_of(MoveCommand.SWITCHOVER, at(125), not_flowing="no worker is running").reason
 
 
 def test_topics_that_no_flow_carries_are_left_out() -> None:
@@ -314,7 +314,7 @@ def test_members_where_the_group_goes_stop_it(command: MoveCommand) -> None:
     """F: the broker would refuse, too; the plan says who they are."""
     tp, far = (COPY, "east") if command is MoveCommand.FAILBACK else (ORDERS, "west")
     it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, far=BUSY)
-    text = f"the group g has members on {far}: app-1 at 10.0.0.1; stop them"
+    text = f"the group g has members on {far} (app-1 at 10.0.0.1); stop them"
     assert plan(command, it).refusals == (text,)
     of_all = plan(command, it, is_all=True)
     assert [(row.state, row.reason) for row in of_all.rows] == [(RowState.SKIPPED, f"target_group_active: {text}")]
@@ -328,7 +328,7 @@ def test_members_where_the_group_is_are_waited_for(command: MoveCommand) -> None
     it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, near=BUSY)
     found = plan(command, it)
     needs_rest = command in (MoveCommand.SWITCHOVER, MoveCommand.FAILBACK)
-    text = f"the group g has members on {near}: app-1 at 10.0.0.1; stop them"
+    text = f"the group g has members on {near} (app-1 at 10.0.0.1); stop them"
     assert found.waits == ((text,) if needs_rest else ())
     assert found.must_wait == needs_rest
     assert not found.is_refused
@@ -383,7 +383,7 @@ def test_a_group_that_moved_is_left_out(command: MoveCommand, is_all: bool) -> N
         found = plan(command, it, is_all=is_all)
         assert states(found) == [(ORDERS, "skipped", "moved_already")]
         assert not found.is_refused
-        assert "switchover earlier did it" in found.rows[0].reason
+        assert "already moved by switchover earlier" in found.rows[0].reason
 
 
 @pytest.mark.parametrize("is_all", [False, True])
@@ -393,7 +393,7 @@ def test_a_group_that_moved_and_worked_on_at_home_is_refused(is_all: bool) -> No
     found = plan(MoveCommand.SWITCHOVER, it, is_all=is_all)
     assert not found.planned
     assert found.is_refused != is_all
-    assert "has worked on east since" in (found.rows[0].reason if is_all else found.refusals[0])
+    assert "has committed on east since" in (found.rows[0].reason if is_all else found.refusals[0])
 
 
 def test_a_group_that_was_given_back_moves_again() -> None:
@@ -405,7 +405,7 @@ def test_a_group_that_was_given_back_moves_again() -> None:
 def test_without_an_audit_the_tag_tells_what_is_done() -> None:
     it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(105)}, far_offsets={COPY: moved(4), COPY_1: moved(3)})
     found = plan(MoveCommand.SWITCHOVER, it)
-    assert states(found) == [(ORDERS, "committed", "committed before"), (ORDERS_1, "planned", "")]
+    assert states(found) == [(ORDERS, "committed", "already committed"), (ORDERS_1, "planned", "")]
     assert found.commits() == {"g": {COPY_1: moved(5, "now")}}
 
 
@@ -453,7 +453,7 @@ def test_what_the_group_did_since_stays_where_it_can_not_be_translated_any_more(
 
 def test_only_a_group_that_went_away_comes_home() -> None:
     it = GroupFacts(near_offsets={COPY: synced(4)}, far_offsets={ORDERS: at(104)})
-    text = "the group g has not moved to west: what it has there was written by group sync"
+    text = "the group g has not moved to west: group sync wrote its offsets there"
     assert plan(MoveCommand.FAILBACK, it).refusals == (text,)
     assert states(plan(MoveCommand.FAILBACK, it, is_all=True)) == [(COPY, "skipped", "moved_already")]
     twice = plan(MoveCommand.FAILBACK, replace(it, last_move=last(MoveCommand.FAILBACK)))
@@ -553,7 +553,11 @@ def test_a_place_that_an_earlier_move_left_on_the_target_takes_nothing_back() ->
     near, home = {PAYMENTS: moved(100), COPY: at(20)}, {PAYMENTS_COPY: at(15), ORDERS: at(104)}
     past = last(MoveCommand.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
     found = plan(MoveCommand.FAILBACK, GroupFacts(near_offsets=near, far_offsets=home, last_move=past))
-    assert states(found)[1] == (PAYMENTS, "committed", "the group has not gone on on west")
+    assert states(found)[1] == (
+        PAYMENTS,
+        "committed",
+        "the group committed nothing new on west; its offset on east stays",
+    )
     assert found.commits()["g"].keys() == {ORDERS}
 
 
@@ -572,7 +576,7 @@ def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
 def test_a_commit_with_the_groups_metadata_is_recognised() -> None:
     """It carries no tag, so that the offset has to tell: the one that we would write, or wrote by the audit."""
     it = GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")}, far_offsets={COPY: at(4, "AQAAAX")})
-    assert states(plan(MoveCommand.SWITCHOVER, it)) == [(ORDERS, "committed", "committed before")]
+    assert states(plan(MoveCommand.SWITCHOVER, it)) == [(ORDERS, "committed", "already committed")]
     past = last(MoveCommand.SWITCHOVER, is_done=False, positions={ORDERS: 104}, places={COPY: 4})
     went_on = replace(it, near_offsets={ORDERS: at(107, "AQAAAY")}, last_move=past)
     assert plan(MoveCommand.SWITCHOVER, went_on).commits() == {"g": {COPY: at(7, "AQAAAY")}}
@@ -594,10 +598,7 @@ def test_resync_takes_over_what_the_group_has_on_the_target_alone() -> None:
     found = plan(MoveCommand.RESYNC, it)
     assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(7)}}
     assert [(row.near, row.known_near_next) for row in found.rows] == [(ORDERS, 104), (ORDERS_1, None)]
-    assert (
-        found.rows[1].reason
-        == f"{MoveReason.KEPT_PLACE}: the group has no position on east: it stays where it is on west"
-    )
+    assert found.rows[1].reason == f"{MoveReason.KEPT_PLACE}: the group has no offset on east; its offset on west stays"
     done = replace(it, far_offsets={COPY: synced(4), COPY_1: synced(7)})
     assert plan(MoveCommand.RESYNC, done).commits() == {"g": {COPY: synced(4)}}
     busy = plan(MoveCommand.RESYNC, replace(it, near_offsets={}, far=BUSY))
@@ -638,7 +639,7 @@ def test_a_group_that_is_left_out_may_be_a_dispute(it: GroupFacts, is_disputed: 
     assert row.is_disputed == is_disputed
     assert is_well(row) == (not is_disputed)
     rows = [GroupRow(it, None, False, False, synced=True) for it in (row, replace(row, group="h", is_disputed=True))]
-    assert min(rows, key=lambda it: it.pain).row.is_disputed  # in front, where somebody sees it
+    assert min(rows, key=lambda it: it.severity).row.is_disputed  # in front, where somebody sees it
 
 
 # --- risk -------------------------------------------------------------------------------------------------------------
@@ -696,7 +697,7 @@ def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None
     row = row_of(MoveCommand.SWITCHOVER, at(117), far_logs={COPY: TargetLog(end=CUT_AT)})
     assert row.is_obstacle
     assert row.reason == (
-        f"{MoveReason.LOG_SHORTER}: {COPY} on west ends at 14, before the place of the group, 17: it lost records"
+        f"{MoveReason.LOG_SHORTER}: {COPY} on west lost records: it ends at 14, before the group's 17"
     )
     assert not row_of(MoveCommand.SWITCHOVER, at(113), far_logs={COPY: TargetLog(end=CUT_AT)}).is_obstacle
     stuck = row_of(MoveCommand.SWITCHOVER, at(125), far_logs={COPY: TargetLog(end=CUT_AT)})
@@ -706,7 +707,7 @@ def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None
 def test_the_way_home_behind_the_end_of_a_source_that_was_cut_is_refused() -> None:
     row = row_of(MoveCommand.FAILBACK, at(20), far_logs={ORDERS: TargetLog(end=118)})
     assert row.is_obstacle
-    assert row.reason.endswith("orders[0] on east ends at 118, before the place of the group, 120: it lost records")
+    assert row.reason.endswith("orders[0] on east lost records: it ends at 118, before the group's 120")
 
 
 def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> None:
@@ -745,10 +746,8 @@ def test_a_log_whose_beginning_holds_only_markers_is_whole() -> None:
 
 def test_the_row_says_what_is_deleted() -> None:
     row = row_of(MoveCommand.SWITCHOVER, at(104), far_logs=PURGED)
-    where = f"{COPY} on west begins at 14, after the place of the group, 4"
-    assert (
-        row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: 9 records it has not read are deleted there, at most"
-    )
+    where = f"{COPY} on west begins at 14, after the group's 4"
+    assert row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: at most 9 unread records deleted there"
     assert not is_well(row), "`check` and `groups` show it"
 
 
@@ -796,7 +795,7 @@ def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
     view.syncs.stopped[ORDERS] = {"reason": "target_log_shorter"}
     row = row_of(MoveCommand.SWITCHOVER, at(104), router=a_router(view=view))
     assert (row.far_next, row.is_obstacle) == (None, True)
-    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and does not say where it ends"
+    assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and its end is not known"
     assert row_of(MoveCommand.FAILOVER, at(104), router=a_router(view=view)).state is RowState.SKIPPED
 
 
@@ -808,7 +807,7 @@ def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
     found = plan(MoveCommand.FAILOVER, it, back=FLOWS[WEST_EAST], source_ends={ORDERS: 121})
     assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "kept_place")]
     kept = found.rows[1]
-    assert "goes on where it last was on west, at 7; what it read on east since, nobody here knows" in kept.reason
+    assert "continues at 7, its last offset on west; what it has read on east since is unknown" in kept.reason
     assert (kept.far, kept.reread_records, kept.at_risk_records) == (PAYMENTS, None, 0)
     assert kept.as_json(is_homeward=False)["target_topic"] == "payments"
     assert not found.may_lose

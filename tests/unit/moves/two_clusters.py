@@ -363,7 +363,7 @@ class FakeWorld:
     def record(self, plan: MovePlan, state: str, result: str) -> None:
         self._happens(f"record {state}")
         if self.two.claimed_by is not self:
-            raise RefusedError("another operator began a move of this flow")
+            raise RefusedError("another operator has started a command on this flow")
         rows = plan.as_json(state)["partitions"]
         order = plan.order
         self.two.audit.append(

@@ -365,7 +365,7 @@ def test_memory_for_a_large_answer_grows_with_what_arrives(bench: Bench, monkeyp
 @pytest.mark.parametrize(
     ("garbage", "why"),
     [
-        (b"\xff\xff\xff\xff", "an answer of -1 bytes"),
+        (b"\xff\xff\xff\xff", "a response of -1 bytes"),
         (b"\x00\x00\x00\x00", "a response of 0 bytes"),
         (b"\x00\x00\x00\x03", "a response of 3 bytes"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a response of 1213486160 bytes"),

@@ -52,7 +52,7 @@ def test_an_exception_of_a_completion_leaves_the_rest_for_the_next_round(loop: E
 
 
 def test_a_completion_may_wait_for_another_one(loop: EventLoop) -> None:
-    """`pump` inside `pump`: each completion runs once."""
+    """`run_once` inside `run_once`: each callback runs once."""
     ran: list[str] = []
 
     def outer() -> None:

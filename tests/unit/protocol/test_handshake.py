@@ -246,7 +246,7 @@ def test_plaintext_where_tls_is_asked_for(authority: Authority) -> None:
     with broker(talk) as fake:
         error = refusal(fake)
     assert error.code == "_TRANSPORT"
-    assert "asks for TLS" in str(error)
+    assert "requires TLS" in str(error)
 
 
 def test_tls_where_plaintext_is_spoken() -> None:
@@ -354,7 +354,7 @@ def test_a_mechanism_that_the_broker_does_not_take() -> None:
     with broker(talk_with(Login("PLAIN"))) as fake:
         error = refusal(fake, login("SCRAM-SHA-256"))
     assert error.code == "UNSUPPORTED_SASL_MECHANISM"
-    assert "it takes: PLAIN" in str(error)
+    assert "it accepts: PLAIN" in str(error)
 
 
 def test_a_user_name_with_signs_that_scram_uses_itself() -> None:

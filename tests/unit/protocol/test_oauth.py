@@ -249,10 +249,16 @@ def test_the_section_in_librdkafkas_words(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("security", "why"),
     [
-        ({"mechanism": "OAUTHBEARER"}, "go together"),
-        ({"mechanism": "PLAIN", "username": "u", "password": "p", "oauth": OAUTH}, "go together"),
-        ({"mechanism": "OAUTHBEARER", "oauth": OAUTH, "username": "u"}, "not for OAUTHBEARER"),
-        ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"client_secret": ""}}, "client_secret_file is needed"),
+        ({"mechanism": "OAUTHBEARER"}, "need each other"),
+        ({"mechanism": "PLAIN", "username": "u", "password": "p", "oauth": OAUTH}, "need each other"),
+        (
+            {"mechanism": "OAUTHBEARER", "oauth": OAUTH, "username": "u"},
+            "OAUTHBEARER takes client_id and client_secret instead",
+        ),
+        (
+            {"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"client_secret": ""}},
+            "needs client_secret or client_secret_file",
+        ),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"client_secret_file": "/nowhere"}}, ""),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "http://id.example.com/token"}}, "token_url"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "http://127.0.0.1.evil.com/"}}, "token_url"),
@@ -262,7 +268,7 @@ def test_the_section_in_librdkafkas_words(tmp_path: Any) -> None:
             "token_url",
         ),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"token_url": "file:///etc/passwd"}}, "token_url"),
-        ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"extensions": {"auth": "x"}}}, "the token's own name"),
+        ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"extensions": {"auth": "x"}}}, "reserved for the token"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"extensions": {"a": "x\x01y"}}}, "extensions"),
         ({"mechanism": "OAUTHBEARER", "oauth": OAUTH | {"ca_file": "/nowhere/ca"}}, "can't be read"),
         ({"mechanism": "OAUTHBEARER", "oauth": {"client_secret": SECRET}}, "token_url: missing"),

@@ -40,7 +40,7 @@ def test_a_description_of_nothing_is_no_answer(world: World) -> None:
     def is_named() -> bool:
         with pytest.raises(RetriableError) as caught:
             transaction_manager.describe(Deadline(1))
-        assert f"{world.nodes[1]} does not speak Kafka's protocol" in str(caught.value)
+        assert f"{world.nodes[1]} described no transaction" in str(caught.value)
         return True
 
     eventually(is_named, within_s=30)

@@ -113,7 +113,7 @@ def test_a_task_that_nobody_has_leaves_its_partitions_unassigned() -> None:
 def test_a_group_that_hands_out_tasks_is_not_called_dead() -> None:
     found = _only(_facts(workers=Workers("PREPARING_REBALANCING", {"host/1": ()})))
     assert found.state is State.UNASSIGNED
-    assert "handing out tasks" in found.reason
+    assert "rebalancing" in found.reason
 
 
 def test_a_partition_without_a_position_is_new_and_lags_from_where_it_would_begin() -> None:

@@ -70,7 +70,7 @@ def test_texts_say_who_and_when_and_what_to_do() -> None:
     assert halted_text("east->west", {}) == ""
     text = halted_text("east->west", {2: PAUSED, 1: FAILED_OVER})
     assert text.startswith("the flow east->west is halted (failover: 20260131T030000-7f3a by alice at ")
-    assert text.endswith("`replicator resume --flow 'east->west'` lifts it")
+    assert text.endswith("to resume it: `replicator resume --flow 'east->west'`")
 
 
 def test_the_body_names_the_operator_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ connect_timeout_s: 1
 def await_looking(worker: subprocess.Popen[str]) -> None:
     """Wait until it has looked for its clusters in vain."""
     assert worker.stdout is not None
-    while "connect to east" not in (line := worker.stdout.readline()):
+    while "tried for 1 s" not in (line := worker.stdout.readline()):
         assert line, "ended"
 
 
