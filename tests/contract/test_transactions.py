@@ -258,25 +258,6 @@ def test_a_refused_record_names_its_partition(lane: Lane) -> None:
     assert read_topic(lane.target, small) == []
 
 
-def test_a_partition_without_enough_replicas_is_named(lane: Lane) -> None:
-    """H: the target takes nothing of it; the task stops it alone, and the next transaction works."""
-    lane.create(partitions=2)
-    short = create_topic(lane.target, f"{lane.remote}-short", partitions=2, config={"min.insync.replicas": "2"})
-    produce(lane.source, lane.topic, [NewRecord(b"value", partition=it % 2) for it in range(6)])
-    start, ends = {lane.tp(0): 0, lane.tp(1): 0}, {lane.tp(0): 3, lane.tp(1): 3}
-    driver = Driver(lane.plane(transaction_timeout_s=9), short).start(start)
-    with pytest.raises(PartitionError) as caught:
-        driver.append(driver.fetch_to(ends))
-    failures = (caught.value, *caught.value.others)
-    assert {it.tp for it in failures} == set(ends)
-    assert {it.reason for it in failures} == {StopReason.TARGET_UNAVAILABLE}
-    driver.abort()
-    driver.target_topic = lane.remote
-    driver.assign(start)
-    driver.carry(ends)
-    assert len(lane.arrived()) == 6
-
-
 @on_killable_pair
 def test_closing_waits_for_no_cluster(lane: Lane, killable_pair: Clusters) -> None:
     """A task that was lost while the target gives no answer lets go at once; the next owner ends its transaction."""

@@ -33,13 +33,13 @@ class Lane:
         create_topic(self.source, self.topic, partitions=partitions, config=config)
         create_topic(self.target, self.remote, partitions=partitions)
 
-    def plane(self, buffer_bytes: int = BUFFER_BYTES, transaction_timeout_s: float = 60) -> Plane:
+    def plane(self, buffer_bytes: int = BUFFER_BYTES) -> Plane:
         """A plane with the lane's transactional id."""
 
         def note(tp: TP, records: int) -> None:
             self.zeros[tp] = self.zeros.get(tp, 0) + records
 
-        wanted = settings(self.transactional_id, buffer_bytes, transaction_timeout_s)
+        wanted = settings(self.transactional_id, buffer_bytes)
         self.planes.append(connect(self.kind, (self.source, self.target), wanted, note))
         return self.planes[-1]
 

@@ -46,11 +46,9 @@ PLANES: Mapping[str, PlaneKind] = {
 }
 
 
-def settings(
-    transactional_id: str, buffer_bytes: int = BUFFER_BYTES, transaction_timeout_s: float = 60
-) -> PlaneSettings:
+def settings(transactional_id: str, buffer_bytes: int = BUFFER_BYTES) -> PlaneSettings:
     """Settings of a plane under test."""
-    return PlaneSettings(transactional_id, transaction_timeout_s, compression="lz4", buffer_bytes=buffer_bytes)
+    return PlaneSettings(transactional_id, transaction_timeout_s=60, compression="lz4", buffer_bytes=buffer_bytes)
 
 
 def connect(kind: PlaneKind, servers: tuple[str, str], plane_settings: PlaneSettings, on_zero: OnZero) -> Plane:
