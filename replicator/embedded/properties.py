@@ -80,6 +80,8 @@ def server_properties(
         # A broker that was killed may register again only when its old session has ended.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
+        # A broker that registers later than after a minute, the default, ends: on a busy machine a start takes longer.
+        "initial.broker.registration.timeout.ms": "180000",
         "log.retention.ms": "-1",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),  # the default of 128 MB is a quarter of the heap
         **(_security(spec.security) if spec.security else {}),

@@ -36,7 +36,7 @@ Surprises of Kafka and of librdkafka that are hidden here:
 * Coordinators: a request to a group's coordinator that times out inside librdkafka ends the process when the cluster
   comes back (librdkafka issue 4605). A broker that stops in good order, starts, or hands a coordinator over answers
   NOT_COORDINATOR to the question for a group's offsets, and librdkafka's admin client then follows a null pointer
-  (issue 5040).
+  (issue 5040). So requests about groups go through `replicator.protocol`.
 * Groups: a consumer of a cooperative group that is closed in the middle of a rebalance may wait for ever, with the
   interpreter's lock (issue 4884); `cluster.leave_group` waits for the rebalance first. Brokers list their groups
   without those whose coordinator is moving, and without an error; a fenced broker lists none. Only the coordinator can

@@ -13,6 +13,8 @@ connections, leaders, requests).
     fetch, produce, primitives, schemas                    bytes of requests and responses, decoded within bounds
     transaction_manager                                    producer id and epoch, AddPartitionsToTxn, EndTxn
     hanging_transactions                                   transactions that lack a marker: found, and ended
+    group_requests, group_query, group_coordinators,
+    group_transaction, group_codecs                        consumer groups: list, describe, offsets, commits
     capabilities, connect_errors                           which clusters it can serve; brokers that are unreachable
     record_format/                                         record batches: headers, and re-encoding
 

@@ -17,6 +17,7 @@ from replicator.errors import TP, FencedError
 from replicator.groups.listing import group_states, list_groups, unlisted_groups
 from replicator.groups.offsets import Committed, GroupOffsets
 from replicator.groups.reader import OffsetsReader
+from replicator.groups.refusals import is_passing
 from replicator.groups.wire import WireGroups
 from replicator.kafka.cluster import Cluster as Clients
 from replicator.log import NO_LOG
@@ -101,12 +102,17 @@ def test_odd_ids_are_ids(groups: WireGroups, target: EmbeddedCluster, orders: st
     assert unlisted_groups(groups, [*names, unique("nobody")], Deadline(SOON_S)) == set(names)
     transaction = groups.transaction(unique("id"), Deadline(SOON_S))
     again = {name: {tp: Committed(100 + number)} for number, name in enumerate(names)}
+    refused = transaction.place(again, Deadline(SOON_S))
+    assert {name: it.code for name, it in refused.items()} == {"": "INVALID_GROUP_ID"}, "Kafka has it in no transaction"
+    assert not is_passing(refused[""])
+    transaction.abort(Deadline(SOON_S))
+    del names[0], again[""]
     assert transaction.place(again, Deadline(SOON_S)) == {}
     transaction.commit(Deadline(SOON_S))
     eventually(lambda: {name: it[tp] for name, it in read(groups, names).items()} == {
         name: it[tp] for name, it in again.items()
     }, SOON_S)  # fmt: skip
-    assert committed(target.admin_servers, names[1])[tp] == (101, "")
+    assert committed(target.admin_servers, names[0])[tp] == (101, "")
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

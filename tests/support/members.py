@@ -232,12 +232,12 @@ class Members:
             if member.failure is not None:
                 raise member.failure
 
-    def await_more(self, records: int, within_s: float = 60.0) -> None:
+    def await_more(self, records: int, within_s: float = 120.0) -> None:
         """Wait until so many records more are processed."""
         enough = len(self.processed) + records
         self._await(lambda: len(self.processed) >= enough, within_s)
 
-    def await_partitions(self, partitions: int, within_s: float = 60.0) -> None:
+    def await_partitions(self, partitions: int, within_s: float = 120.0) -> None:
         """Wait until a record of so many partitions each is processed: the group then leaves with a place in each."""
 
         def has_them() -> bool:
@@ -245,7 +245,7 @@ class Members:
 
         self._await(has_them, within_s)
 
-    def await_numbers(self, numbers: Iterable[int], within_s: float = 60.0) -> None:
+    def await_numbers(self, numbers: Iterable[int], within_s: float = 120.0) -> None:
         """Wait until all of these are processed here."""
         wanted = set(numbers)
 

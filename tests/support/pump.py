@@ -86,7 +86,7 @@ class Pump:
         self._thread.start()
         return self
 
-    def await_more(self, records: int, within_s: float = 60.0) -> None:
+    def await_more(self, records: int, within_s: float = 120.0) -> None:
         """Wait until so many records more are written."""
         enough = self._number + records
         eventually(lambda: self._number >= enough, within_s, every_s=0.01)

@@ -20,7 +20,7 @@ from typing import Any
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 60.0
 
 Event = dict[str, Any]

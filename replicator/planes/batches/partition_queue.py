@@ -1,8 +1,8 @@
-"""One partition of the target, as a producer sees it: batches in order, which were sent, which are in its log. Pure.
+"""Queues the batches for one target partition: their order, which were sent, which are in the log. Pure.
 
-Batches keep their sequence numbers however often they are sent. When one of them failed in a way that may pass, the
-lane is *broken*: nothing more is sent until all that is on its way was answered; then it sends again from the oldest
-batch that is not placed, and the broker tells repeated ones by their sequences.
+Batches keep their sequence numbers however often they are sent. After an error that may pass, the queue is *broken*:
+nothing more is sent until everything in flight was answered; then it sends again from the oldest batch that is not
+acknowledged, and the broker recognises repeated batches by their sequences.
 
 Source: KIP-98; core `ProducerStateManager`.
 """
@@ -16,16 +16,16 @@ from replicator.deadline import backoff_s
 from replicator.errors import TP
 from replicator.protocol.record_format.header import RawBatch
 
-REMEMBERED = 5
-"""Batches of a producer and partition that a broker knows again when they are repeated."""
+BROKER_CACHE_BATCHES = 5
+"""Batches of a producer and partition that a broker remembers, to recognise duplicates."""
 MAX_SEQUENCE = 0x7FFF_FFFF
 
 Placed = Callable[[RawBatch, int], None]
-"""Told the batch and the offset where its first record landed."""
+"""Called with a batch and its first record's offset on the target."""
 
 
 class QueuedBatch:
-    """One batch on its way."""
+    """One batch that is queued or in flight."""
 
     __slots__ = ("batch", "is_answered", "is_lost", "is_placed", "on_placed")
 
@@ -33,20 +33,20 @@ class QueuedBatch:
         self.batch = batch
         self.on_placed = on_placed
         self.is_answered = True
-        """Not on its way: queued, or answered."""
+        """Whether it is not in flight."""
         self.is_lost = False
-        """It was sent, and nobody knows whether it arrived."""
+        """Whether it was sent without a response: it may or may not have arrived."""
         self.is_placed = False
 
 
 class PartitionQueue:
-    """One partition of the target.
+    """The batches for one target partition, in order.
 
     Attributes:
-        source: the partition whose records these are, for errors; None: our own.
-        items: in order, from the oldest that is not placed; those before `sent` have been sent.
+        source: the source partition of the records, for errors; None: records of the replicator.
+        items: in order, from the oldest that is not acknowledged; those before `sent` were sent.
         is_added: whether it is part of the open transaction.
-        is_broken: has to send again, once nothing of it is on its way.
+        is_broken: whether to send again, once nothing of it is in flight.
         stuck_at_s: since when its leader takes nothing, or is missing, on the monotonic clock; 0: it is not.
         problem: the last error's name since then; empty where there was no answer.
     """
@@ -59,39 +59,39 @@ class PartitionQueue:
         self.sequence = 0
         self.is_added = False
         self.is_broken = False
-        self.not_before_s = 0.0
+        self.no_earlier_than_s = 0.0
         self._waits: Iterator[float] | None = None
-        self.gone_at_s = 0.0
+        self.missing_since_s = 0.0
         self.stuck_at_s = 0.0
         self.problem = ""
 
     def take(self, count: int) -> int:
-        """The base sequence of the next batch of so many records."""
+        """Take the base sequence for the next batch, of `count` records."""
         base = self.sequence
         left = MAX_SEQUENCE - base
         self.sequence = base + count if count <= left else count - left - 1
         return base
 
-    def rest(self, now_s: float) -> None:
-        """Something failed that may pass: after a while, longer each time until a batch is placed, send again."""
+    def back_off(self, now_s: float) -> None:
+        """Send again after a while, which grows until a batch is acknowledged: an error that may pass."""
         self.is_broken = True
         self.stuck(now_s)
         self._waits = self._waits or backoff_s(0.02, 1.0)
-        self.not_before_s = now_s + next(self._waits)
+        self.no_earlier_than_s = now_s + next(self._waits)
 
     def stuck(self, now_s: float) -> None:
         """Nothing of it can be placed now."""
         self.stuck_at_s = self.stuck_at_s or now_s
 
-    def mend(self) -> None:
-        """Send again from the oldest batch, if nothing is on its way any more."""
+    def resume_if_idle(self) -> None:
+        """Send again from the oldest batch, if the queue is broken and nothing is in flight any more."""
         if self.is_broken and all(item.is_answered for item in self.items):
             self.is_broken = False
             self.sent = 0
             self._skip_placed()
 
     def sends(self) -> QueuedBatch:
-        """The next batch, which is on its way from now on."""
+        """Return the next batch, which is in flight from now on."""
         item = self.items[self.sent]
         item.is_answered = False
         self.sent += 1
@@ -103,9 +103,9 @@ class PartitionQueue:
             self.sent += 1
 
     def placed(self, item: QueuedBatch) -> None:
-        """The batch is in the target's log. It may not be the oldest: the answer about that one can be lost."""
+        """Note that a batch is in the target's log. It may not be the oldest, whose response can be lost."""
         item.is_placed = True
-        self.gone_at_s = self.stuck_at_s = 0.0
+        self.missing_since_s = self.stuck_at_s = 0.0
         self.problem = ""
         self._waits = None
         while self.items and self.items[0].is_placed:
@@ -114,5 +114,5 @@ class PartitionQueue:
 
     @property
     def is_sendable(self) -> bool:
-        """Whether a batch may be sent: one further from the oldest could drive that out of the broker's mind."""
-        return self.is_added and not self.is_broken and self.sent < min(len(self.items), REMEMBERED)
+        """Whether a batch may be sent: a sixth would evict the oldest from the broker's five-batch duplicate cache."""
+        return self.is_added and not self.is_broken and self.sent < min(len(self.items), BROKER_CACHE_BATCHES)

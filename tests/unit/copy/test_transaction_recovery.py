@@ -51,7 +51,8 @@ class Recovery(TransactionRecovery):
         return self._hidden
 
     def _is_any_visible(self, places: Sequence[tuple[TP, int]], deadline: Deadline) -> bool:
-        assert all(offset == dict(self._hidden)[tp].downstream_next - 1 for tp, offset in places)
+        last = {tp: run.downstream_next - 1 for tp, run in self._hidden if run.count}
+        assert all(last[tp] == offset for tp, offset in places)
         return any(tp in self._readable for tp, _ in places)
 
 

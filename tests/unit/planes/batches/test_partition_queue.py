@@ -6,11 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import TP
-from replicator.planes.batches.partition_queue import MAX_SEQUENCE, REMEMBERED, PartitionQueue, QueuedBatch
+from replicator.planes.batches.partition_queue import (
+    BROKER_CACHE_BATCHES,
+    MAX_SEQUENCE,
+    PartitionQueue,
+    QueuedBatch,
+)
 from replicator.protocol.record_format.header import RawBatch
 
 
-def lane(batches: int) -> tuple[PartitionQueue, list[QueuedBatch]]:
+def queue(batches: int) -> tuple[PartitionQueue, list[QueuedBatch]]:
     it = PartitionQueue(TP("east.orders", 0), TP("orders", 0))
     it.is_added = True
     items = [QueuedBatch(RawBatch(n, n + 1, 1, (), 0, bytearray()), None) for n in range(batches)]
@@ -28,18 +33,18 @@ def send_all(it: PartitionQueue) -> list[QueuedBatch]:
 def fail(it: PartitionQueue, item: QueuedBatch) -> None:
     item.is_answered = True
     it.is_broken = True
-    it.mend()
+    it.resume_if_idle()
 
 
 def place(it: PartitionQueue, item: QueuedBatch) -> None:
     item.is_answered = True
     it.placed(item)
-    it.mend()
+    it.resume_if_idle()
 
 
 def test_sequences_follow_each_other_and_begin_again_after_the_largest() -> None:
     """As `DefaultRecordBatch.incrementSequence` counts."""
-    it, _ = lane(0)
+    it, _ = queue(0)
     it.sequence = MAX_SEQUENCE - 1
     assert [it.take(2), it.take(3), it.take(1)] == [MAX_SEQUENCE - 1, 0, 3]
     it.sequence = MAX_SEQUENCE
@@ -47,14 +52,14 @@ def test_sequences_follow_each_other_and_begin_again_after_the_largest() -> None
 
 
 def test_no_more_is_on_its_way_than_a_broker_remembers() -> None:
-    it, items = lane(8)
-    assert send_all(it) == items[:REMEMBERED]
+    it, items = queue(8)
+    assert send_all(it) == items[:BROKER_CACHE_BATCHES]
     place(it, items[0])
     assert send_all(it) == items[5:6]
 
 
 def test_a_broken_lane_waits_for_all_answers_and_sends_again_in_order() -> None:
-    it, items = lane(7)
+    it, items = queue(7)
     send_all(it)
     fail(it, items[0])
     assert send_all(it) == []
@@ -65,7 +70,7 @@ def test_a_broken_lane_waits_for_all_answers_and_sends_again_in_order() -> None:
 
 def test_placed_batches_are_not_sent_again_but_count() -> None:
     """The answer about the oldest was lost: a sixth batch would make the broker forget it."""
-    it, items = lane(9)
+    it, items = queue(9)
     send_all(it)
     fail(it, items[0])
     for item in items[1:5]:
@@ -76,7 +81,7 @@ def test_placed_batches_are_not_sent_again_but_count() -> None:
 
 
 class Broker:
-    """Knows the last `REMEMBERED` batches of a partition; refuses every other repetition, and gaps."""
+    """Knows the last `BROKER_CACHE_BATCHES` batches of a partition; refuses every other repetition, and gaps."""
 
     def __init__(self) -> None:
         self.log: list[QueuedBatch] = []
@@ -84,7 +89,9 @@ class Broker:
     def takes(self, item: QueuedBatch, position: int) -> bool:
         """Whether it is in the log now."""
         if item in self.log:
-            assert item in self.log[-REMEMBERED:], "the broker has forgotten the batch: OUT_OF_ORDER_SEQUENCE_NUMBER"
+            assert item in self.log[-BROKER_CACHE_BATCHES:], (
+                "the broker has forgotten the batch: OUT_OF_ORDER_SEQUENCE_NUMBER"
+            )
             return True
         if position != len(self.log):
             return False
@@ -95,7 +102,7 @@ class Broker:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=300))
 def test_any_losses_leave_the_log_in_order(fate: list[tuple[bool, bool]]) -> None:
     """A: requests that never arrive, and answers that never do."""
-    it, items = lane(12)
+    it, items = queue(12)
     broker, fates = Broker(), iter([*fate, *[(True, True)] * 500])
     while it.items:
         sent = send_all(it)
@@ -110,5 +117,5 @@ def test_any_losses_leave_the_log_in_order(fate: list[tuple[bool, bool]]) -> Non
             else:
                 fail(it, item)
         if it.is_broken:
-            it.mend()
+            it.resume_if_idle()
     assert broker.log == items
