@@ -83,7 +83,7 @@ def recopy(
     """
     options: Context = context.obj
     settings, the_flow = options.flow(flow)
-    report = _Report(RECOPY, the_flow.name, output, "partitions", _partitions_view)
+    report = _FlowCommandReport(RECOPY, the_flow.name, output, "partitions", _partitions_view)
     with report.refusals(), interruptible():
         with busy(f"reading {the_flow.name}"):
             recopying = Recopy(the_flow, topics, settings.connect_timeout_s, behind=behind)
@@ -123,7 +123,7 @@ def history(
 
 
 @dataclass
-class _Report:
+class _FlowCommandReport:
     """How a command ends: what it prints, and its exit code.
 
     Args:
@@ -181,7 +181,7 @@ def _switch(
     options: Context, command: PauseCommand, flow: str | None, yes: bool, timeout_s: float, output: Output
 ) -> None:
     settings, the_flow = options.flow(flow)
-    report = _Report(command, the_flow.name, output, "tasks", _tasks_view)
+    report = _FlowCommandReport(command, the_flow.name, output, "tasks", _tasks_view)
     with report.refusals(), interruptible():
         with busy(f"reading {the_flow.name}"):
             pausing = Pause(the_flow, settings.connect_timeout_s)

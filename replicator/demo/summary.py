@@ -161,7 +161,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SummaryRow:
     """One line of the table: what, how much, and a remark.
 
     Args:
@@ -174,7 +174,7 @@ class Row:
     is_bad: bool = False
 
     @classmethod
-    def of_damage(cls, name: str, count: int, remark: str = "") -> Row:
+    def of_damage(cls, name: str, count: int, remark: str = "") -> SummaryRow:
         """A count that should be 0."""
         return cls(name, f"{count:,}", remark, count != 0)
 
@@ -184,7 +184,7 @@ class Section:
     """A part of the table."""
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[SummaryRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +269,15 @@ class Summary:
         measured = self.measured
         at_rate = f"at {measured.offered_per_s:,.0f} records/s, before the kill"
         steady = [
-            Row("latency p50", _percentile(measured.before_kill, "p50_s"), f"source to target, {at_rate}"),
-            Row("latency p99", _percentile(measured.before_kill, "p99_s"), "the same"),
-            *(Row(it.command, seconds(it.took_s), _remark(it)) for it in self.moves),
+            SummaryRow("latency p50", _percentile(measured.before_kill, "p50_s"), f"source to target, {at_rate}"),
+            SummaryRow("latency p99", _percentile(measured.before_kill, "p99_s"), "the same"),
+            *(SummaryRow(it.command, seconds(it.took_s), _remark(it)) for it in self.moves),
         ]
         takeover = f"until the other worker ran all tasks (session timeout {measured.session_timeout_s:g} s)"
         kill = [
-            Row("takeover", seconds(measured.takeover_s), takeover),
-            Row("standstill", seconds(measured.standstill_s), "longest time in which a partition got no record"),
-            Row("catching up", f"{measured.peak_per_s:,}/s", "records replicated in the fastest second"),
+            SummaryRow("takeover", seconds(measured.takeover_s), takeover),
+            SummaryRow("standstill", seconds(measured.standstill_s), "longest time in which a partition got no record"),
+            SummaryRow("catching up", f"{measured.peak_per_s:,}/s", "records replicated in the fastest second"),
         ]
         return [
             Section("Steady flow and planned moves", steady),
@@ -285,22 +285,24 @@ class Summary:
             Section("Every record of both clusters compared", self._compared()),
         ]
 
-    def _compared(self) -> list[Row]:
+    def _compared(self) -> list[SummaryRow]:
         found, account = self.comparison, self.account
         remark = "produced, and found on both clusters"
         if found.source_records != self.produced or found.target_records != self.produced:
             remark = f"produced; {found.source_records:,} on the source, {found.target_records:,} on the target"
         rows = [
-            Row("records", f"{self.produced:,}", remark),
-            Row.of_damage("lost", found.lost),
-            Row.of_damage("duplicated", found.duplicated),
-            Row.of_damage("out of order", found.out_of_order),
-            Row.of_damage("changed", found.changed, "key, value, headers or timestamp"),
+            SummaryRow("records", f"{self.produced:,}", remark),
+            SummaryRow.of_damage("lost", found.lost),
+            SummaryRow.of_damage("duplicated", found.duplicated),
+            SummaryRow.of_damage("out of order", found.out_of_order),
+            SummaryRow.of_damage("changed", found.changed, "key, value, headers or timestamp"),
         ]
         if found.unknown:
-            rows.append(Row.of_damage("unknown", found.unknown, "never produced"))
-        rows.append(Row.of_damage("read twice", account.twice, "by the consumer group, on both clusters together"))
-        rows.append(Row.of_damage("never read", account.never))
+            rows.append(SummaryRow.of_damage("unknown", found.unknown, "never produced"))
+        rows.append(
+            SummaryRow.of_damage("read twice", account.twice, "by the consumer group, on both clusters together")
+        )
+        rows.append(SummaryRow.of_damage("never read", account.never))
         return rows
 
 
