@@ -69,19 +69,24 @@ class WireOffsetsQuery:
     """See `client.OffsetsQuery`."""
 
     def __init__(self, query: GroupQuery) -> None:
-        self.results: dict[str, ReadOffsets | KafkaOpError] = {}
+        self._results: dict[str, ReadOffsets | KafkaOpError] = {}
         self._query = query
 
     @property
     def is_done(self) -> bool:
         return self._query.is_done
 
+    @property
+    def results(self) -> Mapping[str, ReadOffsets | KafkaOpError]:
+        """Answers also come, and time also runs out, while the owner of the loop waits for another query."""
+        arrived = self._query.results
+        while arrived:
+            group, it = arrived.popitem()
+            self._results[group] = it if isinstance(it, KafkaOpError) else _read(it)
+        return self._results
+
     def wait(self, patience: Deadline, deadline: Deadline) -> None:
         self._query.wait(patience, deadline)
-        results = self._query.results
-        while results:
-            group, it = results.popitem()
-            self.results[group] = it if isinstance(it, KafkaOpError) else _read(it)
 
     def take_partial(self, groups: Iterable[str]) -> dict[str, ReadOffsets]:
         found = {group: _read(self._query.partial[group]) for group in groups if group in self._query.partial}
