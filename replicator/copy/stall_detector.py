@@ -38,7 +38,7 @@ LONGEST_STEP_S = 2.0
 Answers = Mapping[TP, "Future[Any]"]
 
 
-class StallError(RetriableError):
+class StandstillError(RetriableError):
     """Nothing comes of a partition although the source has more: the task restarts, with new clients."""
 
 
@@ -92,7 +92,7 @@ class StallDetector:
             now_s: on the monotonic clock.
 
         Raises:
-            StallError: the task has to restart.
+            StandstillError: the task has to restart.
         """
         self._clock_s += 0.0 if self._looked_s is None else min(now_s - self._looked_s, LONGEST_STEP_S)
         self._looked_s = now_s
@@ -162,7 +162,7 @@ class StallDetector:
         self._patience_s = min(MAX_PATIENCE_S, 2 * self._patience_s)
         self._raised_s = now_s
         others = f"; {len(stalled) - 1} more partitions are stalled, too" if stalled[1:] else ""
-        raise StallError(
+        raise StandstillError(
             f"nothing came from offset {known.position} on for {self._clock_s - known.since_s:.0f} s, although the log "
             f"ends at {self._ends[tp]}{others}",
             op="fetch",

@@ -139,7 +139,7 @@ class TransactionLoop:
         """Follow the topics, measure the lag, look for stalls, and look back once trouble on the target is over.
 
         Raises:
-            StallError: nothing comes from the source: the task has to restart.
+            StandstillError: nothing comes from the source: the task has to restart.
             RetriableError: a transaction hangs: the task has to restart.
         """
         changes = self._assignment.review()

@@ -85,7 +85,7 @@ def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
     groups = [f"{bench.topic}-{number}" for number in range(20)]
     commit_all(bench, groups)
     killable_pair[victim].stop_broker(1)
-    await_failures(worker, 3)
+    await_failures(worker, 2)
     killable_pair[victim].start_broker(1)
     pump.await_more(1000)
     pump.stop()

@@ -48,9 +48,12 @@ def away(bench: Bench, **options: Any) -> Members:
     return Members(servers, group_of(bench), topics, **{"reset": "error", **options}).start(PARTITIONS)
 
 
-def check_document(bench: Bench, document: dict[str, Any], command: str, partitions: int = PARTITIONS) -> None:
+def check_document(
+    bench: Bench, document: dict[str, Any], command: str, partitions: int = PARTITIONS, *, is_repeated: bool = False
+) -> None:
     """The contract of `-o json`, and that it tells the truth: what it calls committed is what the clusters have.
 
+    A group that moved before and committed nothing since has its offset on the other cluster already.
     Once the group is at home again, group sync may move its offsets on the target past markers at any moment.
     """
     assert document.keys() == {"id", "command", "flow", "state", "partitions"}
@@ -64,7 +67,8 @@ def check_document(bench: Bench, document: dict[str, Any], command: str, partiti
     for row in rows:
         assert (row["group"], row["topic"]) == (group, bench.topic)
         assert row["target_topic"] == bench.remote(bench.topic)
-        assert (row["translation"], row["state"], row["reason"]) == ("exact", "committed", "")
+        assert (row["translation"], row["state"]) == ("exact", "committed")
+        assert row["reason"] in ({"", "already committed"} if is_repeated else {""})
         assert (row["reread_records"], row["at_risk_records"]) == (0, 0)
         assert row["upstream_next"] == upstream[TP(row["topic"], row["partition"])]
         if command == "switchover":
@@ -165,7 +169,7 @@ def test_a_hundred_partitions_take_less_than_five_seconds(
         began_s = time.monotonic()
         document = move(bench.file, command, group_of(bench))
         took_s.append(time.monotonic() - began_s)
-        check_document(bench, document, command, partitions=100)
+        check_document(bench, document, command, partitions=100, is_repeated=len(took_s) > 1)
         if took_s[-1] < SOON_S:
             break
     print(f"moves of 100 partitions: {', '.join(f'{it:.1f} s' for it in took_s)}")

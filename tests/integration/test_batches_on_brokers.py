@@ -119,7 +119,7 @@ def test_a_log_that_was_cut_and_grew_again_is_noticed(
         errors += eventually(lambda: has_failed()[len(errors) :], TIMEOUT_S, every_s=0)
     for error in errors:
         assert (error.tp, error.reason) == (tp, StopReason.SOURCE_LOG_SHORTER)
-        assert f"was cut at {RECORDS}" in str(error)
+        assert f"was truncated to {RECORDS}" in str(error)
     assert len(errors) == 2
     assert driver.positions[tp] == 2 * RECORDS
 

@@ -62,7 +62,7 @@ def test_nothing_changes_without_a_yes(run: Run, flow: Flow, cluster: Clients) -
     done = run("pause", "-o", "json")
     assert (done.code, done.json()["state"]) == (3, "refused")
     assert {task["state"] for task in done.json()["tasks"]} == {"running"}
-    assert "halts tasks 0, 1, 2" in done.stderr
+    assert "halt tasks 0, 1, 2" in done.stderr
     assert "pass --yes" in done.stderr
     assert halts(flow, cluster) == {}
     assert run("history", "-o", "json").json() == []
@@ -121,7 +121,7 @@ def test_half_done_is_exit_4_and_the_next_try_does_the_rest(
     assert run("history", "-o", "json").json()[-1]["state"] == "partly_done"
     rest = run("pause", "--yes", "-o", "json")
     assert (rest.code, [it["state"] for it in rest.json()["tasks"]]) == (0, ["halted"] * TASKS)
-    assert "halts task 1" in rest.stderr
+    assert "halt task 1" in rest.stderr
 
 
 def test_of_two_operators_the_earlier_one_is_refused(

@@ -19,7 +19,7 @@ from replicator.copy.stall_detector import (
     PATIENCE_S,
     QUIET_S,
     StallDetector,
-    StallError,
+    StandstillError,
 )
 from replicator.errors import TP
 
@@ -59,7 +59,7 @@ class Source:
     def noticed(self, positions: dict[TP, int]) -> float:
         """The seconds until the watch gives the task up, which begins again."""
         began_s = self.now_s
-        with pytest.raises(StallError):
+        with pytest.raises(StandstillError):
             self.look(1000, positions)
         self.watch.begin()
         return self.now_s - began_s
@@ -69,7 +69,7 @@ def test_a_partition_that_stays_behind_its_end_is_reported_once_patience_is_over
     source = Source(p0=50, p1=7)
     source.look(PATIENCE_S, {A: 20, B: 7})
     assert (source.watch.end(A), source.watch.end(B)) == (50, -1)
-    with pytest.raises(StallError) as caught:
+    with pytest.raises(StandstillError) as caught:
         source.look(NOTICED_S - PATIENCE_S, {A: 20, B: 7})
     assert str(caught.value).startswith("fetch of orders[0]: nothing came from offset 20 on for 2")
     assert "ends at 50 (" in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_partition_that_stays_behind_its_end_is_reported_once_patience_is_over
 
 def test_several_are_counted() -> None:
     source = Source(p0=50, p1=7)
-    with pytest.raises(StallError, match="1 more partitions are stalled"):
+    with pytest.raises(StandstillError, match="1 more partitions are stalled"):
         source.look(NOTICED_S, {A: 20, B: 3})
 
 
