@@ -1,8 +1,8 @@
-"""The pulse: how fresh the checkpoints are, told by one record among them.
+"""Freshness: one record among the checkpoints says up to when all of them are complete.
 
-A checkpoint is written only when it changes, so its own time says nothing: a group that stands still has an old
-checkpoint and is known all the same. After each complete pass the duty writes a checkpoint of the flow's own group,
-which nobody asks for:
+A checkpoint is written only when it changes, so its own time says nothing: an idle group has an old checkpoint, and its
+offset is known all the same. After each complete pass the checkpoints job writes a checkpoint of the flow's own group,
+which no consumer uses:
 
     group            replicator-<source>-<target>
     topic, partition the syncs topic, 0
@@ -12,7 +12,7 @@ which nobody asks for:
                      which they are known instead, or null
 
 So what a group had committed at that time is in its checkpoints, unless it is named there. A group that is younger than
-the duty's list of groups (`checkpoints.GROUPS_EVERY_S`) may be in neither.
+the job's list of groups (`checkpoints.GROUPS_EVERY_S`) may be in neither.
 
 Pure.
 """
@@ -36,7 +36,7 @@ class Freshness:
 
     Args:
         began_ms: when it began to read their offsets.
-        late: groups that it has no offsets of, and when the last pass began that had; None: nobody knows.
+        late: groups whose offsets this pass could not read → when the last pass began that could; None: unknown.
     """
 
     began_ms: int

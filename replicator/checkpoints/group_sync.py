@@ -1,15 +1,15 @@
 """Group offset sync: checkpoints committed on the target, for groups that have not moved there.
 
-A commit of ours carries a tag in its metadata (`groups.offsets`), so that one that somebody else made since is
+Each commit of group sync carries a tag in its metadata (`groups.offsets`), so a later commit by anyone else is
 recognised.
 
-    read the group's offsets on the target → nobody else's among them, and no members? → place what differs → look again
-    → commit (`offset_cas`)
+    read the group's offsets on the target → all of them written by group sync, and no members?
+    → place what differs → read again → commit (`offset_cas`)
 
-The first look says what is to be written, the second one whether it may be.
+The first read decides what to write, the second one whether it may be written.
 
 Invariants:
-    F: a group's offset is written only over an absent one or our own last write, and not while the group has members.
+    F: a group's offset is written only over an absent one or group sync's own last write, never while it has members.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class GroupSync:
     def _confirm(
         self, groups: Collection[str], wanted: Mapping[str, dict[TP, int]], topics: Collection[str], budget: Deadline
     ) -> Collection[str]:
-        """Of these, those that nobody has used since they were looked at first; for `OffsetCas`."""
+        """Return those of the groups that were not used since the first read; for `OffsetCas`."""
         states = group_states(self._client, groups, budget)  # a list may lack a group that has members
         active = {group for group, it in states.items() if it.is_active}
         self._settle_active(active)

@@ -1,7 +1,7 @@
 """The flow's positions as group offsets on the source, so that tools which watch groups show replication lag.
 
-The group is called as the one of the workers on the target, `replicator-<source>-<target>`, and has no members. It is
-for information only: nothing of ours ever reads it (invariant B).
+The group has the name of the workers' group on the target, `replicator-<source>-<target>`, and no members. It is for
+information only: the replicator never reads it (invariant B).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from replicator.log import Logger
 
 INTERVAL_S = 5.0
 REWRITE_S = 3600.0
-"""All are written again this often: brokers forget the offsets of a group that stands still (after a week)."""
+"""All offsets are written again this often: brokers delete the offsets of an idle group (after a week)."""
 
 
 class LagGroup:

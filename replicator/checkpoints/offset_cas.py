@@ -1,21 +1,21 @@
-"""Commits offsets of groups so that whoever commits at the same time wins: a compare-and-set, which Kafka has not.
+"""Commits offsets of groups by compare-and-set, which Kafka lacks: a commit by anyone else at the same time wins.
 
-    begin → place (the offsets lie in the broker's log, nobody sees them) → look → commit, or abort
+    begin → place (the offsets are in the broker's log, but not visible) → look → commit, or abort
 
 Offsets of a transaction take effect with its end, but only over what is older: their place in the log of
-`__consumer_offsets` counts, not the time of the end. So of what somebody else commits
+`__consumer_offsets` counts, not the time of the end. So of what another client commits
 
-    before ours are placed    the look sees it: abort
-    after they are placed     it is newer: the end of our transaction changes nothing
+    before these are placed   the look sees it: abort
+    after they are placed     it is newer: the end of this transaction changes nothing
 
 wherever this process is stopped in between, and for however long. What a look decides must be read after it began, and
-past the open transaction (`require_stable` would wait for ourselves).
+past the open transaction (`require_stable` would wait for this very transaction).
 
 Source: `GroupMetadata#completePendingTxnOffsetCommit` (Kafka 0.11 to 3.x) and `OffsetMetadataManager` (4.x), which both
 compare positions in the log; measured on real brokers by `test_group_commits`.
 
 Invariants:
-    F: nothing of anybody else's is written over, whatever happens between the look and the commit.
+    F: no other client's commit is written over, whatever happens between the look and the commit.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class KnownGroups:
 
     Args:
         written_ms: when each of them was written, by the record's timestamp; -1 where it has none.
-        pulse_ms: what the groups had committed then is known, but for those that are `late`; None: nobody said so.
-        late: groups whose offsets could not be read then, and up to when they are known; None: nobody said so.
+        pulse_ms: what the groups had committed then is known, except the `late` ones; None: not published.
+        late: groups whose offsets could not be read then, and up to when they are known; None: unknown.
         broken: why a group's place is not known: it has a checkpoint that can't be read, of a newer release perhaps.
         unreadable: records that are no checkpoints, in words; empty when there are none.
     """
@@ -61,7 +61,7 @@ class KnownGroups:
         return {group for group, _ in self.checkpoints} | self.broken.keys()
 
     def known_ms(self, group: str) -> int | None:
-        """Up to when it is known what a group had committed; None when nobody can tell.
+        """Up to when it is known what a group had committed; None if unknown.
 
         Says nothing of a group that the flow does not follow.
         """
@@ -76,7 +76,7 @@ class KnownGroups:
     def age_s(self, group: str, now_ms: float) -> float | None:
         """How old the knowledge of a group is: nothing is known of what it committed within that time.
 
-        None when nobody can tell; never negative, also when the clocks differ.
+        None if unknown; never negative, also when the clocks differ.
         """
         known_ms = self.known_ms(group)
         return None if known_ms is None else max(0.0, (now_ms - known_ms) / 1000)
@@ -112,7 +112,7 @@ def _some(groups: Collection[str]) -> str:
 def read_checkpoints(target: Cluster, flow: Flow, deadline: Deadline) -> KnownGroups:
     """Read the flow's checkpoints topic from its beginning to its end; without one nothing is known.
 
-    A record that can't be read hides none of other groups: nobody can mend the topic on the day when it is needed.
+    A record that can't be read concerns its own group only: the topic can't be repaired on the day when it is needed.
 
     Raises:
         KafkaOpError: not read within `deadline`, or not allowed to.

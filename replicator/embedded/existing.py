@@ -47,16 +47,16 @@ class ExistingCluster:
         self._refuse("restarted")
 
     def start_broker(self, node_id: int) -> None:
-        self._refuse(f"told to start broker {node_id}")
+        self._refuse(f"asked to start broker {node_id}")
 
     def stop_broker(self, node_id: int) -> None:
-        self._refuse(f"told to stop broker {node_id}")
+        self._refuse(f"asked to stop broker {node_id}")
 
     def kill_broker(self, node_id: int) -> None:
-        self._refuse(f"told to kill broker {node_id}")
+        self._refuse(f"asked to kill broker {node_id}")
 
     def signal_broker(self, node_id: int, signum: int) -> None:
-        self._refuse(f"told to send signal {signum} to broker {node_id}")
+        self._refuse(f"asked to send signal {signum} to broker {node_id}")
 
     def broker_pid(self, node_id: int) -> int:
         self._refuse(f"asked for the process of broker {node_id}")

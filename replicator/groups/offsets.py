@@ -1,7 +1,7 @@
 """What a consumer group has on one cluster: its state, its committed offsets, and who wrote them. Pure.
 
-A commit of ours carries a tag in its metadata, so that one that somebody else made since is recognised, also at the
-same offset, and also by a program that starts anew.
+Commits of the replicator carry a tag in their metadata, so a later commit by anyone else is recognised, also at the
+same offset, and also by a process that has just started.
 
     replicator east->west 4711                  group sync of the flow wrote offset 4711
     replicator-move 20260131T0300-7f3a 4711     a move wrote offset 4711; the group has not committed since

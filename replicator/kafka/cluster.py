@@ -90,7 +90,7 @@ forgets all of them then, and may never ask the bootstrap servers again, with no
 
 HEAR_POLL_S = 0.05
 HEAR_WITHIN_S = 5.0
-"""How long records that nobody wants may keep a consumer from being closed."""
+"""How long records that are not needed any more may delay the close of a consumer."""
 SILENT_POLLS = 2
 """The first may end early, by a callback that takes long; that a member gets something follows on what it loses."""
 
@@ -330,12 +330,12 @@ def group_metadata(group: str) -> Any:
 
 
 def leave_group(consumer: Consumer) -> None:
-    """Close a member of a cooperative group, which leaves it, once it has heard of every rebalance so far.
+    """Close a member of a cooperative group, so that it leaves, after it received every rebalance so far.
 
-    A consumer that is closed before that is told of two changes while it closes: the one that it has not heard of, and
-    that it loses all. The answer to the first may end its part in the group; the one to the second can then wait for
-    ever, with the interpreter's lock held, so that the whole process stands still. (To unsubscribe first is no way out:
-    a member that does so before it has heard of a change may stay one until its session times out.)
+    A consumer that is closed earlier gets two rebalance callbacks while it closes: for the pending change, and for the
+    loss of all partitions. Its answer to the first may end its membership; its answer to the second can then wait for
+    ever, with the interpreter's lock held, so that the whole process hangs. (To unsubscribe first does not help: a
+    member that does so before the pending change arrived may stay a member until its session times out.)
 
     Source: `rd_kafka_cgrp_op_serve` (rdkafka_cgrp.c) destroys what comes after the end without an answer; issue 4884 of
     librdkafka, open in 2.16.

@@ -21,7 +21,7 @@ from replicator.kafka.cluster import (
 
 SLICE_S = 1.0
 TIMEOUT_MS = 15_000
-"""How long one that died in the middle may hold the readers back, if nobody opens its id before."""
+"""How long a transaction of a killed process may hold back readers, unless its id is opened again earlier."""
 
 
 class FencingWriter:

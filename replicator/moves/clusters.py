@@ -29,7 +29,7 @@ from replicator.syncs.state import MapsState
 SYNCS_TIMEOUT_S = 300.0
 """For the whole history of a large flow; a small one takes milliseconds."""
 SOURCE_PATIENCE_S = 3.0
-"""What a source may take to answer a command that can do without it: nobody waits long on the worst day."""
+"""How long a command that can do without the source waits for its answer: on the worst day each second counts."""
 LEADERS_PATIENCE_S = 3.0
 """How long partitions without a leader may hold up a move, which can do without their ends."""
 OPEN_PATIENCE_S = 2.0

@@ -1,4 +1,4 @@
-"""Exact places where the map's history is thinned: the records of the stretch are counted on the clusters.
+"""Exact offsets where the map's history is sparse: the records of the stretch are counted on the clusters.
 
     translate says   Between(low, high, skip)               the place is somewhere in [low, high)
     skip unknown     read the stretch on the near cluster   how many of its records lie before the position
@@ -8,8 +8,8 @@ Near is the cluster that is translated from. Both reads are read_committed, and 
 when each finds as many records as the map says were replicated does counting prove anything.
 
 Invariants:
-    D: where it says exact, it is; but for a stretch that lost exactly as many records of ours, from its middle, as
-       somebody else wrote into it: it takes compaction and a foreign producer, and can't be told by counting.
+    D: where it says exact, it is; except for a stretch that lost exactly as many replicated records, from its middle,
+       as another producer wrote into it: that takes compaction and a foreign producer, and counting can't show it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 OP = "count records"
 POLL_S = 0.2
-"""How long a read may wait, and how often progress is told."""
+"""How long a read may wait, and how often progress is reported."""
 ANSWER_S = 5.0
 """How long a cluster may take to say whether it has a topic."""
 END_PATIENCE_S = 2.0
@@ -43,7 +43,7 @@ class Refiner:
     Args:
         near: the cluster translated from; None when it can't be reached.
         far: the cluster translated to.
-        max_records: the longest stretch that is counted, in records of ours; 0: none is.
+        max_records: the longest stretch that is counted, in replicated records; 0: none is.
         progress: called with (records counted, records to count), at least twice a second.
         near_s: of a near cluster that can be done without: how long all counting on it may take together, and what it
             refuses is not counted; None where it is needed.

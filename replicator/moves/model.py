@@ -100,7 +100,7 @@ class Row:
     Args:
         far: None when no flow carries the partition.
         near_next: what the group committed on `near`; `NOTHING` in a row that only says so.
-        far_next: where it goes on, on `far`; None when nobody can tell.
+        far_next: where it continues on `far`; None if unknown.
         reread_records: at most; None when not known.
         at_risk_records: that the group has not read and can't read on `far`, at most; None when not known.
         must_wait: it can't move yet, and that may pass.

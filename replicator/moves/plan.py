@@ -1,4 +1,4 @@
-"""Moving groups: what is to be done, from what the clusters say. Pure: `mover` does it.
+"""Plans moves of groups from what the clusters say. Pure: `executor` carries a plan out.
 
 A group leaves one cluster, `near`, for the other, `far`:
 
@@ -7,8 +7,8 @@ A group leaves one cluster, `near`, for the other, `far`:
     failback     target → source   as a switchover, the way home
     resync       nothing moves     group sync is to own the offsets on the target again
 
-A plan is made anew from the facts whenever they may have changed, so it never needs to remember how far it came: what
-is done already shows as `committed`, and a command that was interrupted is run again.
+The plan is made again from the facts whenever they may have changed, so no progress has to be remembered: what is done
+already shows as `committed`, and a command that was interrupted is run again.
 
 Invariants:
     D: a planned offset never passes a record that the group has not read.

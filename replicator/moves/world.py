@@ -238,7 +238,7 @@ class MoveClusters:
             time.sleep(deadline.slice_s(0.1))
 
     def _end_group_sync(self) -> None:
-        """End a transaction of group sync, which may have died in it: until its timeout, nobody knows the offsets."""
+        """End a transaction of group sync, which may have died in it: until its timeout the offsets are unknown."""
         transactional_id = groups_id(self._flow.source, self._flow.target)
         client = self.clusters.groups(self.clusters.target)
         with suppress(KafkaOpError):

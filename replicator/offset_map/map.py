@@ -44,13 +44,13 @@ class Exact:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Somewhere in a stretch whose runs were thinned out, or whose gaps were too many to keep.
+    """Somewhere in a stretch whose runs compaction removed, or whose gaps were too many to keep.
 
     Args:
         low: the first place of the stretch on the other cluster: never past an unread record.
         high: the first place after the stretch.
         near_low, near_high: the same borders on the cluster that is translated from.
-        records: records of ours in the stretch.
+        records: replicated records in the stretch.
         skip: how many of them the group has read, where that follows from the offsets; None: they have to be counted.
     """
 
@@ -135,7 +135,7 @@ class OffsetMap:
         return self._topic_id
 
     def add(self, run: Run) -> None:
-        """Take a run in log order; one with a number that is known takes the place of that (`fates`)."""
+        """Take a run in log order; one with a known number replaces that one (`copy.sync_repair`)."""
         newest = self.newest
         if newest is not None and run.seq <= newest.seq:
             at = bisect_left(self._runs, run.seq, key=_seq)
