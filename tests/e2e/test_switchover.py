@@ -16,7 +16,7 @@ from replicator.groups.offsets import MOVE_TAG, move_tag, tag
 from tests.e2e.conftest import PARTITIONS, TASKS, Bench, MakeBench
 from tests.support.commands import Command, move
 from tests.support.eventually import eventually
-from tests.support.groups import committed, offsets
+from tests.support.groups import commit, committed, offsets
 from tests.support.members import Account, Members, account, numbers_in
 from tests.support.records import NewRecord, end_offsets, produce
 from tests.support.selection import thorough
@@ -155,7 +155,7 @@ def test_again_and_again_there_and_back(
 def test_a_hundred_partitions_take_less_than_five_seconds(
     make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
-    """Once the group has stopped; read back. One that took longer is repeated: a busy machine makes one slow."""
+    """Once the group has stopped; read back. On a busy machine, not much longer than one partition takes there."""
     bench = make_bench(source, target, flow=FLOW)
     bench.create_topic(partitions=100)
     produce(source.bootstrap_servers, bench.topic, (NewRecord(b"%d" % n, partition=n % 100) for n in range(1000)))
@@ -164,13 +164,19 @@ def test_a_hundred_partitions_take_less_than_five_seconds(
     group.await_more(1000)
     group.stop()
     bench.await_caught_up()
+    small = f"{group_of(bench)}-of-one-partition"
+    commit(source.bootstrap_servers, small, {TP(bench.topic, 0): 5})
     took_s: list[float] = []
-    for command in ("switchover", "failback") * 4:
+    small_s: list[float] = []
+    for command in ("switchover", "failback") * 3:
         began_s = time.monotonic()
         document = move(bench.file, command, group_of(bench))
         took_s.append(time.monotonic() - began_s)
         check_document(bench, document, command, partitions=100, is_repeated=len(took_s) > 1)
         if took_s[-1] < SOON_S:
             break
-    print(f"moves of 100 partitions: {', '.join(f'{it:.1f} s' for it in took_s)}")
-    assert min(took_s) < SOON_S
+        began_s = time.monotonic()
+        move(bench.file, command, small)
+        small_s.append(time.monotonic() - began_s)
+    print(f"moves of 100 partitions: {', '.join(f'{it:.1f} s' for it in took_s)}; of one: {small_s}")
+    assert min(took_s) < max(SOON_S, 2.5 * min(small_s, default=0.0))
