@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from replicator.errors import TP
 from replicator.offset_map.mm2_format import LONGEST_STRING, Checkpoint
-from replicator.offset_map.sync_format import FormatError
+from replicator.offset_map.sync_format import WireError
 
 MOST_LATE = 500
 
@@ -64,7 +64,7 @@ def decode_pulse(checkpoint: Checkpoint) -> Freshness:
     try:
         late = json.loads(checkpoint.metadata)
     except ValueError as error:
-        raise FormatError(f"the checkpoint times of {checkpoint.group} can't be read: {error}") from error
+        raise WireError(f"the checkpoint times of {checkpoint.group} can't be read: {error}") from error
     if not isinstance(late, dict) or not all(it is None or type(it) is int for it in late.values()):
-        raise FormatError(f"the checkpoint times of {checkpoint.group} can't be read: no groups with times")
+        raise WireError(f"the checkpoint times of {checkpoint.group} can't be read: no groups with times")
     return Freshness(checkpoint.upstream_next, late)

@@ -26,7 +26,7 @@ from replicator.offset_map.mm2_format import (
     decode_checkpoint_key,
     encode_checkpoint,
 )
-from replicator.offset_map.sync_format import FormatError
+from replicator.offset_map.sync_format import WireError
 
 SHOWN_GROUPS = 3
 MESSAGE_TIMEOUT_MS = 10_000
@@ -139,7 +139,7 @@ class _Log:
         key, value = message.key() or b"", message.value()
         try:
             name = decode_checkpoint_key(key)
-        except FormatError as error:
+        except WireError as error:
             self._unreadable.pop(key, None)
             if value is not None:
                 self._unreadable[key] = f"at offset {message.offset()}: {error}"
@@ -152,7 +152,7 @@ class _Log:
             headers = cast("list[Header]", message.headers() or [])
             self._checkpoints[name] = decode_checkpoint(key, value, headers)
             self._written_ms[name] = message.timestamp()[1]
-        except FormatError as error:
+        except WireError as error:
             where = f"its checkpoint of {name[1]} at offset {message.offset()} of {self._topic}"
             self._broken[name] = f"{where} can't be read: {error}"
 
@@ -176,7 +176,7 @@ def _pulse_or_none(found: Checkpoint) -> Freshness | None:
     """The checkpoints are as good without it, only of unknown age: no failover fails for that."""
     try:
         return decode_pulse(found)
-    except FormatError:
+    except WireError:
         return None
 
 

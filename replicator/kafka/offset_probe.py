@@ -145,7 +145,7 @@ class OffsetProbe:
         except (KafkaException, SystemError) as cause:
             raise self._target.error(cause, op="read the ends of remote topics", right="READ") from cause
         is_silent = len(waiting) == len(places) and not self._refused and not is_stopped()
-        if is_silent:  # it may have lost its brokers for good: `clients.WATCHED`
+        if is_silent:  # it may have lost its brokers for good: `cluster.WATCHED`
             self._consumer.close()
             self._consumer = self._target.consumer(_ONE_RECORD, committed=self._committed)
         for tp, place in waiting.items():  # gave no answer: not asked again at once

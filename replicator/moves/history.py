@@ -1,7 +1,8 @@
-"""What was done before a move: by earlier moves, by group sync, by the group itself. Pure; `failover` plans with it.
+"""What was done before a move: by earlier moves, by group sync, by the group itself. Pure; `plan` uses it.
 
-A committed offset tells who wrote it (`committed.owner_of`), the audit whether the last move came to its end and where
-it put the group. Together they tell a move that was interrupted, and goes on, from a group that works where it went.
+A committed offset tells who wrote it (`groups.offsets.owner_of`), the audit whether the last move came to its end and
+where it put the group. Together they tell a move that was interrupted, and goes on, from a group that works where it
+went.
 
     on `far` is              the last move, the same way, was interrupted    it came to its end, or there was none
     nothing, group sync's    commit                                          commit
@@ -10,7 +11,7 @@ it put the group. Together they tell a move that was interrupted, and goes on, f
     the group's              leave it: the group has gone on on `far`        refused; on the way home: commit
 
 Invariants:
-    F: see `failover`.
+    F: see `plan`.
 """
 
 from __future__ import annotations

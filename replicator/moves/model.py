@@ -1,4 +1,4 @@
-"""What a move of groups is: the order, its rows, its plan, and their JSON. Pure: made by `failover`, done by `mover`.
+"""What a move of groups is: the order, its rows, its plan, and their JSON. Pure: made by `plan`, done by `executor`.
 
 `near` is the cluster that a group leaves, `far` the one where it goes.
 """

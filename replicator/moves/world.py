@@ -1,4 +1,4 @@
-"""What a move does to the clusters of a flow: the real `mover.World`.
+"""What a move does to the clusters of a flow: the real `executor.World`.
 
 Every request has a deadline, `connect_timeout_s`. A failover needs the target alone.
 """
@@ -39,7 +39,7 @@ SHOWN_GROUPS = 10
 
 
 class MoveClusters:
-    """See `mover.World`. Threading: one thread.
+    """See `executor.World`. Threading: one thread.
 
     Args:
         clusters: connected.
@@ -267,7 +267,7 @@ class MoveClusters:
     # --- acting -------------------------------------------------------------------------------------------------------
 
     def refine(self, row: Row) -> Exact | Unrefined:
-        """See `mover.World`; what was counted once is not counted again."""
+        """See `executor.World`; what was counted once is not counted again."""
         assert row.between is not None
         assert row.far is not None
         key = row.near, row.near_next
@@ -292,7 +292,7 @@ class MoveClusters:
         return self._refiners[key].refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
 
     def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
-        """See `mover.World`; what may pass is tried again until the deadline."""
+        """See `executor.World`; what may pass is tried again until the deadline."""
         cluster = self._side(order, far=on_far)
         deadline = self.clusters.budget()
         left = {group: dict(it) for group, it in wanted.items() if it}
@@ -312,20 +312,20 @@ class MoveClusters:
         return refused
 
     def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
-        """See `mover.World`."""
+        """See `executor.World`."""
         return self._read(self._side(order, far=on_far), list(groups))
 
     def hook(self, name: str, document: Mapping[str, Any]) -> None:
-        """See `mover.World`."""
+        """See `executor.World`."""
         run_hook(self._hooks, name, document)
 
     def claim(self) -> None:
-        """See `mover.World`."""
+        """See `executor.World`."""
         self._audit.begin(self.clusters.budget())
         self._moves = None  # another operator's move may have ended meanwhile
 
     def record(self, plan: MovePlan, state: str, result: str) -> None:
-        """See `mover.World`."""
+        """See `executor.World`."""
         document = plan.as_json(state)
         record = AuditRecord.new(
             plan.order.move_id, plan.order.command.value, self._flow.name, state, document["partitions"], result
@@ -333,7 +333,7 @@ class MoveClusters:
         self._audit.write(record, self.clusters.budget())
 
     def halt(self, order: Order) -> None:
-        """See `mover.World`; returns when the maps end where the flow was halted."""
+        """See `executor.World`; returns when the maps end where the flow was halted."""
         tasks = range(self.clusters.tasks)
         left = to_halt(self.clusters.view(by_target=True).syncs.halted, tasks, HaltReason.FAILOVER)
         if left:
@@ -348,7 +348,7 @@ class MoveClusters:
             time.sleep(0.02)
 
     def uninterrupted(self) -> AbstractContextManager[None]:
-        """See `mover.World`."""
+        """See `executor.World`."""
         return held_back(self._say)
 
 

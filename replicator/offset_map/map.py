@@ -1,6 +1,6 @@
 """The offset map of one source partition: where a consumer group's position is on the other cluster.
 
-Pure: no Kafka, no clock. It keeps the runs that compaction of the syncs topic keeps (`offsets.retention_key`): the
+Pure: no Kafka, no clock. It keeps the runs that compaction of the syncs topic keeps (`runs.retention_key`): the
 newest ones all, older ones thinned by powers of two, the first one for ever.
 
     runs kept        seq 1 ... seq 40 | seq 48 | seq 56 | seq 60 seq 61 seq 62 seq 63

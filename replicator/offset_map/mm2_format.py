@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicator.errors import TP
-from replicator.offset_map.sync_format import FormatError, encode_string, read_string, read_uuid, uuid_text
+from replicator.offset_map.sync_format import WireError, encode_string, read_string, read_uuid, uuid_text
 from replicator.offset_map.topic_id import NO_ID, TopicId
 
 VERSION = 0
@@ -91,7 +91,7 @@ def decode_checkpoint(key: bytes, value: bytes, headers: Sequence[Header] = ()) 
         told = dict(headers).get(TOPIC_ID_HEADER)
         topic_id = NO_ID if told is None else read_uuid(told.decode() if isinstance(told, bytes) else told)
     except (struct.error, ValueError) as error:
-        raise FormatError(f"a record of a checkpoints topic can't be read: {error} (key {key.hex()})") from error
+        raise WireError(f"a record of a checkpoints topic can't be read: {error} (key {key.hex()})") from error
     return Checkpoint(group, tp, upstream_next, downstream_next, metadata, topic_id)
 
 
@@ -106,7 +106,7 @@ def decode_checkpoint_key(key: bytes) -> tuple[str, TP]:
         topic, at = read_string(key, at)
         (partition,) = _INT32.unpack_from(key, at)
     except (struct.error, UnicodeDecodeError) as error:
-        raise FormatError(f"the key of a record of a checkpoints topic can't be read: {error} ({key.hex()})") from error
+        raise WireError(f"the key of a record of a checkpoints topic can't be read: {error} ({key.hex()})") from error
     return group, TP(topic, partition)
 
 
@@ -128,11 +128,11 @@ def decode_heartbeat(key: bytes, value: bytes) -> Heartbeat:
         _check_version(value)
         _, timestamp_ms = _TIME.unpack_from(value, 0)
     except (struct.error, UnicodeDecodeError) as error:
-        raise FormatError(f"a record of a heartbeats topic can't be read: {error} (key {key.hex()})") from error
+        raise WireError(f"a record of a heartbeats topic can't be read: {error} (key {key.hex()})") from error
     return Heartbeat(source, target, timestamp_ms)
 
 
 def _check_version(value: bytes) -> None:
     (version,) = _INT16.unpack_from(value, 0)
     if version != VERSION:
-        raise FormatError(f"version {version} of MM2's format, where {VERSION} is known")
+        raise WireError(f"version {version} of MM2's format, where {VERSION} is known")

@@ -50,7 +50,7 @@ _OUR_VALUE = struct.Struct(">hqqqq16sb")
 _CONTROL_HEAD = struct.Struct(">qqh")
 
 
-class FormatError(ReplicatorError):
+class WireError(ReplicatorError):
     """Bytes in one of our topics that we did not write, or a newer version of us did."""
 
 
@@ -118,7 +118,7 @@ def target_of(record: ControlRecord) -> TargetTopic | None:
     try:
         return TargetTopic(str(body["topic"]), read_uuid(str(body["topic_id"])))
     except (KeyError, ValueError) as error:
-        raise FormatError(f"the target topic of {record.tp} can't be read: {error!r} in {body}") from error
+        raise WireError(f"the target topic of {record.tp} can't be read: {error!r} in {body}") from error
 
 
 def uuid_text(uuid: bytes) -> str:
@@ -158,7 +158,7 @@ def read_string(data: bytes, at: int) -> tuple[str, int]:
     (length,) = _LENGTH.unpack_from(data, at)
     end = at + 2 + length
     if length < 0 or end > len(data):
-        raise FormatError(f"a string of {length} bytes in a field of {len(data) - at - 2}")
+        raise WireError(f"a string of {length} bytes in a field of {len(data) - at - 2}")
     return data[at + 2 : end].decode(), end
 
 
@@ -175,7 +175,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise FormatError("a gap list that ends inside a number")
+            raise WireError("a gap list that ends inside a number")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -233,7 +233,7 @@ def decode(key: bytes, value: bytes | None) -> SyncRecord | ControlRecord | Forg
     try:
         return _decode(key, value)
     except (struct.error, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise FormatError(f"a record of the syncs topic can't be read: {error} (key {key.hex()})") from error
+        raise WireError(f"a record of the syncs topic can't be read: {error} (key {key.hex()})") from error
 
 
 def task_record(key: bytes, value: bytes | None) -> ControlRecord | None:
@@ -281,10 +281,10 @@ def _control_body(value: bytes | None) -> dict[str, Any] | None:
     _check_version(version)
     body = json.loads(value[_CONTROL_HEAD.size :])
     if not isinstance(body, dict):
-        raise FormatError("a control record whose body is no object")
+        raise WireError("a control record whose body is no object")
     return body
 
 
 def _check_version(version: int) -> None:
     if version != VERSION:
-        raise FormatError(f"version {version}: written by a newer release; upgrade this one (it knows {VERSION})")
+        raise WireError(f"version {version}: written by a newer release; upgrade this one (it knows {VERSION})")

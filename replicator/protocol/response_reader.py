@@ -69,7 +69,7 @@ class ResponseReader:
                 id alone, as soon as it is known. It may raise to refuse the response.
 
         Raises:
-            NonsenseError: a size is none.
+            InvalidResponseError: a size is none.
         """
         self._have += count
         if self._body is None:
@@ -120,7 +120,7 @@ def header_end(body: memoryview) -> int:
     """Find where the response's own bytes begin, after the tagged fields of response header v1.
 
     Raises:
-        NonsenseError: the fields don't end within the answer.
+        InvalidResponseError: the fields don't end within the answer.
     """
     if len(body) and not body[0]:  # nearly always
         return 1

@@ -54,7 +54,7 @@ class SyncsReader(Generic[State]):
 
         Raises:
             KafkaOpError: as `LogReader.read_to_end`.
-            FormatError: a record can't be read.
+            WireError: a record can't be read.
         """
         self._reader.read_to_end(deadline, is_stopped)
         return self.state

@@ -54,7 +54,7 @@ class SyncsState:
         """Add one record of the log, in log order.
 
         Raises:
-            FormatError: the record is of another program, or newer than this release.
+            WireError: the record is of another program, or newer than this release.
         """
         self.records += 1
         record = decode(key, value)

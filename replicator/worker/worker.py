@@ -40,7 +40,7 @@ from replicator.kafka.topics import Catalog
 from replicator.log import get_logger
 from replicator.metrics import JobMetrics, Metrics, TaskMetrics
 from replicator.names import transactional_id
-from replicator.offset_map.sync_format import FormatError, task_record
+from replicator.offset_map.sync_format import WireError, task_record
 from replicator.planes import Plane, PlaneSettings
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.planes.records import RecordsPlane
@@ -318,7 +318,7 @@ class FlowWorker(threading.Thread):
         task itself, or fences it.
         """
         record = None
-        with contextlib.suppress(FormatError):  # the task reads it when it starts, and reports it
+        with contextlib.suppress(WireError):  # the task reads it when it starts, and reports it
             record = task_record(message.key() or b"", message.value())
         task = self._tasks.get(message.partition() or 0)
         if record is not None and record.body is not None and task is not None:

@@ -11,7 +11,7 @@ from replicator.checkpoints.topic import KnownGroups, knowledge_text
 from replicator.errors import TP
 from replicator.names import GroupFilter
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint, encode_checkpoint
-from replicator.offset_map.sync_format import FormatError
+from replicator.offset_map.sync_format import WireError
 
 KEY = pulse_key("replicator-east-west", "replicator.east.syncs")
 TP_0, TP_1 = TP("east.orders", 0), TP("east.orders", 1)
@@ -39,7 +39,7 @@ def test_more_late_groups_than_fit_make_no_pulse() -> None:
 
 @pytest.mark.parametrize("metadata", ["", "[]", '{"a": "b"}', '{"a": true}', "{"])
 def test_a_pulse_that_says_something_else_is_refused(metadata: str) -> None:
-    with pytest.raises(FormatError, match="the checkpoint times of replicator-east-west can't be read"):
+    with pytest.raises(WireError, match="the checkpoint times of replicator-east-west can't be read"):
         decode_pulse(Checkpoint(*KEY, 1, 0, metadata))
 
 

@@ -1,4 +1,4 @@
-"""Two clusters in memory, with a flow in each direction, group sync, an audit and consumers: `mover.World` for tests.
+"""Two clusters in memory, with a flow in each direction, group sync, an audit and consumers: `executor.World`.
 
 Records are copied as the replicator copies them (runs, gaps, a marker after each transaction), and carry ids, so that
 what a group has read is known. `FakeWorld` can be made to die after any of its effects.
@@ -240,7 +240,7 @@ def _without_id(it: Committed) -> Committed:
 
 
 class FakeWorld:
-    """See `mover.World`.
+    """See `executor.World`.
 
     Args:
         dies_after: so many effects; -1: never.
@@ -383,7 +383,7 @@ class FakeWorld:
 
 @dataclass
 class FakeOperator:
-    """See `mover.Operator`."""
+    """See `executor.Operator`."""
 
     says_no: bool = False
     said: list[str] = field(default_factory=list)

@@ -18,7 +18,7 @@ from replicator.offset_map.mm2_format import (
     encode_checkpoint,
     encode_heartbeat,
 )
-from replicator.offset_map.sync_format import FormatError
+from replicator.offset_map.sync_format import WireError
 from replicator.offset_map.topic_id import NO_ID, TopicId
 
 OFFSETS = st.integers(0, 2**63 - 1)
@@ -60,7 +60,7 @@ def test_the_topic_that_a_checkpoint_is_of_is_no_part_of_mm2s_format() -> None:
 @pytest.mark.parametrize("told", [b"", b"AAEC", b"\xff", b"not a topic id at all"])
 def test_a_topic_id_that_is_none_is_refused(told: bytes) -> None:
     """It would decide what the group has read."""
-    with pytest.raises(FormatError, match="can't be read"):
+    with pytest.raises(WireError, match="can't be read"):
         decode_checkpoint(*encode_checkpoint(Checkpoint("g", TP("t", 0), 1, 2)), [("source-topic-id", told)])
 
 
@@ -75,9 +75,9 @@ def test_heartbeats_come_back(source: str, target: str, timestamp_ms: int) -> No
 )
 def test_other_bytes_are_refused(key: bytes, value: bytes) -> None:
     """Too short, or of another version."""
-    with pytest.raises(FormatError):
+    with pytest.raises(WireError):
         decode_checkpoint(key, value)
-    with pytest.raises(FormatError):
+    with pytest.raises(WireError):
         decode_heartbeat(key, value)
 
 

@@ -17,9 +17,9 @@ from replicator.offset_map.sync_format import (
     TARGET_TOPIC,
     ControlRecord,
     Forgotten,
-    FormatError,
     SyncRecord,
     TargetTopic,
+    WireError,
     decode,
     encode_control,
     encode_gaps,
@@ -119,7 +119,7 @@ def test_a_target_topic_byte_for_byte() -> None:
     "body", [{}, {"topic": "t"}, {"topic": "t", "topic_id": "AAE?x"}, {"topic": "t", "topic_id": 5}]
 )
 def test_a_target_topic_that_makes_no_sense_is_refused(body: dict[str, Any]) -> None:
-    with pytest.raises(FormatError, match=r"target topic of orders\[3\]"):
+    with pytest.raises(WireError, match=r"target topic of orders\[3\]"):
         target_of(ControlRecord(TARGET_TOPIC, TP("orders", 3), body))
 
 
@@ -186,7 +186,7 @@ def test_damaged_syncs_are_a_record_or_an_error_of_ours(
 def read_or_refuse(key: bytes, value: bytes | None) -> None:
     try:
         record = decode(key, value)
-    except FormatError:
+    except WireError:
         return
     assert isinstance(record, SyncRecord | ControlRecord | Forgotten)
 
@@ -215,7 +215,7 @@ CONTROL_KEY, _ = encode_control(ControlRecord(PARTITION_STATE, TP("orders", 2), 
     ],
 )
 def test_what_is_not_ours_is_refused(key: bytes, value: bytes | None, says: str) -> None:
-    with pytest.raises(FormatError, match=says):
+    with pytest.raises(WireError, match=says):
         decode(key, value)
 
 
