@@ -265,24 +265,22 @@ def describe_groups(groups: Collection[str], version: int) -> GroupMessage:
 
 def describe_consumer_groups(groups: Collection[str], version: int) -> GroupMessage:
     """As `describe_groups`, for groups of KIP-848."""
-
-    def read(reader: ByteReader) -> dict[str, DescribedGroup]:
-        _, found = _structure(_INT32, _array(_CONSUMER))(reader)
-        return {it[2]: DescribedGroup(it[0], it[3], tuple((it[4], it[5]) for it in it[7])) for it in found}
-
-    body = _texts(groups) + b"\0" + NO_TAGS
-    return GroupMessage("ConsumerGroupDescribe", CONSUMER_GROUP_DESCRIBE, body, read)
+    return _describe_by_epoch("ConsumerGroupDescribe", CONSUMER_GROUP_DESCRIBE, _CONSUMER, groups)
 
 
 def describe_streams_groups(groups: Collection[str], version: int) -> GroupMessage:
     """As `describe_groups`, for groups of KIP-1071."""
+    return _describe_by_epoch("StreamsGroupDescribe", STREAMS_GROUP_DESCRIBE, _STREAMS, groups)
+
+
+def _describe_by_epoch(name: str, api_key: int, layout: Read, groups: Collection[str]) -> GroupMessage:
+    """Of the kinds of groups that have epochs: their answers differ in what follows the name of a member."""
 
     def read(reader: ByteReader) -> dict[str, DescribedGroup]:
-        _, found = _structure(_INT32, _array(_STREAMS))(reader)
+        _, found = _structure(_INT32, _array(layout))(reader)
         return {it[2]: DescribedGroup(it[0], it[3], tuple((it[4], it[5]) for it in it[7])) for it in found}
 
-    body = _texts(groups) + b"\0" + NO_TAGS
-    return GroupMessage("StreamsGroupDescribe", STREAMS_GROUP_DESCRIBE, body, read)
+    return GroupMessage(name, api_key, _texts(groups) + b"\0" + NO_TAGS, read)
 
 
 # --- offsets ----------------------------------------------------------------------------------------------------------
