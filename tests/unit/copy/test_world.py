@@ -15,13 +15,6 @@ from tests.unit.copy.world.disasters import (
 from tests.unit.copy.world.story import ORDERS, OTHERS, PAYMENTS, Story
 
 
-@pytest.fixture
-def story() -> Iterator[Story]:
-    made = Story()
-    yield made
-    made.world.close()
-
-
 def test_what_is_committed_is_copied_once(story: Story) -> None:
     world = story.world
     world.produce(ORDERS, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -23,13 +23,6 @@ from tests.unit.copy.world.disasters import (
 from tests.unit.copy.world.invariants import BrokenInvariantError
 from tests.unit.copy.world.simulation import StuckError
 from tests.unit.copy.world.story import OTHERS, Story
-
-
-@pytest.fixture
-def story() -> Iterator[Story]:
-    made = Story()
-    yield made
-    made.world.close()
 
 
 def test_a_probe_that_takes_any_record_for_the_one_that_it_looks_for(
