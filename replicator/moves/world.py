@@ -32,7 +32,7 @@ from replicator.moves.routes import FlowView, Router
 from replicator.names import groups_id
 from replicator.offset_map.map import Exact
 from replicator.status.lag_reader import describe_workers
-from replicator.syncs.halts import HaltReason, halt, halt_body, halt_text, to_halt
+from replicator.syncs.halts import HaltReason, halt, halt_body, to_halt, why_halted
 
 COUNTING_TIMEOUT_S = 300.0
 SHOWN_GROUPS = 10
@@ -169,7 +169,7 @@ class MoveClusters:
             router=router,
             far_logs=self.clusters.far_logs(far, router, offsets),
             source_ends=self._source_ends,
-            halted=halted_text(view),
+            halted=why_halted(view.flow.name, view.syncs.halted),
             not_flowing=self._not_flowing(),
             back=self.clusters.back if order.command is MoveCommand.FAILOVER else None,
         )
@@ -392,14 +392,6 @@ def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP
             at = Committed(0) if is_former else Committed(it.upstream_next, it.metadata)
             found.setdefault(group, {})[upstream] = at
     return found
-
-
-def halted_text(view: FlowView) -> str:
-    """Why the flow is halted, in words; empty when it is not. Pure."""
-    if not view.syncs.halted:
-        return ""
-    body = next(iter(view.syncs.halted.values()))
-    return f"the flow {view.flow.name} is halted ({halt_text(body)})"
 
 
 def last_moves(records: Iterable[AuditRecord]) -> dict[str, LastMove]:

@@ -42,12 +42,15 @@ def halt_text(body: Mapping[str, Any]) -> str:
     return f"{body.get('reason')}: {body.get('id')} by {body.get('by')} at {body.get('at')}"
 
 
+def why_halted(flow: str, halted: Mapping[int, Mapping[str, Any]]) -> str:
+    """Why a flow is halted, in words; empty if no task is halted. Pure."""
+    return f"the flow {flow} is halted ({halt_text(halted[min(halted)])})" if halted else ""
+
+
 def halted_text(flow: str, halted: Mapping[int, Mapping[str, Any]]) -> str:
-    """Why a flow is halted, and how to resume it, in words; empty if no task is halted. Pure."""
-    if not halted:
-        return ""
-    first = halt_text(halted[min(halted)])
-    return f"the flow {flow} is halted ({first}); to resume it: `replicator resume --flow '{flow}'`"
+    """As `why_halted`, and how to resume the flow. Pure."""
+    why = why_halted(flow, halted)
+    return f"{why}; to resume it: `replicator resume --flow '{flow}'`" if why else ""
 
 
 def to_halt(halted: Mapping[int, Mapping[str, Any]], tasks: Iterable[int], reason: str) -> list[int]:

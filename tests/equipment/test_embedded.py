@@ -28,6 +28,7 @@ from replicator.embedded import (
 from replicator.embedded.clusters import Way, choose_way
 from tests.support.brokers import OwnClusters, UniqueName
 from tests.support.certificates import Authority
+from tests.support.demo import is_running
 from tests.support.eventually import eventually
 from tests.support.records import NewRecord, admin_client, create_topic, produce, read_topic
 
@@ -104,14 +105,6 @@ def start_parent(*arguments: str, temporary: Path) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
     )
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @java_only
