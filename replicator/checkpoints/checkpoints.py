@@ -278,7 +278,7 @@ class Checkpoints:
             raise
 
     def _remember(self, leash: StopToken) -> None:
-        """Begin with the groups that have a checkpoint: of one that a list lacks, the pulse must not vouch.
+        """Begin with the groups that have a checkpoint: one that a list lacks must not be reported as up to date.
 
         What can't be read by right is done without: only while coordinators move do lists lack anything.
         """
@@ -355,7 +355,7 @@ class Checkpoints:
         self._metrics.checkpoints(len(changed))
 
     def _beat(self, began_ms: int, late: Mapping[str, int | None], budget: Deadline) -> str:
-        """Write the pulse, after all that it vouches for; why that is not possible, or an empty string."""
+        """Write how fresh the checkpoints are, after all of them; return why not, or an empty string."""
         if time.monotonic() - self._pulse_s < PULSE_EVERY_S:
             return ""
         pulse = encode_pulse(self._pulse_key, began_ms, late)

@@ -59,7 +59,7 @@ GroupOffsets = Mapping[TP, Committed]
 class OffsetOwner(enum.Enum):
     """Who wrote a committed offset last."""
 
-    NOBODY = "nobody"
+    ABSENT = "absent"
     """There is none."""
     SYNC = "sync"
     MOVE = "move"
@@ -84,7 +84,7 @@ def move_tag(move_id: str, next_offset: int) -> str:
 def owner_of(committed: Committed | None) -> OffsetOwner:
     """Who wrote it, whichever flow's group sync that was: a topic belongs to one flow."""
     if committed is None:
-        return OffsetOwner.NOBODY
+        return OffsetOwner.ABSENT
     if not committed.metadata.endswith(f" {committed.next_offset}"):
         return OffsetOwner.GROUP
     if committed.metadata.startswith(MOVE_TAG):

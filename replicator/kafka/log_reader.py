@@ -72,7 +72,7 @@ class LogReader:
             self.follow(0.2)
 
     def read_on(self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
-        """Everything up to these offsets, which the cluster told after the read was wanted.
+        """Everything up to these offsets, for which the cluster was asked after the read was wanted.
 
         `follow` alone can't tell that there is nothing new: a client that was stopped has not asked yet.
 

@@ -62,7 +62,7 @@ class SourceTopic:
     Args:
         topic_id: `NO_ID` on brokers that have none.
         target_partitions: 0 when the remote topic does not exist.
-        target_id: its topic id; zeros when it was not told.
+        target_id: its topic id; zeros when it is not known.
     """
 
     name: str
@@ -334,7 +334,7 @@ def describe_topics(
 
 
 def topic_ids(described: Mapping[str, Any]) -> dict[str, TopicId]:
-    """The ids of those topics that the cluster told something of; zeros on brokers that have none."""
+    """The ids of those topics that the cluster describes; zeros on brokers that have none."""
     return {name: uuid_bytes(it.topic_id) for name, it in described.items() if not isinstance(it, Exception)}
 
 

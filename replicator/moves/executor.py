@@ -180,13 +180,13 @@ class MoveExecutor:
     def _await(self, order: Order, plan: MovePlan) -> MovePlan:
         """Look again until nothing has to be waited for, or the time is over."""
         deadline = Deadline(self._options.timeout_s)
-        told: tuple[str, ...] = ()
+        shown: tuple[str, ...] = ()
         while plan.must_wait and not plan.is_refused and not deadline.expired:
             texts = waiting_for(plan)
-            if texts != told:
+            if texts != shown:
                 for text in texts:
                     self._operator.say(f"waiting: {text}")
-            told = texts
+            shown = texts
             time.sleep(deadline.slice_s(LOOK_EVERY_S))
             plan = self._plan(order)
         return plan

@@ -210,7 +210,7 @@ class MoveHistory:
         )
 
     def _moved(self, last: LastMove, owners: set[OffsetOwner], rows: list[Row]) -> GroupVerdict | None:
-        """A group that went away before; `owners`: of what it has on `far` for copies, where anything can be told."""
+        """A group that went away before; `owners`: of its offsets on `far`, where known."""
         is_given_back = owners and not owners & {OffsetOwner.GROUP, OffsetOwner.MOVE}
         if not last.is_done or is_given_back:
             return None

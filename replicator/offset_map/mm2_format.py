@@ -88,8 +88,8 @@ def decode_checkpoint(key: bytes, value: bytes, headers: Sequence[Header] = ()) 
         _check_version(value)
         _, upstream_next, downstream_next = _OFFSETS.unpack_from(value, 0)
         metadata, _ = read_string(value, _OFFSETS.size)
-        told = dict(headers).get(TOPIC_ID_HEADER)
-        topic_id = NO_ID if told is None else read_uuid(told.decode() if isinstance(told, bytes) else told)
+        header = dict(headers).get(TOPIC_ID_HEADER)
+        topic_id = NO_ID if header is None else read_uuid(header.decode() if isinstance(header, bytes) else header)
     except (struct.error, ValueError) as error:
         raise WireError(f"a record of a checkpoints topic can't be read: {error} (key {key.hex()})") from error
     return Checkpoint(group, tp, upstream_next, downstream_next, metadata, topic_id)

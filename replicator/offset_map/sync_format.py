@@ -94,7 +94,7 @@ class TargetTopic:
         return not self.topic_id.same_as(found.topic_id)
 
     def now(self, ids: Mapping[str, TopicId]) -> TargetTopic:
-        """What has the name now, by the ids that the target told; one without an id where it told none."""
+        """What has the name now, by the ids that the target gave; one without an id where it gave none."""
         return TargetTopic(self.name, ids.get(self.name, NO_ID))
 
     def __str__(self) -> str:

@@ -63,7 +63,7 @@ def test_every_part_of_a_record_is_kept(lane: Lane) -> None:
 
 
 def test_a_timestamp_of_zero_is_kept_or_counted(lane: Lane) -> None:
-    """H: where the client library turns 0 into now, the record gets 1 and the partition is told."""
+    """H: where the client library turns 0 into now, the record gets 1 and the partition is reported."""
     lane.create()
     stamps = [0, 5, 0, 1, -1]
     for stamp in stamps:

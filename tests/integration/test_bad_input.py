@@ -112,9 +112,9 @@ def test_a_target_topic_created_again_stays_stopped_when_its_log_is_long(
     for partition in range(2):
         reason = flow.await_stopped(flow.topic, partition, "target_recreated", after=seen)
         assert "is not the topic that was replicated to" in reason
-        told = flow.told(flow.topic, partition)
-        assert told is not None
-        assert told["reason"] == "target_recreated"
+        published = flow.published(flow.topic, partition)
+        assert published is not None
+        assert published["reason"] == "target_recreated"
     others_go_on(flow)
 
 
@@ -145,8 +145,8 @@ def test_a_flow_that_never_told_its_target_topics_tells_them(
     flow = running(make_flow(source, target))
     flow.stop()
     tps = [TP(flow.topic, 0), TP(flow.topic, 1), TP(flow.other, 0)]
-    told = [encode_control(target_record(tp, TargetTopic("any", NO_ID)))[0] for tp in tps]
-    produce(flow.target, flow.syncs_topic, [NewRecord(None, key) for key in told])
+    published = [encode_control(target_record(tp, TargetTopic("any", NO_ID)))[0] for tp in tps]
+    produce(flow.target, flow.syncs_topic, [NewRecord(None, key) for key in published])
     flow.produce(flow.topic, numbered(FILLED, b"more"))
     seen = len(flow.events)
     flow.start()
@@ -188,9 +188,9 @@ def test_a_log_that_was_cut_stays_stopped_when_it_looks_whole_again(
     flow.await_caught_up(flow.topic, without=(0,))
     assert flow.position(flow.topic, 0) == FILLED // 2
     assert flow.metric("replicator_partition_stopped", topic=flow.topic) == 1
-    told = flow.told(flow.topic, 0)
-    assert told is not None
-    assert told["lasting"] is True
+    published = flow.published(flow.topic, 0)
+    assert published is not None
+    assert published["lasting"] is True
     others_go_on(flow)
 
 

@@ -61,11 +61,11 @@ class Client:
         self.brokers.refresh()
         error = self.eventually(self.brokers.recent_error)
         assert not self.brokers.nodes
-        told = self.brokers.error("fetch")
-        assert told.code == error.code
-        assert "clusters.east" in told.hint
+        described = self.brokers.error("fetch")
+        assert described.code == error.code
+        assert "clusters.east" in described.hint
         for secret in (SECRET, WRONG):
-            assert secret not in f"{told} {error!r}"
+            assert secret not in f"{described} {error!r}"
         return str(error.code)
 
 

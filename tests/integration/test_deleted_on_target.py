@@ -40,7 +40,7 @@ def delete_before(servers: str, tp: TP, begin: int) -> None:
 
 
 def test_a_group_whose_place_is_deleted_goes_to_the_beginning_of_the_log(desk: Desk) -> None:
-    """Checkpoints, group sync, groups, explain, check, and moves: those refuse unless told to (D, G)."""
+    """Checkpoints, group sync, groups, explain, check, and moves, which need --accept-data-loss (D, G)."""
     flow = desk.flow
     group = desk.group("behind", PLACE, RECORDS)
     assert offsets(flow.target, group)[desk.remote(0)] == PLACE

@@ -45,10 +45,10 @@ def test_a_record_above_the_targets_limit_stops_its_partition_alone(
     assert f"raise max.message.bytes of {remote} on {flow.target_alias}" in reason
     flow.produce(flow.topic, small_records(50, partitions=1))
     flow.await_caught_up(flow.topic, without=(1,))
-    told = flow.told(flow.topic, 1)
-    assert told is not None
-    assert told["reason"] == "record_too_large"
+    published = flow.published(flow.topic, 1)
+    assert published is not None
+    assert published["reason"] == "record_too_large"
     alter_topic_config(flow.target, remote, {"max.message.bytes": "1048588"})
     assert flow.verify(flow.topic).records == 131
-    assert flow.told(flow.topic, 1) is None
+    assert flow.published(flow.topic, 1) is None
     assert flow.metric("replicator_partition_stopped") == 0

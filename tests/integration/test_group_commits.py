@@ -61,7 +61,9 @@ def orders(target: EmbeddedCluster, unique: UniqueName) -> TP:
     return TP(create_topic(target.admin_servers, unique("orders")), 0)
 
 
-def told(commits: OffsetCas, wanted: Mapping[str, GroupOffsets], look: Look) -> dict[str, KafkaOpError | None]:
+def commit_outcomes(
+    commits: OffsetCas, wanted: Mapping[str, GroupOffsets], look: Look
+) -> dict[str, KafkaOpError | None]:
     """Commit; what became of each group."""
     outcome: dict[str, KafkaOpError | None] = {}
     commits.commit(wanted, look, outcome.__setitem__, Deadline(REACT_S))
@@ -82,7 +84,7 @@ def test_what_is_committed_while_ours_are_placed_stays(
         commit(target.admin_servers, moved, {orders: 100}, "theirs")
         return groups
 
-    assert told(commits, {moved: {orders: OURS}, left: {orders: OURS}}, look) == {moved: None, left: None}
+    assert commit_outcomes(commits, {moved: {orders: OURS}, left: {orders: OURS}}, look) == {moved: None, left: None}
     eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
     assert committed(target.admin_servers, moved) == {orders: (100, "theirs")}
 
@@ -106,7 +108,7 @@ def test_what_the_look_takes_out_is_not_written(
         assert not reader.unsure
         return {group for group in groups if not found[group]}
 
-    assert told(commits, {out: {orders: OURS}, left: {orders: OURS}}, look) == {left: None}
+    assert commit_outcomes(commits, {out: {orders: OURS}, left: {orders: OURS}}, look) == {left: None}
     assert looks == [{out, left}, {left}]
     eventually(lambda: committed(target.admin_servers, left) == {orders: tuple_of(OURS)}, REACT_S)
     assert committed(target.admin_servers, out) == {orders: (100, "theirs")}
@@ -117,7 +119,7 @@ def test_one_that_is_refused_costs_the_others_nothing(
 ) -> None:
     good, bad = unique("a-good"), unique("b-bad")
     wanted = {good: {orders: OURS}, bad: {TP(unique("no-topic"), 0): OURS}}
-    outcome = told(commits, wanted, everything)
+    outcome = commit_outcomes(commits, wanted, everything)
     assert outcome[good] is None
     assert outcome[bad] is not None
     assert f"commit for the group {bad}" in str(outcome[bad])
@@ -154,9 +156,9 @@ def test_two_that_commit_under_one_id_fence_each_other(
             return groups
 
         with pytest.raises(FencedError):
-            told(first, {group: {orders: OURS}}, look)
+            commit_outcomes(first, {group: {orders: OURS}}, look)
         assert committed(target.admin_servers, group) == {}
-        assert told(first, {group: {orders: OURS}}, everything) == {group: None}
+        assert commit_outcomes(first, {group: {orders: OURS}}, everything) == {group: None}
     eventually(lambda: committed(target.admin_servers, group) == {orders: tuple_of(OURS)}, REACT_S)
 
 

@@ -99,7 +99,7 @@ def test_odd_ids_are_ids(groups: WireGroups, target: EmbeddedCluster, orders: st
     assert {name: it[tp] for name, it in read(groups, names).items()} == {name: wanted[name][tp] for name in names}
     assert list_groups(groups, Deadline(SOON_S)).keys() >= set(names)
     assert {it.state for it in group_states(groups, names, Deadline(SOON_S)).values()} == {"EMPTY"}
-    assert unlisted_groups(groups, [*names, unique("nobody")], Deadline(SOON_S)) == set(names)
+    assert unlisted_groups(groups, [*names, unique("absent")], Deadline(SOON_S)) == set(names)
     transaction = groups.transaction(unique("id"), Deadline(SOON_S))
     again = {name: {tp: Committed(100 + number)} for number, name in enumerate(names)}
     refused = transaction.place(again, Deadline(SOON_S))

@@ -82,15 +82,15 @@ def test_an_idle_worker_notices_says_so_and_goes_on_later(bench: FlowBench, uniq
     bench.produce(bench.topic, [b"%d" % i for i in range(10, 20)])
     commit(bench.source, group, {TP(bench.topic, 0): 9})
     bench.stop()
-    told = len(bench.events)
+    seen = len(bench.events)
     bench.start(runs=False)
-    bench.await_event("task_halted", after=told)
+    bench.await_event("task_halted", after=seen)
     assert log_ends(bench) == before, bench.log()
     assert committed(bench.target, group) == offsets
 
     lift_flow(bench)
-    bench.await_event("task_resumes", after=told, within_s=SOON_S)
-    bench.await_event("task_runs", after=told)
+    bench.await_event("task_resumes", after=seen, within_s=SOON_S)
+    bench.await_event("task_runs", after=seen)
     assert bench.verify(bench.topic).records == 20
     eventually(lambda: bench.worker.not_ready() == "", REACT_S)
     eventually(lambda: committed(bench.target, group)[where][0] > offsets[where][0], REACT_S)

@@ -99,7 +99,7 @@ def test_a_deleted_copy_is_made_anew_while_the_others_go_on(flow: FlowBench, run
     assert f"{flow.topic} (4 partitions) from the earliest offset" in done.stderr
     flow.verify(flow.topic, flow.other)
     assert len(read_topic(flow.target, flow.remote(flow.topic))) == 2 * FILLED
-    assert flow.told(flow.topic, 0) is None
+    assert flow.published(flow.topic, 0) is None
     entry = run("history", "-o", "json").json()[-1]
     assert (entry["id"], entry["command"], entry["state"]) == (found["id"], "recopy", "done")
     flow.stop()
@@ -142,7 +142,7 @@ def test_nothing_is_forgotten_without_a_yes(flow: FlowBench, run: Run) -> None:
     assert done.code == 3
     assert "pass --yes" in done.stderr
     assert flow.position(flow.topic, 0) == FILLED // PARTITIONS
-    assert flow.told(flow.topic, 0) is not None
+    assert flow.published(flow.topic, 0) is not None
 
 
 def test_what_was_never_replicated_is_refused(

@@ -209,11 +209,11 @@ def test_what_is_counted_is_bounded_and_told(
         with closing(Refiner(near, far, limit)) as limited:
             refused = limited.refine(copy.near, copy.far, position, between, Deadline(TIMEOUT_S))
         assert refused == Unrefined(f"refine_max_records allows {limit}")
-    told: list[tuple[int, int]] = []
-    with closing(Refiner(near, far, 15, lambda done, total: told.append((done, total)))) as enough:
+    progress: list[tuple[int, int]] = []
+    with closing(Refiner(near, far, 15, lambda done, total: progress.append((done, total)))) as enough:
         assert isinstance(enough.refine(copy.near, copy.far, position, between, Deadline(TIMEOUT_S)), Exact)
-    assert told == sorted(told)
-    assert told[-1] == (30, 30)
+    assert progress == sorted(progress)
+    assert progress[-1] == (30, 30)
 
 
 def test_a_topic_that_is_gone_or_was_cut_is_told(

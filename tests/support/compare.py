@@ -167,9 +167,9 @@ def _check_series(tp: TP, runs: Sequence[Run]) -> None:
 
 def _check_run(tp: TP, run: Run, originals: Mapping[int, Record], copies: Mapping[int, Record]) -> None:
     inside = [offset for offset in range(run.upstream_base, run.upstream_next) if offset in originals]
-    told = list(upstream_offsets(run))
-    assert told == inside, f"D: {tp}: the run's gaps are not the source's: {run}\ntold   {told}\nis     {inside}"
-    for index, offset in enumerate(told):
+    mapped = list(upstream_offsets(run))
+    assert mapped == inside, f"D: {tp}: the run's gaps are not the source's: {run}\nmapped {mapped}\nis     {inside}"
+    for index, offset in enumerate(mapped):
         copy = copies.get(run.downstream_base + index)
         is_same = copy is not None and copy.content == originals[offset].content
         assert is_same, f"D: {tp}: upstream {offset} is not at {run.downstream_base + index}: {run}, there is {copy}"

@@ -194,7 +194,7 @@ class FlowBench(FlowNames):
         """Where the newest sync ends; -1 without any."""
         return read_syncs(self.target, self.syncs_topic).position(TP(topic, partition))
 
-    def told(self, topic: str, partition: int) -> dict[str, Any] | None:
+    def published(self, topic: str, partition: int) -> dict[str, Any] | None:
         """What the syncs topic says of a partition that stopped; None: nothing, or that it runs."""
         state: dict[str, Any] | None = None
         for record in read_topic(self.target, self.syncs_topic):

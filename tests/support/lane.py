@@ -16,7 +16,7 @@ class Lane:
     """A fresh topic on both clusters, and planes between them.
 
     Attributes:
-        zeros: what the planes told of timestamps of 0.
+        zeros: partitions for which a plane reported timestamps of 0.
     """
 
     kind: PlaneKind

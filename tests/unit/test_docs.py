@@ -85,10 +85,10 @@ def test_every_section_is_explained() -> None:
 def test_defaults_are_told_as_they_are(heading: str, model: type[BaseModel]) -> None:
     """A default in the table is the one of the program."""
     rows = re.findall(r"^\| `(\w+)` \| .*? \| (\S.*?) \| ", section_text(f"`{heading}`"), re.MULTILINE)
-    told = {key: default.strip("`") for key, default in rows if default.startswith("`")}
-    for key, default in told.items():
+    documented = {key: default.strip("`") for key, default in rows if default.startswith("`")}
+    for key, default in documented.items():
         assert yaml.safe_load(default) == model.model_fields[key].default, f"{heading}.{key}"
-    silent = {key for key in model.model_fields if key not in told}
+    silent = {key for key in model.model_fields if key not in documented}
     required = {key for key, default in rows if default == "*required*"}
     assert required == {key for key, field in model.model_fields.items() if field.is_required()}
     assert {key for key in silent - required if model.model_fields[key].default is not None} <= {"security"}
@@ -177,9 +177,9 @@ def test_the_exit_codes_are_told_alike() -> None:
 def test_every_reason_of_a_move_is_explained() -> None:
     """In one table; `explain` has an advice for each."""
     cells = re.findall(r"^\| (`.*?) \|", text("docs/operations.md").partition("The reasons that rows")[2], re.MULTILINE)
-    told = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
+    documented = [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
     known = [reason.value for reason in MoveReason]
-    assert sorted(it for it in told if it in known) == sorted(known)
+    assert sorted(it for it in documented if it in known) == sorted(known)
     assert ADVICE.keys() == set(MoveReason)
 
 

@@ -188,7 +188,7 @@ def written(monkeypatch: pytest.MonkeyPatch, log: Log) -> Log:
 def test_a_halt_that_was_not_shown_is_neither_lifted_nor_written_over(
     flow: Flow, written: Log, command: PauseCommand, shown: Halts, found: Halts, text: str
 ) -> None:
-    """G: whoever resumes after a failover was told of it."""
+    """G: the operator who resumes after a failover has been shown it."""
     it = Looks(flow, shown, found)
     seen = it.look()
     with pytest.raises(RefusedError) as refused:
@@ -363,12 +363,12 @@ def run_of(number: int) -> tuple[bytes, bytes]:
     return encode_sync(IN_TASK_0.tp, run)
 
 
-def told(move_id: str) -> tuple[bytes, bytes | None]:
+def recopied_record(move_id: str) -> tuple[bytes, bytes | None]:
     return encode_control(ControlRecord(RECOPIED, task_tp(0), BOBS | {"id": move_id}))
 
 
 def test_a_commit_whose_answer_was_lost_is_not_done_again(flow: Flow, partition: Partition) -> None:
-    """A: the task was told, and what it has copied since is not forgotten."""
+    """A: the task knows, and what it has replicated since is not forgotten."""
     partition.put(run_of(1))
     partition.fenced.append((True, [run_of(2)]))
     it = Recopies(flow, FIRST, FIRST)
@@ -378,20 +378,20 @@ def test_a_commit_whose_answer_was_lost_is_not_done_again(flow: Flow, partition:
 
 
 def test_a_commit_that_was_fenced_is_done_again(flow: Flow, partition: Partition) -> None:
-    """What was told in a transaction that was aborted was not told."""
-    partition.put(run_of(1), told(OTHERS))
+    """What was written in an aborted transaction does not count."""
+    partition.put(run_of(1), recopied_record(OTHERS))
     partition.fenced.append((False, []))
     seen = replace(FIRST, recopied={0: BOBS})
     it = Recopies(flow, seen, seen)
     assert it.carry_out(it.look(), MINE, TIMEOUT_S).state == "done"
     committed = [(key, value) for key, value, is_committed in partition.records if is_committed]
     assert [key for key, value in committed if value is None] == [run_of(1)[0]]
-    assert committed[-1][0] == told(MINE)[0]
+    assert committed[-1][0] == recopied_record(MINE)[0]
 
 
 def test_what_another_command_forgot_after_the_second_look_is_left_alone(flow: Flow, partition: Partition) -> None:
     """A: it claimed the flow while this one acted already."""
-    partition.put(run_of(1), told(OTHERS), run_of(2))
+    partition.put(run_of(1), recopied_record(OTHERS), run_of(2))
     it = Recopies(flow, FIRST, FIRST)
     done = it.carry_out(it.look(), MINE, TIMEOUT_S)
     assert done.state == "failed"

@@ -68,9 +68,9 @@ def fake() -> Any:
 
 
 def outcome(fake: Any, groups: str, look: Any = lambda groups: groups) -> dict[str, KafkaOpError | None]:
-    told: dict[str, KafkaOpError | None] = {}
-    OffsetCas(fake, "id").commit(dict.fromkeys(groups, PLACE), look, told.__setitem__, Deadline(5))
-    return told
+    outcomes: dict[str, KafkaOpError | None] = {}
+    OffsetCas(fake, "id").commit(dict.fromkeys(groups, PLACE), look, outcomes.__setitem__, Deadline(5))
+    return outcomes
 
 
 def test_what_the_look_confirms_is_committed(fake: Any) -> None:

@@ -88,7 +88,7 @@ def nothing(_: Story) -> None:
     """The task alone dies."""
 
 
-def told(scenario: Callable[[Story], Iterator[Chapter]], effects: float) -> tuple[Story, bool]:
+def play(scenario: Callable[[Story], Iterator[Chapter]], effects: float) -> tuple[Story, bool]:
     """A story up to so many effects, and whether it came to its end."""
     story = Story()
     for is_done in scenario(story):
@@ -114,7 +114,7 @@ def test_dies_after_every_effect(
     effects = 1 + (SCENARIOS.index(scenario) * 5 + DISASTERS.index(disaster) * 2 + bool(late_s)) % EVERY
     is_end = False
     while not is_end:
-        story, is_end = told(scenario, effects)
+        story, is_end = play(scenario, effects)
         try:
             story.die(late_s=late_s)
             disaster(story)

@@ -102,7 +102,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_an_answer_that_came_late_is_used_and_said_to_be_unsure(client: Any) -> None:
-    """It may be older than the call that it comes with: the checkpoints' pulse must not vouch for it."""
+    """It may be older than the call that it comes with: the group must not be reported as up to date."""
     reader = OffsetsReader(client, LOG)
     assert reader.read(["slow"], Deadline(5)) == {}
     assert reader.unsure == {"slow"}

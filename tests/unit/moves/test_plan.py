@@ -190,14 +190,14 @@ def test_a_failover_takes_no_map_that_holds_nothing() -> None:
 
 @pytest.mark.parametrize("command", [MoveCommand.SWITCHOVER, MoveCommand.FAILBACK, MoveCommand.FAILOVER])
 def test_a_copy_created_again_has_other_offsets(command: MoveCommand) -> None:
-    """D: in both directions; by what a worker told, and by the ids when none is there to tell."""
-    told = a_view()
-    told.syncs.stopped[ORDERS] = {"reason": "target_recreated"}
+    """D: in both directions; by what a worker published, and by the topic ids when no worker runs."""
+    stopped_view = a_view()
+    stopped_view.syncs.stopped[ORDERS] = {"reason": "target_recreated"}
     found = replace(a_view(), target_ids={"east.orders": topic_id("newer")})
     found.syncs.targets[ORDERS] = TargetTopic("east.orders", topic_id("older"))
     same = replace(found, target_ids={"east.orders": topic_id("older")})
     near = at(4 if command is MoveCommand.FAILBACK else 104)
-    for view in (told, found):
+    for view in (stopped_view, found):
         row = row_of(command, near, router=a_router(command, view))
         assert row.translation == "unknown"
         assert (

@@ -57,11 +57,11 @@ def test_the_topic_that_a_checkpoint_is_of_is_no_part_of_mm2s_format() -> None:
     assert checkpoint_headers(replace(checkpoint, topic_id=NO_ID)) == []
 
 
-@pytest.mark.parametrize("told", [b"", b"AAEC", b"\xff", b"not a topic id at all"])
-def test_a_topic_id_that_is_none_is_refused(told: bytes) -> None:
+@pytest.mark.parametrize("header", [b"", b"AAEC", b"\xff", b"not a topic id at all"])
+def test_a_topic_id_that_is_none_is_refused(header: bytes) -> None:
     """It would decide what the group has read."""
     with pytest.raises(WireError, match="can't be read"):
-        decode_checkpoint(*encode_checkpoint(Checkpoint("g", TP("t", 0), 1, 2)), [("source-topic-id", told)])
+        decode_checkpoint(*encode_checkpoint(Checkpoint("g", TP("t", 0), 1, 2)), [("source-topic-id", header)])
 
 
 @given(NAMES, NAMES, OFFSETS)

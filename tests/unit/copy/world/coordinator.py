@@ -169,7 +169,7 @@ class Coordinator:
         self._simulation.later(it.timeout_s, expire)
 
     def _fence(self, it: Id) -> None:
-        """Abort what is open under an epoch that nobody has."""
+        """Abort the open transaction under an epoch that no producer has."""
         it.epoch += 1
         it.last_epoch = -1
         self._end(it, commit=False, epoch=it.epoch)

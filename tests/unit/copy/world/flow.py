@@ -150,7 +150,7 @@ class World:
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def start(self) -> Worker:
-        """A new owner of the task; the one before is not told."""
+        """A new owner of the task; the earlier one gets no notice."""
         self.owner = Worker(self)
         return self.owner
 

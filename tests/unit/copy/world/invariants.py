@@ -11,8 +11,8 @@ still missing somewhere. `Ledger.check_healed` asks for everything.
     E   a translation never points behind the end of the target's log
     H   what is not replicated in the end is in a partition whose published state has a reason for it
 
-What a log of the target lost after it was decided (retention, an unclean election, a deleted topic) is nobody's fault,
-and left out. What it lost of a transaction that was aborted later is not: it has to be copied again.
+What a log of the target lost after it was decided (retention, an unclean election, a deleted topic) is no fault of the
+replicator, and left out. What it lost of a transaction that was aborted later is not: it has to be replicated again.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ class Ledger:
 
     def is_settled(self, tp: TP, state: MapsState) -> bool:
         """Whether a source partition is replicated to its end, or stopped with a reason that is true."""
-        told = state.stopped.get(tp)
-        if told is not None:
-            return CAUSES.get(StopReason(told["reason"])) in self.happened.get(tp, ())
+        published = state.stopped.get(tp)
+        if published is not None:
+            return CAUSES.get(StopReason(published["reason"])) in self.happened.get(tp, ())
         run = state.newest.get(tp)
         last = max((record.offset for _, record in self.world.source.log(tp).visible()), default=-1)
         return run is not None and run.upstream_next > last

@@ -130,7 +130,7 @@ class WorldLink:
         self._owner.link_is_up(self)  # type: ignore[arg-type]
 
     def ended(self, connection: WorldConnection, why: str) -> None:
-        """The connection is gone; its requests were told."""
+        """The connection is closed; its requests were answered with that."""
         if connection is self._connection:
             self._connection = None
             self._owner.link_is_down(self, why, was_idle=connection.closed_idle)  # type: ignore[arg-type]
