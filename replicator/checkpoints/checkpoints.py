@@ -263,14 +263,14 @@ class Checkpoints:
         """The syncs topic, up to what is committed now.
 
         The end is asked for each time: a client that was stopped for a while has nothing new to give when it wakes up.
+        It is asked for first: a cluster that is away fails the step then, and does not hold up a read that may be long.
         """
         self._followed_s = time.monotonic()
         topic, tasks = self._flow.syncs_topic, self._flow.settings.tasks
+        ends = syncs_ends(self._target, self._target_admin, topic, tasks, leash.budget(timeout_s))
         if self._reader is None:
             self._reader = SyncsReader(self._target, topic, range(tasks), MapsState())
         try:
-            self._reader.read_to_end(leash.budget(FIRST_READ_S), leash.finishing.is_set)
-            ends = syncs_ends(self._target, self._target_admin, topic, tasks, leash.budget(timeout_s))
             return self._reader.read_on(ends, leash.budget(FIRST_READ_S), leash.finishing.is_set)
         except KafkaOpError:
             self._reader.close()

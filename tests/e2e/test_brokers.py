@@ -86,7 +86,13 @@ def test_a_cluster_comes_back_after_requests_about_groups_timed_out(
     commit_all(bench, groups)
     before = job_failures(worker)  # jobs fail while the broker still stops, and then wait for half a minute
     killable_pair[victim].stop_broker(1)
-    eventually(lambda: job_failures(worker) >= before + 2, CATCH_UP_S)
+
+    def have_failed() -> bool:
+        failed = job_failures(worker) - before
+        assert failed >= 2, f"{failed:g} since the broker stopped\n{worker.log()[-6000:]}"
+        return True
+
+    eventually(have_failed, CATCH_UP_S)
     killable_pair[victim].start_broker(1)
     pump.await_more(1000)
     pump.stop()

@@ -1,10 +1,14 @@
-"""What groups committed, translated: pure parts of the duty."""
+"""What groups committed, translated: pure parts of the job, and what it does while the target is away."""
 
 from __future__ import annotations
+
+import time
+from unittest.mock import Mock
 
 import pytest
 
 from replicator.checkpoints.checkpoints import (
+    Checkpoints,
     Translated,
     changes,
     known_times,
@@ -12,8 +16,12 @@ from replicator.checkpoints.checkpoints import (
     positions_of,
     translate_groups,
 )
-from replicator.errors import TP
+from replicator.config import build
+from replicator.deadline import StopToken
+from replicator.embedded import ports
+from replicator.errors import TP, RetriableError
 from replicator.groups.offsets import Committed
+from replicator.kafka.cluster import Cluster
 from replicator.kafka.topics import Snapshot, SourceTopic
 from replicator.names import GroupFilter
 from replicator.offset_map.mm2_format import Checkpoint
@@ -188,3 +196,19 @@ def test_up_to_when_each_group_is_known() -> None:
     assert known_times(before, ["fresh", "late", "new", "mute"], ["late", "mute"], 200) == {
         "fresh": 200, "late": 100, "new": 200,
     }  # fmt: skip
+
+
+def test_each_step_fails_in_time_while_the_target_is_away() -> None:
+    """Also the one that would read all runs anew: it may take minutes, once there is somebody to read from."""
+    away = f"127.0.0.1:{ports.free_ports(1)[0]}"
+    clusters = {alias: {"bootstrap_servers": away} for alias in ("east", "west")}
+    flow = build({"clusters": clusters, "flows": {"east->west": {"topics": ["orders"]}}}).flow()
+    source = Cluster("east", "source", flow.source_cluster, flow.group)
+    target = Cluster("west", "target", flow.target_cluster, flow.group)
+    job = Checkpoints(flow, (source, target), (source.admin(), target.admin()), Mock(), Mock(), Mock())
+    for _ in range(2):
+        began_s = time.monotonic()
+        with pytest.raises(RetriableError):
+            job.step(StopToken(), 0.5)
+        assert time.monotonic() - began_s < 30
+    job.close()
