@@ -332,6 +332,8 @@ def group_metadata(group: str) -> Any:
 def leave_group(consumer: Consumer) -> None:
     """Close a member of a cooperative group, so that it leaves, after it received every rebalance so far.
 
+    Its partitions are paused, so that silence tells that nothing is pending; records that it gets here are dropped.
+
     A consumer that is closed earlier gets two rebalance callbacks while it closes: for the pending change, and for the
     loss of all partitions. Its answer to the first may end its membership; its answer to the second can then wait for
     ever, with the interpreter's lock held, so that the whole process hangs. (To unsubscribe first does not help: a
@@ -347,6 +349,7 @@ def leave_group(consumer: Consumer) -> None:
     silent = 0
     try:
         while silent < SILENT_POLLS and not deadline.expired:
+            consumer.pause(consumer.assignment())  # each time: a rebalance may just have added some
             silent = silent + 1 if consumer.poll(HEAR_POLL_S) is None else 0
     finally:
         consumer.close()

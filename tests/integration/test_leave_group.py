@@ -6,13 +6,14 @@ import threading
 import time
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from replicator.embedded import EmbeddedCluster
+from replicator.kafka import cluster
 from replicator.kafka.cluster import leave_group
 from tests.support.brokers import UniqueName
 from tests.support.eventually import eventually
-from tests.support.records import create_topic
+from tests.support.records import NewRecord, create_topic, enqueue
 
 PARTITIONS = 4
 POLL_S = 0.05
@@ -93,3 +94,31 @@ def test_what_waits_is_heard_before_the_client_closes(target: EmbeddedCluster, t
     other.ending.set()
     other.join(60)
     assert not other.is_alive()
+
+
+def test_a_member_leaves_while_records_flow(
+    target: EmbeddedCluster, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is always a record to read: nobody would ever be silent, and the whole time would pass."""
+    monkeypatch.setattr(cluster, "HEAR_WITHIN_S", 60.0)
+    ending = threading.Event()
+    producer = Producer({"bootstrap.servers": target.bootstrap_servers, "linger.ms": 1})
+
+    def write() -> None:
+        while not ending.wait(0.002):
+            enqueue(producer, topic, NewRecord(b"x" * 100, partition=-1))
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        member = _Member(target, topic)
+        poll_until(member, ("gets", PARTITIONS))
+        eventually(lambda: member.poll(POLL_S), within_s=60)
+        began_s = time.monotonic()
+        leave_group(member)
+        assert time.monotonic() - began_s < 30
+    finally:
+        ending.set()
+        writer.join(60)
+        producer.flush(60)
+    assert member.story[-1] == ("loses", PARTITIONS)
