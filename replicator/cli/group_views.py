@@ -58,10 +58,10 @@ class GroupsView:
             row = it.row
             table.add_row(
                 row.group,
-                row.near.topic,
-                str(row.near.partition),
-                count_text(row.known_near_next),
-                count_text(row.far_next),
+                row.origin.topic,
+                str(row.origin.partition),
+                count_text(row.known_origin_next),
+                count_text(row.destination_next),
                 Text(row.translation, style=_style(row)),
                 _age(it.checkpoint_age_s),
                 self._active(it),
@@ -89,7 +89,7 @@ class GroupsView:
                 _age(max(ages_s, default=None)),
                 self._active(rows[0]),
                 "yes" if synced == len(rows) else f"{synced:,} of {len(rows):,}" if synced else "no",
-                f"{worst.near}: {worst.reason}" if worst.reason else "",
+                f"{worst.origin}: {worst.reason}" if worst.reason else "",
             )
         return table
 
@@ -124,7 +124,7 @@ def explain_view(it: Explanation) -> list[Any]:
     for reason, rows in by_reason.items():
         first, advice = rows[0]
         more = f" (and {counted(len(rows) - 1, 'more partition')})" if len(rows) > 1 else ""
-        parts.append(Text(f"{first.near}{more}: {first.reason}", style="yellow"))
+        parts.append(Text(f"{first.origin}{more}: {first.reason}", style="yellow"))
         parts.append(Text(f"  {advice}" if advice else f"  {reason}"))
     if len(parts) == 1:
         parts.append(Text("every partition would move to its exact offset", style="green"))

@@ -248,14 +248,14 @@ def _severity(row: Row) -> tuple[bool, bool, int, str, str, int]:
         not row.must_wait,
         -(row.reread_records or 0),
         row.group,
-        *row.near,
+        *row.origin,
     )
 
 
 def _table(plan: MovePlan, rows: list[Row]) -> Table:
-    near, far = plan.order.flow.split("->")[:: -1 if plan.order.is_homeward else 1]
+    origin, destination = plan.order.flow.split("->")[:: -1 if plan.order.is_homeward else 1]
     table = new_table(
-        group=False, topic=False, part=True, **{f"on_{near}": True, f"on_{far}": True}, translation=False,
+        group=False, topic=False, part=True, **{f"on_{origin}": True, f"on_{destination}": True}, translation=False,
         **{"re-read_≤": True, "at_risk_≤": True}, state=False,
     )  # fmt: skip
     for row in rows:
@@ -263,10 +263,10 @@ def _table(plan: MovePlan, rows: list[Row]) -> Table:
         state = f"{row.state}: {row.reason}" if row.reason else str(row.state)
         table.add_row(
             row.group,
-            row.near.topic,
-            str(row.near.partition),
-            count_text(row.known_near_next),
-            count_text(row.far_next),
+            row.origin.topic,
+            str(row.origin.partition),
+            count_text(row.known_origin_next),
+            count_text(row.destination_next),
             row.translation,
             count_text(row.reread_records),
             count_text(row.at_risk_records),

@@ -166,28 +166,30 @@ class FlowClusters:
             self._groups[cluster.alias] = ClusterGroups(cluster)
         return self._groups[cluster.alias]
 
-    def far_logs(self, far: Cluster, router: Router, offsets: Iterable[GroupOffsets]) -> Mapping[TP, TargetLog]:
+    def destination_logs(
+        self, destination: Cluster, router: Router, offsets: Iterable[GroupOffsets]
+    ) -> Mapping[TP, TargetLog]:
         """Where the logs begin and end that groups go to; without those that give no answer in time."""
         routes = [(route, it) for committed in offsets for tp, it in committed.items() if (route := router.route(tp))]
-        ends = self._far_offsets(far, {route.far for route, _ in routes}, LATEST)
-        begins = self._far_offsets(far, ends, EARLIEST)
-        read = self._read_past_markers(far, routes)
+        ends = self._destination_offsets(destination, {route.destination for route, _ in routes}, LATEST)
+        begins = self._destination_offsets(destination, ends, EARLIEST)
+        read = self._read_past_markers(destination, routes)
         return {
             tp: TargetLog(begins.get(tp, 0), ends.get(tp, NO_END), *read.get(tp, (0, 0)))
-            for tp in {route.far for route, _ in routes}
+            for tp in {route.destination for route, _ in routes}
         }
 
-    def _far_offsets(self, far: Cluster, tps: Iterable[TP], spec: OffsetSpec) -> Mapping[TP, int]:
+    def _destination_offsets(self, destination: Cluster, tps: Iterable[TP], spec: OffsetSpec) -> Mapping[TP, int]:
         deadline = Deadline(min(self.timeout_s, LEADERS_PATIENCE_S))
-        found = list_offsets(far, self.admin(far), dict.fromkeys(tps, spec), deadline, committed=False)
+        found = list_offsets(destination, self.admin(destination), dict.fromkeys(tps, spec), deadline, committed=False)
         return {tp: offset for tp, offset in found.items() if isinstance(offset, int)}
 
     def _read_past_markers(
-        self, far: Cluster, routes: Iterable[tuple[Route, Committed]]
+        self, destination: Cluster, routes: Iterable[tuple[Route, Committed]]
     ) -> Mapping[TP, tuple[int, int]]:
         """How far the logs were read, from the replicated end, for groups that have read all."""
         starts = {
-            route.far: newest.downstream_next
+            route.destination: newest.downstream_next
             for route, it in routes
             if not route.is_inverse
             and (newest := route.offset_map.newest) is not None
@@ -195,9 +197,9 @@ class FlowClusters:
         }
         if not starts:
             return {}
-        if far.alias not in self._ends:
-            self._ends[far.alias] = OffsetProbe(far)
-        ends = self._ends[far.alias].first_at_or_after(starts, self.budget())
+        if destination.alias not in self._ends:
+            self._ends[destination.alias] = OffsetProbe(destination)
+        ends = self._ends[destination.alias].first_at_or_after(starts, self.budget())
         return {tp: (start, ends[tp]) for tp, start in starts.items()}
 
     def source_ends(self, view: FlowView, tps: Iterable[TP]) -> Mapping[TP, int] | None:

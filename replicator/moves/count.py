@@ -1,11 +1,11 @@
 """Exact offsets where the map's history is sparse: the records of the stretch are counted on the clusters.
 
     translate says   Between(low, high, skip)               the place is somewhere in [low, high)
-    skip unknown     read the stretch on the near cluster   how many of its records lie before the position
-    then             read [low, high) on the far cluster    its record number `skip`, from 0, is the first one not read
+    skip unknown     read the stretch on the origin         how many of its records lie before the position
+    then             read [low, high) on the destination    its record number `skip`, from 0, is the first one not read
 
-Near is the cluster that is translated from. Both reads are read_committed, and reach to the end of the stretch: only
-when each finds as many records as the map says were replicated does counting prove anything.
+The origin is the cluster that is translated from. Both reads are read_committed, and reach to the end of the stretch:
+only when each finds as many records as the map says were replicated does counting prove anything.
 
 Invariants:
     D: where it says exact, it is; except for a stretch that lost exactly as many replicated records, from its middle,
@@ -24,7 +24,7 @@ from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.kafka.cluster import Cluster, Consumer, KafkaError, KafkaException, Message, topic_partitions
 from replicator.kafka.log_reader import READ_AHEAD, READ_CHUNK, is_final, topic_exists
 from replicator.moves.model import Unrefined
-from replicator.offset_map.map import Between, Exact, refine_on_far, skip_on_near
+from replicator.offset_map.map import Between, Exact, refine_on_destination, skip_on_origin
 
 T = TypeVar("T")
 
@@ -41,29 +41,31 @@ class Refiner:
     """Counts the records of stretches, one after the other. Threading: one thread, which must call `close`.
 
     Args:
-        near: the cluster translated from; None when it can't be reached.
-        far: the cluster translated to.
+        origin: the cluster translated from; None when it can't be reached.
+        destination: the cluster translated to.
         max_records: the longest stretch that is counted, in replicated records; 0: none is.
         progress: called with (records counted, records to count), at least twice a second.
-        near_s: of a near cluster that can be done without: how long all counting on it may take together, and what it
+        origin_s: of an origin that can be done without: how long all counting on it may take together, and what it
             refuses is not counted; None where it is needed.
     """
 
     def __init__(
-        self, near: Cluster | None, far: Cluster, max_records: int,
-        progress: Callable[[int, int], None] = lambda done, total: None, near_s: float | None = None,
+        self, origin: Cluster | None, destination: Cluster, max_records: int,
+        progress: Callable[[int, int], None] = lambda done, total: None, origin_s: float | None = None,
     ) -> None:  # fmt: skip
-        self._near = None if near is None else _Reader(near)
-        self._far = _Reader(far)
+        self._origin = None if origin is None else _Reader(origin)
+        self._destination = _Reader(destination)
         self._max_records = max_records
         self._progress = progress
-        self._near_left_s = near_s
+        self._origin_left_s = origin_s
 
-    def refine(self, near_tp: TP, far_tp: TP, position: int, between: Between, deadline: Deadline) -> Exact | Unrefined:
-        """Where a group that has read everything before `position` on the near cluster goes on, on the far one.
+    def refine(
+        self, origin_tp: TP, destination_tp: TP, position: int, between: Between, deadline: Deadline
+    ) -> Exact | Unrefined:
+        """Where a group that has read everything before `position` on the origin goes on, on the destination.
 
         Args:
-            near_tp, far_tp: the partition, as each cluster calls it.
+            origin_tp, destination_tp: the partition, as each cluster calls it.
             between: what the map says of `position`.
 
         Raises:
@@ -74,48 +76,48 @@ class Refiner:
         report = _Report(self._progress, between.records * (2 if between.skip is None else 1))
         skip = between.skip
         if skip is None:
-            counted = self._skip(near_tp, position, between, report, deadline)
+            counted = self._skip(origin_tp, position, between, report, deadline)
             if isinstance(counted, Unrefined):
                 return counted
             skip = counted
-        if not self._far.exists(far_tp.topic, deadline):
-            return Unrefined(f"{self._far.cluster.alias} no longer has the topic {far_tp.topic}")
-        span = _Span(far_tp, between.low, between.high, between.records)
-        stretch = _Stretch(self._far, span, report, deadline)
-        place = refine_on_far(between, skip, stretch)
+        if not self._destination.exists(destination_tp.topic, deadline):
+            return Unrefined(f"{self._destination.cluster.alias} no longer has the topic {destination_tp.topic}")
+        span = _Span(destination_tp, between.low, between.high, between.records)
+        stretch = _Stretch(self._destination, span, report, deadline)
+        place = refine_on_destination(between, skip, stretch)
         return Unrefined(stretch.problem()) if place is None else place
 
     def _skip(self, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline) -> int | Unrefined:
-        """How many records of the stretch the group has read, by what the near cluster holds."""
-        if self._near is None:
+        """How many records of the stretch the group has read, by what the origin holds."""
+        if self._origin is None:
             return Unrefined("the cluster that holds these records is unreachable")
-        if self._near_left_s is None:
-            return _skip_on(self._near, tp, position, between, report, deadline)
-        if self._near_left_s <= 0:
-            return Unrefined(f"{self._near.cluster.alias} took too long to count other partitions")
-        deadline = Deadline(deadline.slice_s(self._near_left_s))
+        if self._origin_left_s is None:
+            return _skip_on(self._origin, tp, position, between, report, deadline)
+        if self._origin_left_s <= 0:
+            return Unrefined(f"{self._origin.cluster.alias} took too long to count other partitions")
+        deadline = Deadline(deadline.slice_s(self._origin_left_s))
         try:
-            return _skip_on(self._near, tp, position, between, report, deadline)
+            return _skip_on(self._origin, tp, position, between, report, deadline)
         except KafkaOpError as error:
             return Unrefined(str(error))
         finally:
-            self._near_left_s = deadline.left_s()
+            self._origin_left_s = deadline.left_s()
 
     def close(self) -> None:
         """Let go of the consumers."""
-        for reader in (self._near, self._far):
+        for reader in (self._origin, self._destination):
             if reader is not None:
                 reader.close()
 
 
 def _skip_on(
-    near: _Reader, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline
+    origin: _Reader, tp: TP, position: int, between: Between, report: _Report, deadline: Deadline
 ) -> int | Unrefined:
-    if not near.exists(tp.topic, deadline):
-        return Unrefined(f"{near.cluster.alias} no longer has the topic {tp.topic}")
-    span = _Span(tp, between.near_low, between.near_high, between.records)
-    stretch = _Stretch(near, span, report, deadline)
-    skip = skip_on_near(between, position, stretch)
+    if not origin.exists(tp.topic, deadline):
+        return Unrefined(f"{origin.cluster.alias} no longer has the topic {tp.topic}")
+    span = _Span(tp, between.origin_low, between.origin_high, between.records)
+    stretch = _Stretch(origin, span, report, deadline)
+    skip = skip_on_origin(between, position, stretch)
     return Unrefined(stretch.problem()) if skip is None else skip
 
 

@@ -40,10 +40,12 @@ class World(Protocol):
     def refine(self, row: Row) -> Exact | Unrefined:
         """The exact place of a row whose stretch of the map is thinned out, if counting records finds it."""
 
-    def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
+    def commit(
+        self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_destination: bool
+    ) -> dict[str, dict[TP, str]]:
         """Commit; why not, by group and partition, where it was not taken."""
 
-    def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
+    def offsets(self, order: Order, groups: Iterable[str], *, on_destination: bool) -> Mapping[str, GroupOffsets]:
         """What these groups have committed; one that can't be read is left out."""
 
     def hook(self, name: str, document: Mapping[str, Any]) -> None:
@@ -215,8 +217,8 @@ class MoveExecutor:
 
     def _commit(self, plan: MovePlan) -> MoveOutcome:
         planned, wanted = plan.planned, plan.commits()
-        refusals = self._world.commit(plan.order, wanted, on_far=True)
-        found = self._world.offsets(plan.order, wanted, on_far=True)
+        refusals = self._world.commit(plan.order, wanted, on_destination=True)
+        found = self._world.offsets(plan.order, wanted, on_destination=True)
         rows = tuple(_read_back(row, wanted, refusals, found) if row in planned else row for row in plan.rows)
         plan = replace(plan, rows=rows)
         texts = list(self._hand_back(plan) if plan.order.is_homeward else self._gone_on(plan, wanted))
@@ -231,11 +233,11 @@ class MoveExecutor:
         """Whether the group went on where it came from, while it was being moved."""
         if plan.order.command is not MoveCommand.SWITCHOVER:
             return
-        found = self._world.offsets(plan.order, groups, on_far=False)
+        found = self._world.offsets(plan.order, groups, on_destination=False)
         for group in groups:
             rows = [row for row in plan.rows if row.group == group and row.state is RowState.COMMITTED]
             after = found.get(group, {})
-            if any(after.get(row.near, Committed(row.near_next)).next_offset != row.near_next for row in rows):
+            if any(after.get(row.origin, Committed(row.origin_next)).next_offset != row.origin_next for row in rows):
                 yield f"the group {group} committed on the cluster it left during the move: stop its consumers there"
 
     def _hand_back(self, plan: MovePlan) -> Iterable[str]:
@@ -243,8 +245,8 @@ class MoveExecutor:
         failed = {row.group for row in plan.rows if row.state is RowState.FAILED}
         committed = [row for row in plan.rows if row.state is RowState.COMMITTED and row.group not in failed]
         wanted = plan.hand_backs(committed)
-        found = self._world.offsets(plan.order, wanted, on_far=False)
-        seen = {(row.group, row.near): row.near_next for row in committed}
+        found = self._world.offsets(plan.order, wanted, on_destination=False)
+        seen = {(row.group, row.origin): row.origin_next for row in committed}
         gone_on = {
             group
             for group, offsets in wanted.items()
@@ -253,7 +255,7 @@ class MoveExecutor:
         for group in sorted(gone_on):
             yield f"the group {group} committed on the target during the failback; next: `replicator resync {group}`"
         refusals = self._world.commit(
-            plan.order, {group: it for group, it in wanted.items() if group not in gone_on}, on_far=False
+            plan.order, {group: it for group, it in wanted.items() if group not in gone_on}, on_destination=False
         )
         for group, partitions in refusals.items():
             if partitions:
@@ -277,7 +279,7 @@ class MoveExecutor:
 
 def _refused(plan: MovePlan) -> MoveOutcome:
     """Why it is not done; a plan that could be is too risky."""
-    obstacles = [f"{row.group}: {row.near}: {row.reason}" for row in plan.rows if row.is_obstacle]
+    obstacles = [f"{row.group}: {row.origin}: {row.reason}" for row in plan.rows if row.is_obstacle]
     if plan.is_refused:
         return MoveOutcome(plan, "refused", (*plan.refusals, *obstacles[:SHOWN_OBSTACLES]))
     if plan.must_wait:
@@ -292,7 +294,7 @@ def waiting_for(plan: MovePlan) -> tuple[str, ...]:
         return plan.waits
     first = behind[0]
     more = f", and {counted(len(behind) - 1, 'more partition')}" if len(behind) > 1 else ""
-    return (*plan.waits, f"{first.near} of {first.group}: {first.reason}{more}")
+    return (*plan.waits, f"{first.origin} of {first.group}: {first.reason}{more}")
 
 
 def _risk_text(plan: MovePlan) -> str:
@@ -317,12 +319,12 @@ def _read_back(
     found: Mapping[str, GroupOffsets],
 ) -> Row:
     """What became of a planned row."""
-    assert row.far is not None
-    refusal = refusals.get(row.group, {}).get(row.far)
+    assert row.destination is not None
+    refusal = refusals.get(row.group, {}).get(row.destination)
     if refusal is not None:
         return replace(row, state=RowState.FAILED, reason=refusal)
-    wanted = commits[row.group][row.far]
-    there = found.get(row.group, {}).get(row.far)
+    wanted = commits[row.group][row.destination]
+    there = found.get(row.group, {}).get(row.destination)
     if there == wanted:
         return replace(row, state=RowState.COMMITTED)
     if there is not None and there.next_offset >= wanted.next_offset and there.metadata != wanted.metadata:

@@ -4,11 +4,11 @@ A committed offset tells who wrote it (`groups.offsets.owner_of`), the audit whe
 where it put the group. Together they tell a move that was interrupted, and goes on, from a group that works where it
 went.
 
-    on `far` is              the last move, the same way, was interrupted    it came to its end, or there was none
-    nothing, group sync's    commit                                          commit
-    a move's, at its place   committed before                                committed before
-    a move's, elsewhere      commit: the group has gone on on `near`         as the group's
-    the group's              leave it: the group has gone on on `far`        refused; on the way home: commit
+    on `destination` is      the last move, the same way, was interrupted        it came to its end, or there was none
+    nothing, group sync's    commit                                              commit
+    a move's, at its place   committed before                                    committed before
+    a move's, elsewhere      commit: the group has gone on on `origin`           as the group's
+    the group's              leave it: the group has gone on on `destination`    refused; on the way home: commit
 
 Invariants:
     F: see `plan`.
@@ -78,7 +78,7 @@ def skipped(row: Row, reason: str) -> Row:
 
 def _kept(row: Row, found: Committed, reason: str) -> Row:
     """The row, done: what is there is where the group goes on."""
-    return replace(skipped(row, reason), state=RowState.COMMITTED, far_next=found.next_offset)
+    return replace(skipped(row, reason), state=RowState.COMMITTED, destination_next=found.next_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class MoveHistory:
     """What is known of one group's past.
 
     Args:
-        near, far: aliases.
+        origin, destination: aliases.
         last: None when the group never moved.
     """
 
     order: Order
-    near: str
-    far: str
+    origin: str
+    destination: str
     group: str
     last: LastMove | None
 
@@ -100,14 +100,14 @@ class MoveHistory:
 
     def settle(self, row: Row) -> Row:
         """What is done already is not done again, and what the group did since is left as it is."""
-        is_open = row.state is RowState.PLANNED and row.far is not None
+        is_open = row.state is RowState.PLANNED and row.destination is not None
         if self.order.command is MoveCommand.RESYNC or row.found is None or not is_open:
             return row
         kept = self._by_others(row, row.found) or self._by_the_group(row, row.found)
         if kept is not None:
             return kept
         is_sure = not (row.must_wait or row.is_obstacle)
-        if is_sure and self._owner(row) is OffsetOwner.MOVE and row.found.next_offset == row.far_next:
+        if is_sure and self._owner(row) is OffsetOwner.MOVE and row.found.next_offset == row.destination_next:
             return replace(row, state=RowState.COMMITTED, reason="already committed")
         return row
 
@@ -118,38 +118,40 @@ class MoveHistory:
 
     def _place(self, row: Row) -> int | None:
         """Where the interrupted move was to put the group."""
-        if self.last is None or row.far is None or not self._is_interrupted:
+        if self.last is None or row.destination is None or not self._is_interrupted:
             return None
-        return (self.last.positions if self.last.is_homeward else self.last.places).get(row.far)
+        return (self.last.positions if self.last.is_homeward else self.last.places).get(row.destination)
 
     def _owner(self, row: Row) -> OffsetOwner:
-        """Who wrote what is on `far`; a group's metadata, which moves carry along, does not tell."""
+        """Who wrote what is on `destination`; a group's metadata, which moves carry along, does not tell."""
         owner = owner_of(row.found)
         if owner is not OffsetOwner.GROUP or row.found is None:
             return owner
-        is_same = row.found.next_offset == row.far_next and row.found.metadata == row.metadata
+        is_same = row.found.next_offset == row.destination_next and row.found.metadata == row.metadata
         is_what_we_write = is_same and row.metadata != ""
         return OffsetOwner.MOVE if is_what_we_write or row.found.next_offset == self._place(row) else owner
 
     def _by_others(self, row: Row, found: Committed) -> Row | None:
-        """A partition for which the group committed nothing on `near`: what it has on `far` is its own, and newer."""
+        """A partition without an offset on `origin`: what the group has on `destination` is its own, and newer."""
         is_homeward = self.order.is_homeward
-        if row.near_owner is OffsetOwner.SYNC:
+        if row.origin_owner is OffsetOwner.SYNC:
             if self._is_interrupted and is_homeward:  # handed back
                 return _kept(row, found, "already committed")
-            text = f"the group never committed this partition on {self.near}; its offset on {self.far} stays"
+            text = f"the group never committed this partition on {self.origin}; its offset on {self.destination} stays"
             return skipped(row, f"{MoveReason.SYNCED}: {text}")
-        if row.near_owner is not OffsetOwner.MOVE or not is_homeward or self.last is None or row.far is None:
+        if row.origin_owner is not OffsetOwner.MOVE or not is_homeward or self.last is None or row.destination is None:
             return None
         if self._is_interrupted:
             return _kept(row, found, "already committed") if found.next_offset == self._place(row) else None
-        is_where_it_left = found.next_offset == self.last.positions.get(row.far)
+        is_where_it_left = found.next_offset == self.last.positions.get(row.destination)
         if self.last.is_homeward or is_where_it_left or owner_of(found) is not OffsetOwner.GROUP:
             return None
-        return _kept(row, found, f"the group committed nothing new on {self.near}; its offset on {self.far} stays")
+        return _kept(
+            row, found, f"the group committed nothing new on {self.origin}; its offset on {self.destination} stays"
+        )
 
     def _by_the_group(self, row: Row, found: Committed) -> Row | None:
-        """A partition where the group has gone on on `far`, since an interrupted move."""
+        """A partition where the group has gone on on `destination`, since an interrupted move."""
         if not self._is_interrupted or self._owner(row) is not OffsetOwner.GROUP:
             return None
         place = self._place(row)
@@ -158,7 +160,7 @@ class MoveHistory:
         may_be_older = row.is_inverse or self.order.is_homeward  # from when it was there before
         if may_be_older:
             return None
-        return skipped(row, f"{MoveReason.MOVED_ALREADY}: the group has committed on {self.far} since the move")
+        return skipped(row, f"{MoveReason.MOVED_ALREADY}: the group has committed on {self.destination} since the move")
 
     # --- the whole group ----------------------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class MoveHistory:
             return None
         copies = [row for row in rows if row.is_inverse]
         is_away = self.last is not None and not self.last.is_homeward
-        is_used = any(row.near_owner is not OffsetOwner.SYNC for row in copies)
+        is_used = any(row.origin_owner is not OffsetOwner.SYNC for row in copies)
         if is_used or (is_away and not copies):
             return None
         if self.last is not None and self.last.is_homeward:
@@ -186,19 +188,19 @@ class MoveHistory:
         return self._is_elsewhere()
 
     def _is_elsewhere(self) -> GroupVerdict:
-        text = f"the group {self.group} has not moved to {self.near}: group sync wrote its offsets there"
+        text = f"the group {self.group} has not moved to {self.origin}: group sync wrote its offsets there"
         return refuse_or_skip(self.order, MoveReason.MOVED_ALREADY, text, is_disputed=False)
 
     def _away(self, rows: list[Row]) -> GroupVerdict | None:
-        """A group that goes away must be at home, and not have worked on `far` but by a move that it came home from."""
-        if all(row.near_owner is OffsetOwner.SYNC for row in rows):
+        """A group that goes away must be at home; if it worked on `destination`, a move has brought it home since."""
+        if all(row.origin_owner is OffsetOwner.SYNC for row in rows):
             return self._is_elsewhere()
         owners = {self._owner(row) for row in rows if not row.is_inverse}
         if self.last is not None and not self.last.is_homeward:
             return self._moved(self.last, owners, rows)
         if OffsetOwner.GROUP not in owners:
             return None
-        text = f"the group {self.group} has committed offsets on {self.far}"
+        text = f"the group {self.group} has committed offsets on {self.destination}"
         if self.last is None:
             why = "it ran there without a move"
         elif self.last.is_done:
@@ -210,15 +212,15 @@ class MoveHistory:
         )
 
     def _moved(self, last: LastMove, owners: set[OffsetOwner], rows: list[Row]) -> GroupVerdict | None:
-        """A group that went away before; `owners`: of its offsets on `far`, where known."""
+        """A group that went away before; `owners`: of its offsets on `destination`, where known."""
         is_given_back = owners and not owners & {OffsetOwner.GROUP, OffsetOwner.MOVE}
         if not last.is_done or is_given_back:
             return None
-        if all(row.near_next == last.positions.get(row.near, row.near_next) for row in rows):
+        if all(row.origin_next == last.positions.get(row.origin, row.origin_next) for row in rows):
             return GroupVerdict(skip=f"{MoveReason.MOVED_ALREADY}: already moved by {last}")
-        if not owners:  # it reads topics of `far` alone, and came home by the flow back
+        if not owners:  # it reads topics of `destination` alone, and came home by the flow back
             return None
-        text = f"the group {self.group} moved to {self.far} ({last}) and has committed on {self.near} since"
+        text = f"the group {self.group} moved to {self.destination} ({last}) and has committed on {self.origin} since"
         return refuse_or_skip(
             self.order, MoveReason.MOVED_ALREADY, f"{text}; run `replicator failback` or `replicator resync` first"
         )

@@ -1,6 +1,6 @@
 """What a move of groups is: the order, its rows, its plan, and their JSON. Pure: made by `plan`, done by `executor`.
 
-`near` is the cluster that a group leaves, `far` the one where it goes.
+`origin` is the cluster that a group leaves, `destination` the one where it goes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Order:
 
     @property
     def is_homeward(self) -> bool:
-        """Whether `near` is the flow's target."""
+        """Whether `origin` is the flow's target."""
         return self.command is MoveCommand.FAILBACK
 
 
@@ -98,24 +98,24 @@ class Row:
     """One partition of one group.
 
     Args:
-        far: None when no flow carries the partition.
-        near_next: what the group committed on `near`; `NOTHING` in a row that only says so.
-        far_next: where it continues on `far`; None if unknown.
+        destination: None when no flow carries the partition.
+        origin_next: what the group committed on `origin`; `NOTHING` in a row that only says so.
+        destination_next: where it continues on `destination`; None if unknown.
         reread_records: at most; None when not known.
-        at_risk_records: that the group has not read and can't read on `far`, at most; None when not known.
+        at_risk_records: that the group has not read and can't read on `destination`, at most; None when not known.
         must_wait: it can't move yet, and that may pass.
         is_obstacle: it keeps the plan from being carried out.
         is_disputed: it is left out, with its group, and somebody has to decide about that first.
         between: to be refined by counting, if there is time.
-        near_owner: who wrote what `near` has.
-        found: what `far` has now.
+        origin_owner: who wrote what `origin` has.
+        found: what `destination` has now.
     """
 
     group: str
-    near: TP
-    far: TP | None
-    near_next: int
-    far_next: int | None
+    origin: TP
+    destination: TP | None
+    origin_next: int
+    destination_next: int | None
     translation: str
     state: RowState = RowState.PLANNED
     reason: str = ""
@@ -126,28 +126,28 @@ class Row:
     is_inverse: bool = False
     is_disputed: bool = False
     between: Between | None = None
-    near_owner: OffsetOwner = OffsetOwner.GROUP
+    origin_owner: OffsetOwner = OffsetOwner.GROUP
     found: Committed | None = None
     metadata: str = ""
 
     @property
     def is_planned(self) -> bool:
-        return self.state is RowState.PLANNED and self.far is not None and self.far_next is not None
+        return self.state is RowState.PLANNED and self.destination is not None and self.destination_next is not None
 
     @property
-    def known_near_next(self) -> int | None:
-        """What the group committed on `near`, as it is shown: None where there is nothing."""
-        return None if self.near_next == NOTHING else self.near_next
+    def known_origin_next(self) -> int | None:
+        """What the group committed on `origin`, as it is shown: None where there is nothing."""
+        return None if self.origin_next == NOTHING else self.origin_next
 
     def as_json(self, *, is_homeward: bool) -> dict[str, Any]:
         """The contract of ``-o json``: `topic` and `upstream_next` are on the flow's source, whatever the direction."""
-        near = self.near, self.known_near_next
-        far = self.far, self.far_next
-        upstream, downstream = (far, near) if is_homeward else (near, far)
+        origin = self.origin, self.known_origin_next
+        destination = self.destination, self.destination_next
+        upstream, downstream = (destination, origin) if is_homeward else (origin, destination)
         return {
             "group": self.group,
             "topic": upstream[0].topic if upstream[0] else None,
-            "partition": self.near.partition,
+            "partition": self.origin.partition,
             "target_topic": downstream[0].topic if downstream[0] else None,
             "upstream_next": upstream[1],
             "downstream_next": downstream[1],
@@ -201,24 +201,24 @@ class MovePlan:
         return () if self.is_refused else tuple(row for row in self.rows if row.is_planned)
 
     def commits(self) -> dict[str, dict[TP, Committed]]:
-        """What to commit on `far`, by group. A group's own metadata stays: stream processors need it."""
+        """What to commit on `destination`, by group. A group's own metadata stays: stream processors need it."""
         found: dict[str, dict[TP, Committed]] = {}
         for row in self.planned:
-            assert row.far is not None
-            assert row.far_next is not None
-            metadata = row.metadata or move_tag(self.order.move_id, row.far_next)
+            assert row.destination is not None
+            assert row.destination_next is not None
+            metadata = row.metadata or move_tag(self.order.move_id, row.destination_next)
             if self.order.command is MoveCommand.RESYNC:
-                metadata = tag(self.order.flow, row.far_next)
-            found.setdefault(row.group, {})[row.far] = Committed(row.far_next, metadata)
+                metadata = tag(self.order.flow, row.destination_next)
+            found.setdefault(row.group, {})[row.destination] = Committed(row.destination_next, metadata)
         return found
 
     def hand_backs(self, committed: Iterable[Row]) -> dict[str, dict[TP, Committed]]:
         """After a failback: what group sync is to own on the target again, by group; where the group left it."""
         found: dict[str, dict[TP, Committed]] = {}
         for row in committed:
-            if row.is_inverse and row.near_owner is not OffsetOwner.SYNC:
-                found.setdefault(row.group, {})[row.near] = Committed(
-                    row.near_next, tag(self.order.flow, row.near_next)
+            if row.is_inverse and row.origin_owner is not OffsetOwner.SYNC:
+                found.setdefault(row.group, {})[row.origin] = Committed(
+                    row.origin_next, tag(self.order.flow, row.origin_next)
                 )
         return found
 

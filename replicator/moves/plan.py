@@ -1,9 +1,9 @@
 """Plans moves of groups from what the clusters say. Pure: `executor` carries a plan out.
 
-A group leaves one cluster, `near`, for the other, `far`:
+A group leaves one cluster, `origin`, for the other, `destination`:
 
-    switchover   source → target   near and far answer; every position exact, or refused
-    failover     source → target   near is gone: what it had committed is known from the checkpoints
+    switchover   source → target   both clusters answer; every position exact, or refused
+    failover     source → target   the origin is gone: what it had committed is known from the checkpoints
     failback     target → source   as a switchover, the way home
     resync       nothing moves     group sync is to own the offsets on the target again
 
@@ -12,7 +12,8 @@ already shows as `committed`, and a command that was interrupted is run again.
 
 Invariants:
     D: a planned offset never passes a record that the group has not read.
-    F: what the group itself committed on `far` is planned over only by `failback` and `resync`, and where it came home.
+    F: what the group itself committed on `destination` is planned over only by `failback` and `resync`, and where the
+       group came home.
     G: a plan with refusals commits nothing.
 """
 
@@ -48,15 +49,15 @@ class GroupFacts:
     """A group on both clusters.
 
     Args:
-        near_offsets: committed on `near`; for a failover what the checkpoints know of that.
+        origin_offsets: committed on `origin`; for a failover what the checkpoints know of that.
         problem: why they can't be read; empty when they can.
         last_move: None when it never moved.
     """
 
-    near: GroupState = NO_MEMBERS
-    near_offsets: GroupOffsets = field(default_factory=dict)
-    far: GroupState = NO_MEMBERS
-    far_offsets: GroupOffsets = field(default_factory=dict)
+    origin: GroupState = NO_MEMBERS
+    origin_offsets: GroupOffsets = field(default_factory=dict)
+    destination: GroupState = NO_MEMBERS
+    destination_offsets: GroupOffsets = field(default_factory=dict)
     problem: str = ""
     last_move: LastMove | None = None
 
@@ -66,19 +67,19 @@ class MoveFacts:
     """What the clusters say.
 
     Args:
-        near, far: aliases.
-        far_logs: where the logs on `far` begin and end, of those that answered.
+        origin, destination: aliases.
+        destination_logs: where the logs on `destination` begin and end, of those that answered.
         source_ends: ends of the source's committed logs; None when it could not be asked.
         halted: why the flow is halted; empty when it is not.
         not_flowing: why nothing is replicated at the moment; empty when nothing is known to keep it.
-        back: the flow far→near, for a failover: its maps went with `near`.
+        back: the flow destination→origin, for a failover: its maps went with `origin`.
     """
 
-    near: str
-    far: str
+    origin: str
+    destination: str
     groups: Mapping[str, GroupFacts]
     router: Router
-    far_logs: Mapping[TP, TargetLog] = field(default_factory=dict)
+    destination_logs: Mapping[TP, TargetLog] = field(default_factory=dict)
     source_ends: Mapping[TP, int] | None = None
     halted: str = ""
     not_flowing: str = ""
@@ -92,13 +93,13 @@ def plan_move(order: Order, facts: MoveFacts) -> MovePlan:
     waits: list[str] = []
     for group in order.groups:
         it = facts.groups.get(group, GroupFacts())
-        past = MoveHistory(order, facts.near, facts.far, group, it.last_move)
-        found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.near_offsets.items())]
+        past = MoveHistory(order, facts.origin, facts.destination, group, it.last_move)
+        found = [_row(order, facts, group, tp, committed) for tp, committed in sorted(it.origin_offsets.items())]
         found = [past.settle(row) for row in found]
         if order.command is MoveCommand.RESYNC:
-            found += _own_places(order, facts, group, it.far_offsets, found)
+            found += _own_places(order, facts, group, it.destination_offsets, found)
         whole = _whole_group(facts, it, past, found)
-        rows += [_left_out(row, whole, facts) if whole.skip and row.far is not None else row for row in found]
+        rows += [_left_out(row, whole, facts) if whole.skip and row.destination is not None else row for row in found]
         rows += [] if whole.skip or whole.refusal else _kept_places(facts, group)
         refusals += [whole.refusal] if whole.refusal else []
         waits += [whole.wait] if whole.wait else []
@@ -115,19 +116,21 @@ def _whole_group(facts: MoveFacts, it: GroupFacts, past: MoveHistory, found: lis
     order, group = past.order, past.group
     if it.problem:
         return GroupVerdict(refusal=it.problem)
-    if not it.near_offsets:
+    if not it.origin_offsets:
         return GroupVerdict() if order.is_all else GroupVerdict(refusal=_unknown_group(order, facts, group))
-    rows = [row for row in found if row.far is not None]
+    rows = [row for row in found if row.destination is not None]
     if not rows:
         return refuse_or_skip(order, MoveReason.FILTERED, f"the flow replicates no topic of the group {group}")
     return past.whole(rows) or _at_rest(facts, it, past, rows)
 
 
 def _left_out(row: Row, whole: GroupVerdict, facts: MoveFacts) -> Row:
-    """A row of a group that does not move; where it is on `far`, if that is elsewhere than a move would put it."""
-    is_elsewhere = row.found is not None and row.found.next_offset != row.far_next
+    """A row of a group that does not move; says where it is on `destination`, if a move would put it elsewhere."""
+    is_elsewhere = row.found is not None and row.found.next_offset != row.destination_next
     where = (
-        f"; its offset on {facts.far} is {row.found.next_offset:,}" if is_elsewhere and row.found is not None else ""
+        f"; its offset on {facts.destination} is {row.found.next_offset:,}"
+        if is_elsewhere and row.found is not None
+        else ""
     )
     return replace(skipped(row, whole.skip + where), is_disputed=whole.is_disputed)
 
@@ -136,14 +139,16 @@ def _at_rest(facts: MoveFacts, it: GroupFacts, past: MoveHistory, rows: list[Row
     """What follows from the members that the group has."""
     order, group = past.order, past.group
     has_work = any(row.is_planned or row.must_wait or row.is_obstacle for row in rows)
-    if has_work and it.far.is_active:
+    if has_work and it.destination.is_active:
         return refuse_or_skip(
-            order, MoveReason.TARGET_GROUP_ACTIVE, f"the group {group} has members on {_members(facts.far, it.far)}"
+            order,
+            MoveReason.TARGET_GROUP_ACTIVE,
+            f"the group {group} has members on {_members(facts.destination, it.destination)}",
         )
     is_to_end = has_work or any(row.state is RowState.COMMITTED for row in rows)
     needs_rest = order.command in (MoveCommand.SWITCHOVER, MoveCommand.FAILBACK)
-    if needs_rest and is_to_end and it.near.is_active:
-        return GroupVerdict(wait=f"the group {group} has members on {_members(facts.near, it.near)}")
+    if needs_rest and is_to_end and it.origin.is_active:
+        return GroupVerdict(wait=f"the group {group} has members on {_members(facts.origin, it.origin)}")
     return GroupVerdict()
 
 
@@ -153,34 +158,34 @@ def _members(alias: str, state: GroupState) -> str:
 
 def _unknown_group(order: Order, facts: MoveFacts, group: str) -> str:
     if order.command is MoveCommand.FAILOVER:
-        return f"no checkpoint of the group {group} on {facts.far}: it never committed in a topic of this flow"
-    return f"the group {group} has no committed offsets on {facts.near}"
+        return f"no checkpoint of the group {group} on {facts.destination}: it never committed in a topic of this flow"
+    return f"the group {group} has no committed offsets on {facts.origin}"
 
 
 # --- one partition ----------------------------------------------------------------------------------------------------
 
 
-def _row(order: Order, facts: MoveFacts, group: str, near: TP, committed: Committed) -> Row:
-    route = facts.router.route(near)
+def _row(order: Order, facts: MoveFacts, group: str, origin: TP, committed: Committed) -> Row:
+    route = facts.router.route(origin)
     is_wanted = route is not None and not (route.is_inverse and order.command is MoveCommand.RESYNC)
     if route is None or not is_wanted:
-        reason = f"{MoveReason.FILTERED}: the flow does not replicate {near.topic}"
-        return Row(group, near, None, committed.next_offset, None, "unknown", RowState.SKIPPED, reason)
+        reason = f"{MoveReason.FILTERED}: the flow does not replicate {origin.topic}"
+        return Row(group, origin, None, committed.next_offset, None, "unknown", RowState.SKIPPED, reason)
     it = facts.groups[group]
     row = Row(
-        group, near, route.far, committed.next_offset, None, "unknown",
+        group, origin, route.destination, committed.next_offset, None, "unknown",
         is_inverse=route.is_inverse,
-        near_owner=owner_of(committed),
-        found=it.far_offsets.get(route.far),
+        origin_owner=owner_of(committed),
+        found=it.destination_offsets.get(route.destination),
         metadata="" if is_a_tag(committed.metadata) else committed.metadata,
     )  # fmt: skip
-    mapped = route.translate(row.near_next)
-    placed = route.place(mapped, facts.far_logs.get(route.far, UNKNOWN_LOG))
+    mapped = route.translate(row.origin_next)
+    placed = route.place(mapped, facts.destination_logs.get(route.destination, UNKNOWN_LOG))
     row = _placed_row(_mapped_row(row, mapped, route, facts), placed, route, facts)
     if order.command is MoveCommand.FAILOVER:
         return _at_risk(row, placed, route, facts)
     if order.command is MoveCommand.RESYNC:
-        return _kept_near(row)
+        return _kept_origin(row)
     return row
 
 
@@ -197,14 +202,16 @@ def _mapped_row(row: Row, mapped: Mapped, route: Route, facts: MoveFacts) -> Row
                 reread_records=between.records if between.skip is None else between.skip,
             )  # fmt: skip
         case Ahead(replicated_next):
-            behind, stop = row.near_next - replicated_next, route.partition.stop
+            behind, stop = row.origin_next - replicated_next, route.partition.stop
             why = f" ({stop})" if stop else f" ({facts.not_flowing})" if facts.not_flowing else ""
             text = f"{MoveReason.NOT_REPLICATED_YET}: replication is {behind:,} offsets behind the group{why}"
             return replace(
                 row, translation="ahead", reason=text, must_wait=not stop, is_obstacle=bool(stop), reread_records=behind
             )
         case Expired(known_from):
-            text = f"{MoveReason.EXPIRED}: offset {row.near_next:,} is before the first replicated one, {known_from:,}"
+            text = (
+                f"{MoveReason.EXPIRED}: offset {row.origin_next:,} is before the first replicated one, {known_from:,}"
+            )
             return replace(row, translation="expired", reason=text, is_obstacle=True)
         case NoPlace(why):
             may_pass = why is Why.OPEN_TRANSACTION or (why is Why.NOTHING_REPLICATED and not route.is_inverse)
@@ -228,66 +235,69 @@ def _placed_row(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFac
         case NoPlace():
             return row
         case Placed(end, Lost(place)):
-            lost = f"{route.far} on {facts.far} lost records: it ends at {end:,}, before the group's {place:,}"
+            where = f"{route.destination} on {facts.destination}"
+            lost = f"{where} lost records: it ends at {end:,}, before the group's {place:,}"
             return replace(
-                row, far_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}",
+                row, destination_next=end, translation="ahead", reason=f"{MoveReason.LOG_SHORTER}: {lost}",
                 is_obstacle=True, must_wait=False, between=None,
             )  # fmt: skip
         case Placed(begin, Deleted(place, records)):
-            where = f"{route.far} on {facts.far} begins at {begin:,}, after the group's {place:,}"
+            where = f"{route.destination} on {facts.destination} begins at {begin:,}, after the group's {place:,}"
             text = f"{where}: at most {counted(records, 'unread record')} deleted there"
             return replace(
-                row, far_next=begin, translation="expired", reason=f"{MoveReason.DELETED_ON_TARGET}: {text}",
+                row, destination_next=begin, translation="expired", reason=f"{MoveReason.DELETED_ON_TARGET}: {text}",
                 between=None, at_risk_records=records,
             )  # fmt: skip
         case Placed(next_offset):
-            return replace(row, far_next=next_offset)
+            return replace(row, destination_next=next_offset)
 
 
 def counted_row(order: Order, facts: MoveFacts, row: Row, found: Exact | Unrefined) -> Row:
     """A row whose stretch of the map is thinned out, after its records were counted."""
     if isinstance(found, Unrefined):
         return replace(row, reason=f"{row.reason}, but {found.reason}")
-    route = facts.router.route(row.near)
+    route = facts.router.route(row.origin)
     is_failover = order.command is MoveCommand.FAILOVER and route is not None
     return replace(
-        row, far_next=found.next_offset, translation="exact", reason="", is_obstacle=False,
+        row, destination_next=found.next_offset, translation="exact", reason="", is_obstacle=False,
         reread_records=_behind(found.next_offset, route, facts) if is_failover and route is not None else 0,
     )  # fmt: skip
 
 
 def _kept_places(facts: MoveFacts, group: str) -> Iterator[Row]:
-    """What a failover leaves as it is: topics of `far` of which the group read copies on `near`.
+    """What a failover leaves as it is: topics of `destination` of which the group read copies on `origin`.
 
-    Where it was in those copies, only `near` knew.
+    Where it was in those copies, only `origin` knew.
     """
     if facts.back is None:
         return
-    for far, found in sorted(facts.groups[group].far_offsets.items()):
-        if facts.back.topic_filter.matches(far.topic):
-            near = TP(facts.back.naming.remote_topic(far.topic), far.partition)
-            where = f"the group continues at {found.next_offset:,}, its last offset on {facts.far}"
-            reason = f"{MoveReason.KEPT_PLACE}: {where}; what it has read on {facts.near} since is unknown"
+    for destination, found in sorted(facts.groups[group].destination_offsets.items()):
+        if facts.back.topic_filter.matches(destination.topic):
+            origin = TP(facts.back.naming.remote_topic(destination.topic), destination.partition)
+            where = f"the group continues at {found.next_offset:,}, its last offset on {facts.destination}"
+            reason = f"{MoveReason.KEPT_PLACE}: {where}; what it has read on {facts.origin} since is unknown"
             yield Row(
-                group, near, far, NOTHING, None, "unknown", RowState.SKIPPED, reason,
+                group, origin, destination, NOTHING, None, "unknown", RowState.SKIPPED, reason,
                 reread_records=None, is_inverse=True, found=found,
             )  # fmt: skip
 
 
 def _own_places(
-    order: Order, facts: MoveFacts, group: str, far_offsets: GroupOffsets, rows: Iterable[Row]
+    order: Order, facts: MoveFacts, group: str, destination_offsets: GroupOffsets, rows: Iterable[Row]
 ) -> list[Row]:
-    """What a resync takes over as it is: copies for which the group has a position on `far` alone.
+    """What a resync takes over as it is: copies for which the group has a position on `destination` alone.
 
     Group sync leaves the whole group alone as long as one of its offsets is the group's own (invariant F).
     """
-    translated = {row.far for row in rows}
-    reason = f"{MoveReason.KEPT_PLACE}: the group has no offset on {facts.near}; its offset on {facts.far} stays"
+    translated = {row.destination for row in rows}
+    reason = (
+        f"{MoveReason.KEPT_PLACE}: the group has no offset on {facts.origin}; its offset on {facts.destination} stays"
+    )
     return [
-        Row(group, near, far, NOTHING, found.next_offset, "unknown", reason=reason, found=found)
-        for far, found in sorted(far_offsets.items())
-        if far not in translated and not is_ours(found, order.flow)
-        if (near := facts.router.original_of(far)) is not None
+        Row(group, origin, destination, NOTHING, found.next_offset, "unknown", reason=reason, found=found)
+        for destination, found in sorted(destination_offsets.items())
+        if destination not in translated and not is_ours(found, order.flow)
+        if (origin := facts.router.original_of(destination)) is not None
     ]
 
 
@@ -300,12 +310,12 @@ def _at_risk(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFacts)
         case Placed(_, Lost(lost_place)):
             place = lost_place
         case _:
-            place = row.far_next or 0
+            place = row.destination_next or 0
     if end is not None and newest is not None:
-        never_copied = max(0, route.offset_map.first_upstream - row.near_next)
+        never_copied = max(0, route.offset_map.first_upstream - row.origin_next)
         deleted = row.at_risk_records or 0
         at_risk = max(0, end - newest.upstream_next) + never_copied + deleted + _gone(place, route, facts)
-    if row.far_next is None:  # where nothing can be said the consumer's own reset decides
+    if row.destination_next is None:  # where nothing can be said the consumer's own reset decides
         return replace(
             row,
             state=RowState.SKIPPED,
@@ -320,32 +330,32 @@ def _at_risk(row: Row, placed: Placed | NoPlace, route: Route, facts: MoveFacts)
 
 
 def _behind(place: int, route: Route, facts: MoveFacts) -> int:
-    """How many records `far` has at or after a place: what a failover may have the group read again, at most."""
+    """How many records `destination` has at or after a place: what a failover may have the group read again."""
     return route.offset_map.records_from(place) - _gone(place, route, facts)
 
 
 def _gone(place: int, route: Route, facts: MoveFacts) -> int:
-    """Records that were replicated, at or after a place, and that `far` has lost."""
-    newest, end = route.offset_map.newest, facts.far_logs.get(route.far, UNKNOWN_LOG).end
+    """Records that were replicated, at or after a place, and that `destination` has lost."""
+    newest, end = route.offset_map.newest, facts.destination_logs.get(route.destination, UNKNOWN_LOG).end
     if newest is None or not route.partition.is_usable or newest.downstream_next <= end:
         return 0
     return route.offset_map.records_from(max(end, place))
 
 
-def _kept_near(row: Row) -> Row:
+def _kept_origin(row: Row) -> Row:
     """A resync writes what group sync would write: as near as it is known."""
-    if row.far_next is None:
+    if row.destination_next is None:
         return replace(row, state=RowState.SKIPPED, is_obstacle=False, must_wait=False)
     was = f"was {row.found.next_offset:,}" if row.found is not None else "was not committed"
     return replace(row, is_obstacle=False, must_wait=False, reason="; ".join(it for it in (row.reason, was) if it))
 
 
-def missing_rows(facts: MoveFacts, group: str, near_partitions: Iterable[TP]) -> Iterator[Row]:
+def missing_rows(facts: MoveFacts, group: str, origin_partitions: Iterable[TP]) -> Iterator[Row]:
     """Rows of replicated partitions for which the group committed nothing, in topics where it did for others."""
-    offsets = facts.groups[group].near_offsets
+    offsets = facts.groups[group].origin_offsets
     topics = {tp.topic for tp in offsets}
-    for tp in sorted(near_partitions):
+    for tp in sorted(origin_partitions):
         route = facts.router.route(tp)
         if tp.topic in topics and tp not in offsets and route is not None:
             reason = f"{MoveReason.NEVER_COMMITTED}: no committed offset; its consumers' auto.offset.reset decides"
-            yield Row(group, tp, route.far, NOTHING, None, "unknown", RowState.SKIPPED, reason)
+            yield Row(group, tp, route.destination, NOTHING, None, "unknown", RowState.SKIPPED, reason)

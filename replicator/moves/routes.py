@@ -1,7 +1,7 @@
-"""Where a topic of one cluster is found on the other, when a group goes from `near` to `far`. Pure.
+"""Where a topic of one cluster is found on the other, when a group goes from `origin` to `destination`. Pure.
 
-    near's own topic      orders        → east.orders    by the map of the flow near→far
-    far's topic, copied   west.payments → payments       by the inverse map of the flow far→near
+    origin's own topic    orders        → east.orders    by the map of the flow origin→destination
+    origin's copies       west.payments → payments       by the inverse map of the flow destination→origin
 
 The second is the way home; with flows in both directions a group needs both at once.
 """
@@ -83,23 +83,23 @@ class Route:
     Args:
         view: the flow that replicates it.
         partition: what that knows of it.
-        is_inverse: `near` is the copy: the map is read backwards.
+        is_inverse: `origin` is the copy: the map is read backwards.
     """
 
-    near: TP
-    far: TP
+    origin: TP
+    destination: TP
     view: FlowView
     partition: ReplicatedPartition
     is_inverse: bool
 
     def translate(self, next_offset: int) -> Mapped:
-        """What the map says of a position on `near`."""
+        """What the map says of a position on `origin`."""
         if self.is_inverse:
             return self.partition.translate_back(next_offset, is_unfinished=bool(self.view.unfinished))
         return self.partition.translate(next_offset)
 
     def place(self, mapped: Mapped, log: TargetLog) -> Placed | NoPlace:
-        """Where a group goes on, on `far`; `log` is of that partition."""
+        """Where a group goes on, on `destination`; `log` is of that partition."""
         return self.partition.place_back(mapped, log) if self.is_inverse else self.partition.place(mapped, log)
 
     def unusable_text(self, why: Why) -> str:
@@ -113,15 +113,15 @@ class Route:
     @property
     def upstream(self) -> TP:
         """The partition on the source of the flow whose map this is."""
-        return self.far if self.is_inverse else self.near
+        return self.destination if self.is_inverse else self.origin
 
 
 class Router:
     """Finds routes.
 
     Args:
-        forward: the flow near→far; None when there is none.
-        backward: the flow far→near; None when there is none.
+        forward: the flow origin→destination; None when there is none.
+        backward: the flow destination→origin; None when there is none.
     """
 
     def __init__(self, forward: FlowView | None, backward: FlowView | None) -> None:
@@ -133,21 +133,21 @@ class Router:
     def _originals(self) -> Mapping[str, str]:
         return self._forward.remote_topics if self._forward is not None else {}
 
-    def original_of(self, far: TP) -> TP | None:
-        """The partition of `near` that this one of `far` is a copy of; None when it is no copy."""
-        topic = self._originals.get(far.topic)
-        return None if topic is None else TP(topic, far.partition)
+    def original_of(self, destination: TP) -> TP | None:
+        """The partition of `origin` that this one of `destination` is a copy of; None when it is no copy."""
+        topic = self._originals.get(destination.topic)
+        return None if topic is None else TP(topic, destination.partition)
 
-    def route(self, near: TP) -> Route | None:
-        """The way of one partition of `near`; None when no flow carries it."""
-        original = self._copies.get(near.topic)
+    def route(self, origin: TP) -> Route | None:
+        """The way of one partition of `origin`; None when no flow carries it."""
+        original = self._copies.get(origin.topic)
         if self._backward is not None and original is not None:
-            far = TP(original, near.partition)
-            return Route(near, far, self._backward, self._backward.partition(far), is_inverse=True)
+            destination = TP(original, origin.partition)
+            return Route(origin, destination, self._backward, self._backward.partition(destination), is_inverse=True)
         forward = self._forward
-        if forward is None or not forward.flow.topic_filter.matches(near.topic):
+        if forward is None or not forward.flow.topic_filter.matches(origin.topic):
             return None
-        if forward.topic_ids is not None and near.topic not in forward.topic_ids:
+        if forward.topic_ids is not None and origin.topic not in forward.topic_ids:
             return None
-        far = TP(forward.flow.naming.remote_topic(near.topic), near.partition)
-        return Route(near, far, forward, forward.partition(near), is_inverse=False)
+        destination = TP(forward.flow.naming.remote_topic(origin.topic), origin.partition)
+        return Route(origin, destination, forward, forward.partition(origin), is_inverse=False)

@@ -75,8 +75,8 @@ class MoveClusters:
             refiner.close()
         self.clusters.close()
 
-    def _side(self, order: Order, *, far: bool) -> Cluster:
-        is_target = far is not order.is_homeward
+    def _side(self, order: Order, *, destination: bool) -> Cluster:
+        is_target = destination is not order.is_homeward
         return self.clusters.target if is_target else self.clusters.source
 
     # --- looking ------------------------------------------------------------------------------------------------------
@@ -121,8 +121,8 @@ class MoveClusters:
 
     def with_routes(self, order: Order) -> Order:
         """Of all groups those that have a position in a topic of the flow, or whose positions can't be read."""
-        near, view = self._seen(order)
-        return _routed(order, self._router(order, view), near)
+        origin, view = self._seen(order)
+        return _routed(order, self._router(order, view), origin)
 
     def checkpoints(self) -> KnownGroups:
         """What the target knows of the groups of the source."""
@@ -145,29 +145,29 @@ class MoveClusters:
             KafkaOpError: one of them gave no answer.
             RefusedError: the flow never ran.
         """
-        near, view = self._seen(order)
-        return self._facts(order, view, near)
+        origin, view = self._seen(order)
+        return self._facts(order, view, origin)
 
     def look_with_routes(self, order: Order) -> tuple[Order, MoveFacts]:
         """`with_routes` and `look`, from one look."""
-        near, view = self._seen(order)
-        order = _routed(order, self._router(order, view), near)
-        return order, self._facts(order, view, {group: near[group] for group in order.groups})
+        origin, view = self._seen(order)
+        order = _routed(order, self._router(order, view), origin)
+        return order, self._facts(order, view, {group: origin[group] for group in order.groups})
 
-    def _facts(self, order: Order, view: FlowView, near_groups: Mapping[str, GroupFacts]) -> MoveFacts:
+    def _facts(self, order: Order, view: FlowView, origin_groups: Mapping[str, GroupFacts]) -> MoveFacts:
         router = self._router(order, view)
         self._order = order
-        near, far = self._side(order, far=False), self._side(order, far=True)
-        groups = self._far(near_groups, far)
-        offsets = [it.near_offsets for it in groups.values()]
+        origin, destination = self._side(order, destination=False), self._side(order, destination=True)
+        groups = self._destination(origin_groups, destination)
+        offsets = [it.origin_offsets for it in groups.values()]
         if order.command is MoveCommand.FAILOVER:
             self._source_ends = self.clusters.source_ends(view, {tp for it in offsets for tp in it})
         return MoveFacts(
-            near=near.alias,
-            far=far.alias,
+            origin=origin.alias,
+            destination=destination.alias,
             groups=groups,
             router=router,
-            far_logs=self.clusters.far_logs(far, router, offsets),
+            destination_logs=self.clusters.destination_logs(destination, router, offsets),
             source_ends=self._source_ends,
             halted=why_halted(view.flow.name, view.syncs.halted),
             not_flowing=self._not_flowing(),
@@ -186,36 +186,36 @@ class MoveClusters:
         """
         if order.command is MoveCommand.FAILOVER:
             checkpoints, view = self.checkpoints(), self.clusters.view(by_target=True)
-            known = near_by_checkpoints(checkpoints, view)
+            known = origin_by_checkpoints(checkpoints, view)
             broken = checkpoints.broken
             return {
-                group: GroupFacts(near_offsets=known.get(group, {}), problem=broken.get(group, ""))
+                group: GroupFacts(origin_offsets=known.get(group, {}), problem=broken.get(group, ""))
                 for group in order.groups
             }, view
-        near = self._near(order)
-        return near, self.clusters.view(backwards=order.is_homeward)
+        origin = self._origin(order)
+        return origin, self.clusters.view(backwards=order.is_homeward)
 
-    def _near(self, order: Order) -> dict[str, GroupFacts]:
+    def _origin(self, order: Order) -> dict[str, GroupFacts]:
         """The groups as the cluster has them that they leave."""
-        near = self._side(order, far=False)
-        states = self._states(near, order.groups)  # first: what members commit before they leave is read after it
-        offsets = self._read(near, order.groups)
+        origin = self._side(order, destination=False)
+        states = self._states(origin, order.groups)  # first: what members commit before they leave is read after it
+        offsets = self._read(origin, order.groups)
         return {
-            group: GroupFacts(states[group], offsets.get(group, {}), problem=self._problem(near, group, offsets))
+            group: GroupFacts(states[group], offsets.get(group, {}), problem=self._problem(origin, group, offsets))
             for group in order.groups
         }
 
-    def _far(self, near_groups: Mapping[str, GroupFacts], far: Cluster) -> dict[str, GroupFacts]:
+    def _destination(self, origin_groups: Mapping[str, GroupFacts], destination: Cluster) -> dict[str, GroupFacts]:
         """The same with what they have where they go."""
         moves = self._last_moves()
-        states = self._states(far, near_groups)
-        offsets = self._read(far, near_groups)
+        states = self._states(destination, origin_groups)
+        offsets = self._read(destination, origin_groups)
         return {
             group: replace(
-                it, far=states[group], far_offsets=offsets.get(group, {}), last_move=moves.get(group),
-                problem=it.problem or self._problem(far, group, offsets),
+                it, destination=states[group], destination_offsets=offsets.get(group, {}), last_move=moves.get(group),
+                problem=it.problem or self._problem(destination, group, offsets),
             )
-            for group, it in near_groups.items()
+            for group, it in origin_groups.items()
         }  # fmt: skip
 
     def _states(self, cluster: Cluster, groups: Iterable[str]) -> dict[str, GroupState]:
@@ -269,31 +269,37 @@ class MoveClusters:
     def refine(self, row: Row) -> Exact | Unrefined:
         """See `executor.World`; what was counted once is not counted again."""
         assert row.between is not None
-        assert row.far is not None
-        key = row.near, row.near_next
+        assert row.destination is not None
+        key = row.origin, row.origin_next
         if key not in self._refined:
             self._refined[key] = self._counted(row)
         return self._refined[key]
 
     def _counted(self, row: Row) -> Exact | Unrefined:
         assert row.between is not None
-        assert row.far is not None
+        assert row.destination is not None
         assert self._order is not None, "rows come from a look"
-        near, far = self._side(self._order, far=False), self._side(self._order, far=True)
-        if far.alias not in self.clusters.admins:
-            return Unrefined(f"{far.alias} gives no answer")
+        origin, destination = self._side(self._order, destination=False), self._side(self._order, destination=True)
+        if destination.alias not in self.clusters.admins:
+            return Unrefined(f"{destination.alias} gives no answer")
         is_failover = self._order.command is MoveCommand.FAILOVER
-        counts = not is_failover or row.near in (self._source_ends or ())  # what has no end is gone, or another topic
-        key = far.alias, counts
+        counts = not is_failover or row.origin in (self._source_ends or ())  # what has no end is gone, or another topic
+        key = destination.alias, counts
         if key not in self._refiners:
-            near_s = self.clusters.timeout_s if is_failover else None
+            origin_s = self.clusters.timeout_s if is_failover else None
             max_records = self._flow.settings.refine_max_records
-            self._refiners[key] = Refiner(near if counts else None, far, max_records, self._progress, near_s)
-        return self._refiners[key].refine(row.near, row.far, row.near_next, row.between, Deadline(COUNTING_TIMEOUT_S))
+            self._refiners[key] = Refiner(
+                origin if counts else None, destination, max_records, self._progress, origin_s
+            )
+        return self._refiners[key].refine(
+            row.origin, row.destination, row.origin_next, row.between, Deadline(COUNTING_TIMEOUT_S)
+        )
 
-    def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
+    def commit(
+        self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_destination: bool
+    ) -> dict[str, dict[TP, str]]:
         """See `executor.World`; what may pass is tried again until the deadline."""
-        cluster = self._side(order, far=on_far)
+        cluster = self._side(order, destination=on_destination)
         deadline = self.clusters.budget()
         left = {group: dict(it) for group, it in wanted.items() if it}
         refused: dict[str, dict[TP, str]] = {}
@@ -311,9 +317,9 @@ class MoveClusters:
                 time.sleep(deadline.slice_s(0.1))
         return refused
 
-    def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
+    def offsets(self, order: Order, groups: Iterable[str], *, on_destination: bool) -> Mapping[str, GroupOffsets]:
         """See `executor.World`."""
-        return self._read(self._side(order, far=on_far), list(groups))
+        return self._read(self._side(order, destination=on_destination), list(groups))
 
     def hook(self, name: str, document: Mapping[str, Any]) -> None:
         """See `executor.World`."""
@@ -352,11 +358,11 @@ class MoveClusters:
         return held_back(self._say)
 
 
-def _routed(order: Order, router: Router, near: Mapping[str, GroupFacts]) -> Order:
+def _routed(order: Order, router: Router, origin: Mapping[str, GroupFacts]) -> Order:
     def concerns(it: GroupFacts) -> bool:
-        return bool(it.problem) or any(router.route(tp) is not None for tp in it.near_offsets)
+        return bool(it.problem) or any(router.route(tp) is not None for tp in it.origin_offsets)
 
-    return replace(order, groups=tuple(group for group in order.groups if concerns(near[group])))
+    return replace(order, groups=tuple(group for group in order.groups if concerns(origin[group])))
 
 
 def _no_pattern(text: str) -> str:
@@ -375,7 +381,7 @@ def _fits(pattern: str, group: str) -> bool:
         return False
 
 
-def near_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP, Committed]]:
+def origin_by_checkpoints(known: KnownGroups, view: FlowView) -> dict[str, dict[TP, Committed]]:
     """What groups had committed on the source, by the checkpoints. Pure.
 
     What a group read of a topic that the source has deleted and created again since is nothing of the one that was

@@ -49,15 +49,15 @@ class Between:
     Args:
         low: the first place of the stretch on the other cluster: never past an unread record.
         high: the first place after the stretch.
-        near_low, near_high: the same borders on the cluster that is translated from.
+        origin_low, origin_high: the same borders on the cluster that is translated from.
         records: replicated records in the stretch.
         skip: how many of them the group has read, where that follows from the offsets; None: they have to be counted.
     """
 
     low: int
     high: int
-    near_low: int
-    near_high: int
+    origin_low: int
+    origin_high: int
     records: int
     skip: int | None
 
@@ -356,7 +356,7 @@ def offset_of(gaps: Gaps, record: int) -> int:
     return passed + record - records
 
 
-def refine_on_far(between: Between, skip: int, records: Iterable[int]) -> Exact | None:
+def refine_on_destination(between: Between, skip: int, records: Iterable[int]) -> Exact | None:
     """The exact place, from the offsets of all records in ``[low, high)``; None when others wrote there, too.
 
     Args:
@@ -373,7 +373,7 @@ def refine_on_far(between: Between, skip: int, records: Iterable[int]) -> Exact 
     return Exact(place) if is_ours_alone and place is not None else None
 
 
-def skip_on_near(between: Between, position: int, records: Iterable[int]) -> int | None:
+def skip_on_origin(between: Between, position: int, records: Iterable[int]) -> int | None:
     """How many records of the stretch lie before `position`, from the offsets of all records in it on its own cluster.
 
     None when the cluster no longer holds all of them (compaction, retention), so that counting proves nothing.

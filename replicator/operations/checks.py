@@ -82,7 +82,7 @@ def group_conditions(
     yield Condition("not halted", not facts.halted, facts.halted or "no task is halted")
     yield _freshness(known, plan.order.groups, limits.checkpoint_age_s, now_ms)
     bad = [f"{group}: {it.problem}" for group, it in facts.groups.items() if it.problem]
-    bad += [f"{row.group} {row.near}: {row.reason or row.translation}" for row in plan.rows if not is_well(row)]
+    bad += [f"{row.group} {row.origin}: {row.reason or row.translation}" for row in plan.rows if not is_well(row)]
     shown = "; ".join(bad[:SHOWN])
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     total = f"{counted(len(plan.order.groups), 'group')}, {counted(len(plan.rows), 'partition')}"

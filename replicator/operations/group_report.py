@@ -62,7 +62,7 @@ class GroupRow:
     def severity(self) -> tuple[bool, bool, int, str, str, int]:
         """Sort key: the worst row first."""
         row = self.row
-        return is_well(row), self.synced, -(row.reread_records or 0), row.group, *row.near
+        return is_well(row), self.synced, -(row.reread_records or 0), row.group, *row.origin
 
 
 def group_rows(
@@ -73,13 +73,13 @@ def group_rows(
     for row in plan.rows:
         it = facts.groups[row.group]
         age_s = known.age_s(row.group, now_ms)
-        is_known = row.far is not None and (row.group, row.far) in known.checkpoints
+        is_known = row.destination is not None and (row.group, row.destination) in known.checkpoints
         rows.append(
             GroupRow(
                 row,
                 round(age_s, 3) if age_s is not None and is_known else None,
-                it.near.is_active if is_source_up else None,
-                it.far.is_active,
+                it.origin.is_active if is_source_up else None,
+                it.destination.is_active,
                 owner_of(row.found) is OffsetOwner.SYNC,
             )
         )
@@ -119,7 +119,7 @@ class Explanation:
 
 def _order(item: tuple[Row, str]) -> tuple[bool, str, int]:
     row, _ = item
-    return row.translation == "exact", row.near.topic, row.near.partition
+    return row.translation == "exact", row.origin.topic, row.origin.partition
 
 
 def explain(plan: MovePlan, facts: MoveFacts, syncs: SyncsState, source_problem: str) -> Explanation:
@@ -139,15 +139,18 @@ def _whole(plan: MovePlan, facts: MoveFacts, group: str, source_problem: str) ->
         yield MoveReason.SOURCE_UNREACHABLE, source_problem
     if facts.halted:
         yield MoveReason.FLOW_HALTED, facts.halted
-    if it.near.is_active:
-        yield MoveReason.SOURCE_GROUP_ACTIVE, f"the group has members on {facts.near}: {', '.join(it.near.members)}"
-    if it.far.is_active:
-        yield MoveReason.TARGET_GROUP_ACTIVE, f"the group has members on {facts.far}: {', '.join(it.far.members)}"
+    if it.origin.is_active:
+        yield MoveReason.SOURCE_GROUP_ACTIVE, f"the group has members on {facts.origin}: {', '.join(it.origin.members)}"
+    if it.destination.is_active:
+        yield (
+            MoveReason.TARGET_GROUP_ACTIVE,
+            f"the group has members on {facts.destination}: {', '.join(it.destination.members)}",
+        )
     owners = [owner_of(row.found) for row in plan.rows if not row.is_inverse]
     moved = sum(owner in (OffsetOwner.GROUP, OffsetOwner.MOVE) for owner in owners)
     if moved:
         how = f" ({it.last_move.command} {it.last_move.move_id})" if it.last_move is not None else ""
-        yield MoveReason.MOVED_ALREADY, f"group sync did not write {moved} of its offsets on {facts.far}{how}"
+        yield MoveReason.MOVED_ALREADY, f"group sync did not write {moved} of its offsets on {facts.destination}{how}"
     if it.problem:
         yield MoveReason.UNTRANSLATABLE, it.problem
 

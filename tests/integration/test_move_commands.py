@@ -250,11 +250,11 @@ def test_a_group_that_read_on_until_a_moment_ago_comes_home_exactly(
 
     with desk.clusters() as world:
         order = Order("now", MoveCommand.FAILBACK, flow.name, (group,))
-        assert [row.far_next for row in plan_move(order, world.look(order)).rows] == [10, 20]
+        assert [row.destination_next for row in plan_move(order, world.look(order)).rows] == [10, 20]
         monkeypatch.setattr("replicator.moves.world.group_states", read_on)
         found = plan_move(order, world.look(order))
     ends = end_offsets(flow.source, flow.topic)
-    assert [(row.translation, row.far_next) for row in found.rows] == [("exact", ends[0]), ("exact", ends[1])]
+    assert [(row.translation, row.destination_next) for row in found.rows] == [("exact", ends[0]), ("exact", ends[1])]
 
 
 def test_the_way_home_waits_for_syncs_that_are_not_committed(own_desk: Desk) -> None:

@@ -310,7 +310,7 @@ def test_records_that_may_not_be_counted_say_which_right_is_missing(secured: Clu
     create_topic(secured["west"].admin_servers, "uncounted")
     grant(secured["west"], [right(ResourceType.TOPIC, "uncounted", AclOperation.DESCRIBE)])
     west = Clients("west", "target", settings(secured, "nobody").clusters["west"], "trial")
-    between = Between(low=0, high=9, near_low=0, near_high=9, records=9, skip=3)
+    between = Between(low=0, high=9, origin_low=0, origin_high=9, records=9, skip=3)
     with closing(Refiner(None, west, 1000)) as refiner, pytest.raises(KafkaOpError, match="grant READ on uncounted"):
         refiner.refine(TP("counted", 0), TP("uncounted", 0), 3, between, Deadline(TIMEOUT_S))
 

@@ -20,10 +20,10 @@ from replicator.status.lag import TREND_LOOKS, Trend
 
 
 def row(group: str, partition: int = 0, translation: str = "exact", **changes: Any) -> GroupRow:
-    near, far = TP("orders", partition), TP("east.orders", partition)
+    origin, destination = TP("orders", partition), TP("east.orders", partition)
     found = {"reason": "", "reread_records": 0, "synced": True, "age_s": 1.5, "on_target": False, **changes}
     plan = Row(
-        group, near, far, 1000 + partition, 2000 + partition, translation,
+        group, origin, destination, 1000 + partition, 2000 + partition, translation,
         reason=found["reason"], reread_records=found["reread_records"], is_obstacle=translation != "exact",
     )  # fmt: skip
     return GroupRow(plan, found["age_s"], False, found["on_target"], found["synced"])
@@ -64,7 +64,7 @@ def test_a_few_partitions_are_shown_one_by_one() -> None:
 
 def test_a_place_that_nobody_knows_is_a_question_mark() -> None:
     unknown = row("billing", translation="unknown")
-    unknown = replace(unknown, row=replace(unknown.row, near_next=NOTHING, far_next=None))
+    unknown = replace(unknown, row=replace(unknown.row, origin_next=NOTHING, destination_next=None))
     assert view([unknown])[3].split()[3:5] == ["?", "?"]
 
 

@@ -175,7 +175,7 @@ def deaths(scene: Callable[[], Scene]) -> Iterator[tuple[int, Scene]]:
 
 
 def rows(outcome: MoveOutcome) -> list[tuple[str, TP, RowState]]:
-    return [(row.group, row.near, row.state) for row in outcome.plan.rows]
+    return [(row.group, row.origin, row.state) for row in outcome.plan.rows]
 
 
 # --- without a crash --------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_group_that_is_away_shows_where_it_is() -> None:
     assert {row.reason.partition("; ")[2] for row in it.run().plan.rows} == {""}
     it.two.consume("west", COPY, 1)
     at = it.two.group("west").offsets[COPY].next_offset
-    found = {row.near: row.reason.partition("; ")[2] for row in it.run().plan.rows}
+    found = {row.origin: row.reason.partition("; ")[2] for row in it.run().plan.rows}
     assert found[ORDERS] == f"its offset on west is {at}"
     assert set(found.values()) == {"", f"its offset on west is {at}"}
 
@@ -337,12 +337,12 @@ def test_killed_and_given_up_the_group_goes_on_where_it_was(scene: Callable[[], 
     for effects, it in deaths(scene):
         if it.two.audit and it.two.audit[-1].state == "done":  # it was killed after its end
             continue
-        near, far = ("west", "east") if it.command is MoveCommand.FAILBACK else ("east", "west")
-        work(it.two, near)
+        origin, destination = ("west", "east") if it.command is MoveCommand.FAILBACK else ("east", "west")
+        work(it.two, origin)
         outcome = it.run()
         assert outcome.state == "done", (effects, outcome.texts)
-        work(it.two, far)
-        it.two.consume_all(far)
+        work(it.two, destination)
+        it.two.consume_all(destination)
         assert sorted(it.two.processed["g"]) == list(range(1, it.two.produced + 1)), effects
 
 
@@ -354,15 +354,15 @@ def test_killed_and_believed_done_the_group_keeps_what_it_did_since(scene: Calla
     """
     kept = 0
     for effects, it in deaths(scene):
-        far = "east" if it.command is MoveCommand.FAILBACK else "west"
+        destination = "east" if it.command is MoveCommand.FAILBACK else "west"
         has_begun = bool(it.two.audit) and it.two.audit[-1].command == it.command
         it.two.is_east_up = True
-        there = it.two.group(far).offsets
-        ours = {tp for cluster, _, tp, _ in it.two.writes if cluster == far}
-        ours |= {tp for tp, owner in _owners(it.two, far).items() if owner is not OffsetOwner.GROUP}
+        there = it.two.group(destination).offsets
+        ours = {tp for cluster, _, tp, _ in it.two.writes if cluster == destination}
+        ours |= {tp for tp, owner in _owners(it.two, destination).items() if owner is not OffsetOwner.GROUP}
         was = dict(there)
         for tp in ours:
-            it.two.consume(far, tp, 1)
+            it.two.consume(destination, tp, 1)
         since = {tp: there[tp] for tp in ours if there[tp] != was[tp]}
         before = it.two.snapshot()
         outcome = it.run()
@@ -446,26 +446,26 @@ def test_a_hook_that_fails_stops_the_move(scene: Callable[[], Scene]) -> None:
 @all_scenes
 def test_members_where_the_group_goes_refuse_the_move(scene: Callable[[], Scene]) -> None:
     it = scene()
-    far = "east" if it.command is MoveCommand.FAILBACK else "west"
-    it.two.group(far).members = ("app-1 at 10.0.0.1",)
+    destination = "east" if it.command is MoveCommand.FAILBACK else "west"
+    it.two.group(destination).members = ("app-1 at 10.0.0.1",)
     if it.is_all:
         it.options = MoveOptions(accept_data_loss=True)
         assert it.run().state == "done"
-        assert _owners(it.two, far)[COPY] is OffsetOwner.SYNC
+        assert _owners(it.two, destination)[COPY] is OffsetOwner.SYNC
         return
     (text,) = refused(it)
-    assert f"members on {far} (app-1 at 10.0.0.1)" in text
+    assert f"members on {destination} (app-1 at 10.0.0.1)" in text
 
 
 @pytest.mark.parametrize("scene", [switchover, failback])
 def test_members_where_the_group_is_are_waited_for_and_then_refuse_it(scene: Callable[[], Scene]) -> None:
     it = scene()
-    near = "west" if it.command is MoveCommand.FAILBACK else "east"
-    it.two.group(near).members = ("app-1 at 10.0.0.1",)
+    origin = "west" if it.command is MoveCommand.FAILBACK else "east"
+    it.two.group(origin).members = ("app-1 at 10.0.0.1",)
     operator = FakeOperator()
     (text,) = refused(it, operator=operator)
-    assert text == f"still the group g has members on {near} (app-1 at 10.0.0.1); stop them"
-    assert operator.said == [f"waiting: the group g has members on {near} (app-1 at 10.0.0.1); stop them"]
+    assert text == f"still the group g has members on {origin} (app-1 at 10.0.0.1); stop them"
+    assert operator.said == [f"waiting: the group g has members on {origin} (app-1 at 10.0.0.1); stop them"]
 
 
 def test_a_move_waits_until_the_group_is_at_rest_and_all_is_replicated() -> None:
@@ -637,9 +637,9 @@ def test_half_of_the_partitions_refused_is_partly_done(scene: Callable[[], Scene
     outcome = it.run()
     assert outcome.state == "partly_done"
     failed = [row for row in outcome.plan.rows if row.state is RowState.FAILED]
-    assert {row.near.partition for row in failed} == {1}
+    assert {row.origin.partition for row in failed} == {1}
     assert {row.reason for row in failed} == {"TOPIC_AUTHORIZATION_FAILED"}
-    assert len(failed) == sum(row.far is not None for row in outcome.plan.rows) / 2
+    assert len(failed) == sum(row.destination is not None for row in outcome.plan.rows) / 2
     it.two.refuses = lambda cluster, group, tp: ""
     assert it.run().state == "done"
     assert it.result() == without.result()

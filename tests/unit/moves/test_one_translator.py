@@ -50,13 +50,13 @@ def test_checkpoints_and_moves_agree(
     checkpoints = placed(translate_groups(offsets, syncs, Snapshot(1, {"orders": topic}, (), 1)), {COPY: log})
 
     view = FlowView(FLOW, {"orders": source_id}, syncs, target_ids={COPY.topic: target_id})
-    known = MoveFacts("east", "west", {"g": GroupFacts(near_offsets=offsets["g"])}, Router(view, None), {COPY: log})
+    known = MoveFacts("east", "west", {"g": GroupFacts(origin_offsets=offsets["g"])}, Router(view, None), {COPY: log})
     for command in (MoveCommand.SWITCHOVER, MoveCommand.RESYNC):
         (row,) = plan_move(Order("now", command, EAST_WEST, ("g",)), known).rows
         found = {key: it.downstream_next for key, it in checkpoints.items()}
-        assert found == ({} if row.far_next is None else {("g", COPY): row.far_next})
+        assert found == ({} if row.destination_next is None else {("g", COPY): row.destination_next})
 
     by_copy = replace(known, router=Router(replace(view, topic_ids=None), None))
     (row,) = plan_move(Order("now", MoveCommand.FAILOVER, EAST_WEST, ("g",)), by_copy).rows
     if checkpoints:
-        assert row.far_next == checkpoints["g", COPY].downstream_next
+        assert row.destination_next == checkpoints["g", COPY].downstream_next

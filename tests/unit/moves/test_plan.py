@@ -55,9 +55,9 @@ def a_router(command: MoveCommand = MoveCommand.SWITCHOVER, view: FlowView | Non
 
 
 def facts(command: MoveCommand = MoveCommand.SWITCHOVER, it: GroupFacts | None = None, **known: Any) -> MoveFacts:
-    near, far = ("west", "east") if command is MoveCommand.FAILBACK else ("east", "west")
+    origin, destination = ("west", "east") if command is MoveCommand.FAILBACK else ("east", "west")
     groups = {"g": it} if it is not None else {}
-    return MoveFacts(near, far, **{"groups": groups, "router": a_router(command), **known})
+    return MoveFacts(origin, destination, **{"groups": groups, "router": a_router(command), **known})
 
 
 def order(command: MoveCommand = MoveCommand.SWITCHOVER, *groups: str, is_all: bool = False) -> Order:
@@ -80,9 +80,9 @@ def moved(next_offset: int, move_id: str = "earlier") -> Committed:
     return Committed(next_offset, move_tag(move_id, next_offset))
 
 
-def row_of(command: MoveCommand, near: Committed, **known: Any) -> Row:
+def row_of(command: MoveCommand, origin: Committed, **known: Any) -> Row:
     tp = COPY if command is MoveCommand.FAILBACK else ORDERS
-    (row,) = plan(command, GroupFacts(near_offsets={tp: near}), **known).rows
+    (row,) = plan(command, GroupFacts(origin_offsets={tp: origin}), **known).rows
     return row
 
 
@@ -93,7 +93,7 @@ AWAY = (MoveCommand.SWITCHOVER, MoveCommand.FAILOVER)
 
 @pytest.mark.parametrize("command", [MoveCommand.SWITCHOVER, MoveCommand.FAILOVER, MoveCommand.RESYNC])
 @pytest.mark.parametrize(
-    ("near", "far", "translation"),
+    ("origin", "destination", "translation"),
     [
         (100, 0, "exact"),
         (104, 4, "exact"),
@@ -105,31 +105,45 @@ AWAY = (MoveCommand.SWITCHOVER, MoveCommand.FAILOVER)
     ],
     ids=["first", "inside", "at a marker", "last", "all read", "more read than is replicated", "before everything"],
 )
-def test_each_position_has_its_place(command: MoveCommand, near: int, far: int | None, translation: str) -> None:
+def test_each_position_has_its_place(
+    command: MoveCommand, origin: int, destination: int | None, translation: str
+) -> None:
     """D: a caught-up group goes past the markers, none past a record."""
-    row = row_of(command, at(near), far_logs={COPY: TargetLog(read_from=21, read_to=22)})
-    assert (row.far, row.far_next, row.translation) == (COPY, far, translation)
+    row = row_of(command, at(origin), destination_logs={COPY: TargetLog(read_from=21, read_to=22)})
+    assert (row.destination, row.destination_next, row.translation) == (COPY, destination, translation)
     is_stuck = command is MoveCommand.SWITCHOVER
     assert row.must_wait == (translation == "ahead" and is_stuck)
     assert row.is_obstacle == (translation == "expired" and is_stuck)
-    assert row.is_planned == (far is not None)
+    assert row.is_planned == (destination is not None)
 
 
 def test_the_end_that_was_found_for_another_place_is_not_used() -> None:
     """D: the log was read from 21 on, before more was replicated."""
-    assert row_of(MoveCommand.SWITCHOVER, at(121), far_logs={COPY: TargetLog(read_from=15, read_to=40)}).far_next == 21
+    assert (
+        row_of(
+            MoveCommand.SWITCHOVER, at(121), destination_logs={COPY: TargetLog(read_from=15, read_to=40)}
+        ).destination_next
+        == 21
+    )
 
 
-@pytest.mark.parametrize(("near", "far"), [(0, 100), (4, 104), (10, 111), (20, 120), (21, 121), (22, 121), (90, 121)])
-def test_the_way_home_is_the_inverse(near: int, far: int) -> None:
-    row = row_of(MoveCommand.FAILBACK, at(near), far_logs={ORDERS: TargetLog(read_from=121, read_to=500)})
-    assert (row.far, row.far_next, row.translation, row.is_inverse) == (ORDERS, far, "exact", True)
+@pytest.mark.parametrize(
+    ("origin", "destination"), [(0, 100), (4, 104), (10, 111), (20, 120), (21, 121), (22, 121), (90, 121)]
+)
+def test_the_way_home_is_the_inverse(origin: int, destination: int) -> None:
+    row = row_of(MoveCommand.FAILBACK, at(origin), destination_logs={ORDERS: TargetLog(read_from=121, read_to=500)})
+    assert (row.destination, row.destination_next, row.translation, row.is_inverse) == (
+        ORDERS,
+        destination,
+        "exact",
+        True,
+    )
 
 
 def test_a_thinned_history_is_an_obstacle_until_it_is_counted() -> None:
     known = {"router": a_router(view=a_view(runs=THINNED))}
     row = row_of(MoveCommand.SWITCHOVER, at(150), **known)
-    assert (row.translation, row.far_next, row.is_obstacle, row.reread_records) == ("between", 0, True, 50)
+    assert (row.translation, row.destination_next, row.is_obstacle, row.reread_records) == ("between", 0, True, 50)
     assert row.between is not None
     assert row.reason.startswith(MoveReason.THINNED)
     assert not row_of(MoveCommand.FAILOVER, at(150), **known).is_obstacle
@@ -173,7 +187,7 @@ def test_a_failover_goes_by_what_was_replicated(reason: str, translation: str) -
     """Whatever the source has now. D: checkpoints of a log that was cut may be of the records that came after."""
     view = replace(a_view(), topic_ids=None)
     view.syncs.stopped[ORDERS] = {"reason": reason}
-    it = GroupFacts(near_offsets={ORDERS: at(104), TP("local", 0): at(7)})
+    it = GroupFacts(origin_offsets={ORDERS: at(104), TP("local", 0): at(7)})
     local, row = plan(MoveCommand.FAILOVER, it, router=Router(view, None), source_ends={}).rows
     assert (row.translation, row.at_risk_records) == (translation, None)
     assert row.is_planned == (translation == "exact")
@@ -185,7 +199,7 @@ def test_a_failover_takes_no_map_that_holds_nothing() -> None:
     view = replace(a_view(runs=()), topic_ids=None)
     view.syncs.stopped[ORDERS] = {"reason": "recreated"}
     row = row_of(MoveCommand.FAILOVER, at(104), router=Router(view, None))
-    assert (row.state, row.far_next) == (RowState.SKIPPED, None)
+    assert (row.state, row.destination_next) == (RowState.SKIPPED, None)
 
 
 @pytest.mark.parametrize("command", [MoveCommand.SWITCHOVER, MoveCommand.FAILBACK, MoveCommand.FAILOVER])
@@ -196,15 +210,15 @@ def test_a_copy_created_again_has_other_offsets(command: MoveCommand) -> None:
     found = replace(a_view(), target_ids={"east.orders": topic_id("newer")})
     found.syncs.targets[ORDERS] = TargetTopic("east.orders", topic_id("older"))
     same = replace(found, target_ids={"east.orders": topic_id("older")})
-    near = at(4 if command is MoveCommand.FAILBACK else 104)
+    origin = at(4 if command is MoveCommand.FAILBACK else 104)
     for view in (stopped_view, found):
-        row = row_of(command, near, router=a_router(command, view))
+        row = row_of(command, origin, router=a_router(command, view))
         assert row.translation == "unknown"
         assert (
             row.reason
             == f"{MoveReason.UNTRANSLATABLE}: east.orders on west is no longer the topic that was replicated to"
         )
-    assert row_of(command, near, router=a_router(command, same)).translation == "exact"
+    assert row_of(command, origin, router=a_router(command, same)).translation == "exact"
 
 
 def test_a_partition_that_stands_still_is_not_waited_for() -> None:
@@ -217,16 +231,16 @@ def test_a_partition_that_stands_still_is_not_waited_for() -> None:
 
 
 def test_topics_that_no_flow_carries_are_left_out() -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104), TP("local", 3): at(7)})
+    it = GroupFacts(origin_offsets={ORDERS: at(104), TP("local", 3): at(7)})
     for command in (*AWAY, MoveCommand.RESYNC):
         local, orders = plan(command, it).rows
-        assert (local.state, local.far, local.far_next) == (RowState.SKIPPED, None, None)
+        assert (local.state, local.destination, local.destination_next) == (RowState.SKIPPED, None, None)
         assert local.reason.startswith(MoveReason.FILTERED)
         assert orders.is_planned
 
 
 def test_a_group_of_which_no_topic_is_carried_is_refused() -> None:
-    it = GroupFacts(near_offsets={TP("local", 3): at(7)})
+    it = GroupFacts(origin_offsets={TP("local", 3): at(7)})
     assert plan(MoveCommand.SWITCHOVER, it).refusals == ("the flow replicates no topic of the group g",)
     left_out = plan(MoveCommand.SWITCHOVER, it, is_all=True)
     assert not left_out.is_refused
@@ -234,9 +248,9 @@ def test_a_group_of_which_no_topic_is_carried_is_refused() -> None:
 
 
 def test_partitions_without_a_position_are_told() -> None:
-    known = facts(it=GroupFacts(near_offsets={ORDERS: at(104)}))
+    known = facts(it=GroupFacts(origin_offsets={ORDERS: at(104)}))
     (row,) = missing_rows(known, "g", [ORDERS, ORDERS_1, TP("unused", 0)])
-    assert (row.near, row.far, row.state) == (ORDERS_1, COPY_1, RowState.SKIPPED)
+    assert (row.origin, row.destination, row.state) == (ORDERS_1, COPY_1, RowState.SKIPPED)
     assert row.reason.startswith(MoveReason.NEVER_COMMITTED)
     assert row.as_json(is_homeward=False)["upstream_next"] is None
 
@@ -246,16 +260,22 @@ def test_partitions_without_a_position_are_told() -> None:
 
 def test_topics_of_both_clusters_go_over_both_flows() -> None:
     """orders by the flow's map, the copy of payments back by the inverse of the other flow's, and home again."""
-    there = plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}))
-    assert [(it.near, it.far, it.far_next) for it in there.rows] == [(ORDERS, COPY, 4), (PAYMENTS_COPY, PAYMENTS, 104)]
-    home = plan(MoveCommand.FAILBACK, GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(104)}))
-    assert [(it.near, it.far, it.far_next) for it in home.rows] == [(COPY, ORDERS, 104), (PAYMENTS, PAYMENTS_COPY, 4)]
+    there = plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}))
+    assert [(it.origin, it.destination, it.destination_next) for it in there.rows] == [
+        (ORDERS, COPY, 4),
+        (PAYMENTS_COPY, PAYMENTS, 104),
+    ]
+    home = plan(MoveCommand.FAILBACK, GroupFacts(origin_offsets={COPY: at(4), PAYMENTS: at(104)}))
+    assert [(it.origin, it.destination, it.destination_next) for it in home.rows] == [
+        (COPY, ORDERS, 104),
+        (PAYMENTS, PAYMENTS_COPY, 4),
+    ]
     assert [it.is_inverse for it in home.rows] == [True, False]
 
 
 def test_what_is_not_copied_back_yet_is_waited_for_on_the_way_home() -> None:
     """The flow back replicates it, so that a halted flow there does not matter."""
-    it = GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(130)})
+    it = GroupFacts(origin_offsets={COPY: at(4), PAYMENTS: at(130)})
     found = plan(MoveCommand.FAILBACK, it, halted="the flow east->west is halted")
     assert found.must_wait
     assert not found.is_refused
@@ -264,25 +284,25 @@ def test_what_is_not_copied_back_yet_is_waited_for_on_the_way_home() -> None:
 @pytest.mark.parametrize(("place", "is_certain"), [(4, True), (21, True), (22, False)])
 def test_records_whose_sync_is_not_committed_yet_are_waited_for_on_the_way_home(place: int, is_certain: bool) -> None:
     """A reader of the target may be past them: the markers of one transaction reach its partitions one by one."""
-    it = GroupFacts(near_offsets={COPY: at(place)})
+    it = GroupFacts(origin_offsets={COPY: at(place)})
     unfinished = a_router(MoveCommand.FAILBACK, replace(a_view(), unfinished="a transaction of the flow is open"))
     (row,) = plan(MoveCommand.FAILBACK, it, router=unfinished).rows
     if is_certain:
         assert (row,) == plan(MoveCommand.FAILBACK, it).rows
     else:
-        assert (row.must_wait, row.is_obstacle, row.far_next) == (True, False, None)
+        assert (row.must_wait, row.is_obstacle, row.destination_next) == (True, False, None)
         assert row.reason.startswith(f"{MoveReason.NOT_REPLICATED_YET}: a transaction of the flow is open")
 
 
 def test_without_a_flow_back_its_topics_are_left_out() -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)})
+    it = GroupFacts(origin_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)})
     (orders, payments) = plan(MoveCommand.SWITCHOVER, it, router=Router(a_view(), None)).rows
     assert orders.is_planned
     assert payments.reason.startswith(MoveReason.FILTERED)
 
 
 def test_resync_leaves_the_other_clusters_topics_alone() -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}, far_offsets={PAYMENTS: at(9)})
+    it = GroupFacts(origin_offsets={ORDERS: at(104), PAYMENTS_COPY: at(4)}, destination_offsets={PAYMENTS: at(9)})
     found = plan(MoveCommand.RESYNC, it)
     assert found.commits() == {"g": {COPY: synced(4)}}
 
@@ -290,10 +310,10 @@ def test_resync_leaves_the_other_clusters_topics_alone() -> None:
 def test_identity_naming_keeps_the_names() -> None:
     view = a_view(naming="identity")
     assert Router(view, None).route(ORDERS) is not None
-    there = plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104)}), router=Router(view, None))
-    home = plan(MoveCommand.FAILBACK, GroupFacts(near_offsets={ORDERS: at(4)}), router=Router(None, view))
-    assert [(it.far, it.far_next, it.is_inverse) for it in there.rows] == [(ORDERS, 4, False)]
-    assert [(it.far, it.far_next, it.is_inverse) for it in home.rows] == [(ORDERS, 104, True)]
+    there = plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: at(104)}), router=Router(view, None))
+    home = plan(MoveCommand.FAILBACK, GroupFacts(origin_offsets={ORDERS: at(4)}), router=Router(None, view))
+    assert [(it.destination, it.destination_next, it.is_inverse) for it in there.rows] == [(ORDERS, 4, False)]
+    assert [(it.destination, it.destination_next, it.is_inverse) for it in home.rows] == [(ORDERS, 104, True)]
 
 
 def test_a_topic_that_left_the_configuration_still_finds_home() -> None:
@@ -301,7 +321,7 @@ def test_a_topic_that_left_the_configuration_still_finds_home() -> None:
     assert Router(view, None).route(ORDERS) is None
     found = Router(None, view).route(COPY)
     assert found is not None
-    assert (found.far, found.upstream) == (ORDERS, ORDERS)
+    assert (found.destination, found.upstream) == (ORDERS, ORDERS)
 
 
 # --- members ----------------------------------------------------------------------------------------------------------
@@ -312,9 +332,9 @@ BUSY = GroupState("STABLE", ("app-1 at 10.0.0.1",))
 @pytest.mark.parametrize("command", list(MoveCommand))
 def test_members_where_the_group_goes_stop_it(command: MoveCommand) -> None:
     """F: the broker would refuse, too; the plan says who they are."""
-    tp, far = (COPY, "east") if command is MoveCommand.FAILBACK else (ORDERS, "west")
-    it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, far=BUSY)
-    text = f"the group g has members on {far} (app-1 at 10.0.0.1); stop them"
+    tp, destination = (COPY, "east") if command is MoveCommand.FAILBACK else (ORDERS, "west")
+    it = GroupFacts(origin_offsets={tp: at(104 if tp is ORDERS else 4)}, destination=BUSY)
+    text = f"the group g has members on {destination} (app-1 at 10.0.0.1); stop them"
     assert plan(command, it).refusals == (text,)
     of_all = plan(command, it, is_all=True)
     assert [(row.state, row.reason) for row in of_all.rows] == [(RowState.SKIPPED, f"target_group_active: {text}")]
@@ -324,11 +344,11 @@ def test_members_where_the_group_goes_stop_it(command: MoveCommand) -> None:
 
 @pytest.mark.parametrize("command", list(MoveCommand))
 def test_members_where_the_group_is_are_waited_for(command: MoveCommand) -> None:
-    tp, near = (COPY, "west") if command is MoveCommand.FAILBACK else (ORDERS, "east")
-    it = GroupFacts(near_offsets={tp: at(104 if tp is ORDERS else 4)}, near=BUSY)
+    tp, origin = (COPY, "west") if command is MoveCommand.FAILBACK else (ORDERS, "east")
+    it = GroupFacts(origin_offsets={tp: at(104 if tp is ORDERS else 4)}, origin=BUSY)
     found = plan(command, it)
     needs_rest = command in (MoveCommand.SWITCHOVER, MoveCommand.FAILBACK)
-    text = f"the group g has members on {near} (app-1 at 10.0.0.1); stop them"
+    text = f"the group g has members on {origin} (app-1 at 10.0.0.1); stop them"
     assert found.waits == ((text,) if needs_rest else ())
     assert found.must_wait == needs_rest
     assert not found.is_refused
@@ -336,7 +356,7 @@ def test_members_where_the_group_is_are_waited_for(command: MoveCommand) -> None
 
 @pytest.mark.parametrize(("state", "is_active"), [("EMPTY", False), ("DEAD", False), ("PREPARING_REBALANCE", True)])
 def test_a_group_may_have_members_that_are_not_listed_yet(state: str, is_active: bool) -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, far=GroupState(state))
+    it = GroupFacts(origin_offsets={ORDERS: at(104)}, destination=GroupState(state))
     assert plan(MoveCommand.SWITCHOVER, it).is_refused == is_active
 
 
@@ -348,13 +368,13 @@ def last(command: MoveCommand, *, is_done: bool = True, **where: Mapping[TP, int
 
 
 def states(found: MovePlan) -> list[tuple[TP, str, str]]:
-    return [(row.near, row.state.value, row.reason.partition(":")[0]) for row in found.rows]
+    return [(row.origin, row.state.value, row.reason.partition(":")[0]) for row in found.rows]
 
 
 @pytest.mark.parametrize("command", AWAY)
 @pytest.mark.parametrize("there", [None, synced(3), synced(4)], ids=["nothing", "synced", "synced to the place"])
 def test_group_syncs_offsets_are_planned_over(command: MoveCommand, there: Committed | None) -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: there} if there else {})
+    it = GroupFacts(origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: there} if there else {})
     assert plan(command, it).commits() == {"g": {COPY: moved(4, "now")}}
 
 
@@ -362,7 +382,9 @@ def test_group_syncs_offsets_are_planned_over(command: MoveCommand, there: Commi
 @pytest.mark.parametrize("is_all", [False, True])
 def test_a_group_that_was_used_there_without_a_move_is_refused(command: MoveCommand, is_all: bool) -> None:
     """F: also when the audit says that it came home."""
-    it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(104)}, far_offsets={COPY: at(2), COPY_1: synced(4)})
+    it = GroupFacts(
+        origin_offsets={ORDERS: at(104), ORDERS_1: at(104)}, destination_offsets={COPY: at(2), COPY_1: synced(4)}
+    )
     for past in (None, last(MoveCommand.FAILBACK), last(MoveCommand.FAILBACK, is_done=False)):
         found = plan(command, replace(it, last_move=past), is_all=is_all)
         assert not found.planned
@@ -379,7 +401,9 @@ def test_a_group_that_moved_is_left_out(command: MoveCommand, is_all: bool) -> N
     """Run twice, the command does nothing; also when the group works on the target since."""
     past = last(MoveCommand.SWITCHOVER, positions={ORDERS: 104}, places={COPY: 4})
     for there in (moved(4), at(4), at(19)):
-        it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: there}, last_move=past, far=BUSY)
+        it = GroupFacts(
+            origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: there}, last_move=past, destination=BUSY
+        )
         found = plan(command, it, is_all=is_all)
         assert states(found) == [(ORDERS, "skipped", "moved_already")]
         assert not found.is_refused
@@ -389,7 +413,7 @@ def test_a_group_that_moved_is_left_out(command: MoveCommand, is_all: bool) -> N
 @pytest.mark.parametrize("is_all", [False, True])
 def test_a_group_that_moved_and_worked_on_at_home_is_refused(is_all: bool) -> None:
     past = last(MoveCommand.SWITCHOVER, positions={ORDERS: 104}, places={COPY: 4})
-    it = GroupFacts(near_offsets={ORDERS: at(107)}, far_offsets={COPY: moved(4)}, last_move=past)
+    it = GroupFacts(origin_offsets={ORDERS: at(107)}, destination_offsets={COPY: moved(4)}, last_move=past)
     found = plan(MoveCommand.SWITCHOVER, it, is_all=is_all)
     assert not found.planned
     assert found.is_refused != is_all
@@ -398,12 +422,14 @@ def test_a_group_that_moved_and_worked_on_at_home_is_refused(is_all: bool) -> No
 
 def test_a_group_that_was_given_back_moves_again() -> None:
     past = last(MoveCommand.SWITCHOVER, positions={ORDERS: 102}, places={COPY: 2})
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4)}, last_move=past)
+    it = GroupFacts(origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: synced(4)}, last_move=past)
     assert plan(MoveCommand.SWITCHOVER, it).commits() == {"g": {COPY: moved(4, "now")}}
 
 
 def test_without_an_audit_the_tag_tells_what_is_done() -> None:
-    it = GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(105)}, far_offsets={COPY: moved(4), COPY_1: moved(3)})
+    it = GroupFacts(
+        origin_offsets={ORDERS: at(104), ORDERS_1: at(105)}, destination_offsets={COPY: moved(4), COPY_1: moved(3)}
+    )
     found = plan(MoveCommand.SWITCHOVER, it)
     assert states(found) == [(ORDERS, "committed", "already committed"), (ORDERS_1, "planned", "")]
     assert found.commits() == {"g": {COPY_1: moved(5, "now")}}
@@ -412,7 +438,7 @@ def test_without_an_audit_the_tag_tells_what_is_done() -> None:
 @pytest.mark.parametrize("command", AWAY)
 @pytest.mark.parametrize("before", AWAY)
 @pytest.mark.parametrize(
-    ("near", "there", "state"),
+    ("origin", "there", "state"),
     [
         (104, None, "planned"),
         (104, synced(3), "planned"),
@@ -430,29 +456,31 @@ def test_without_an_audit_the_tag_tells_what_is_done() -> None:
     ],
 )  # fmt: skip
 def test_an_interrupted_move_goes_on(
-    command: MoveCommand, before: MoveCommand, near: int, there: Committed | None, state: str
+    command: MoveCommand, before: MoveCommand, origin: int, there: Committed | None, state: str
 ) -> None:
     """F: whichever of the two ways away it was, what the group committed there since stays."""
     past = last(before, is_done=False, positions={ORDERS: 104}, places={COPY: 4})
-    it = GroupFacts(near_offsets={ORDERS: at(near)}, far_offsets={COPY: there} if there else {}, last_move=past)
+    it = GroupFacts(
+        origin_offsets={ORDERS: at(origin)}, destination_offsets={COPY: there} if there else {}, last_move=past
+    )
     found = plan(command, it)
     assert [row.state.value for row in found.rows] == [state]
     assert not found.is_refused
     if state == "planned":
-        assert found.commits() == {"g": {COPY: moved(near - 100, "now")}}
+        assert found.commits() == {"g": {COPY: moved(origin - 100, "now")}}
 
 
 def test_what_the_group_did_since_stays_where_it_can_not_be_translated_any_more() -> None:
     """F: it went on there after an interrupted switchover, and its old position is an obstacle now."""
     past = last(MoveCommand.SWITCHOVER, is_done=False, positions={ORDERS: 150}, places={COPY: 7})
-    it = GroupFacts(near_offsets={ORDERS: at(150)}, far_offsets={COPY: at(60)}, last_move=past)
+    it = GroupFacts(origin_offsets={ORDERS: at(150)}, destination_offsets={COPY: at(60)}, last_move=past)
     found = plan(MoveCommand.SWITCHOVER, it, router=a_router(view=a_view(runs=THINNED)))
     assert [row.state for row in found.rows] == [RowState.COMMITTED]
     assert not found.is_refused
 
 
 def test_only_a_group_that_went_away_comes_home() -> None:
-    it = GroupFacts(near_offsets={COPY: synced(4)}, far_offsets={ORDERS: at(104)})
+    it = GroupFacts(origin_offsets={COPY: synced(4)}, destination_offsets={ORDERS: at(104)})
     text = "the group g has not moved to west: group sync wrote its offsets there"
     assert plan(MoveCommand.FAILBACK, it).refusals == (text,)
     assert states(plan(MoveCommand.FAILBACK, it, is_all=True)) == [(COPY, "skipped", "moved_already")]
@@ -463,10 +491,10 @@ def test_only_a_group_that_went_away_comes_home() -> None:
 
 def test_a_group_that_lives_on_the_target_does_not_go_there() -> None:
     """F: the flow back's group sync wrote what it has on the source, and that is older than what it has itself."""
-    it = GroupFacts(near_offsets={PAYMENTS_COPY: synced(4, WEST_EAST)}, far_offsets={PAYMENTS: at(109)})
+    it = GroupFacts(origin_offsets={PAYMENTS_COPY: synced(4, WEST_EAST)}, destination_offsets={PAYMENTS: at(109)})
     assert plan(MoveCommand.SWITCHOVER, it).is_refused
     assert states(plan(MoveCommand.SWITCHOVER, it, is_all=True)) == [(PAYMENTS_COPY, "skipped", "moved_already")]
-    both = replace(it, near_offsets={ORDERS: at(104), **it.near_offsets})
+    both = replace(it, origin_offsets={ORDERS: at(104), **it.origin_offsets})
     found = plan(MoveCommand.SWITCHOVER, both)
     assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "synced")]
     assert found.commits() == {"g": {COPY: moved(4, "now")}}
@@ -475,7 +503,7 @@ def test_a_group_that_lives_on_the_target_does_not_go_there() -> None:
 def test_the_way_home_goes_over_what_the_group_had_there() -> None:
     """But not where it never committed on the target: what it has at home is its own."""
     it = GroupFacts(
-        near_offsets={COPY: at(9), COPY_1: synced(2)}, far_offsets={ORDERS: at(104), ORDERS_1: at(104)},
+        origin_offsets={COPY: at(9), COPY_1: synced(2)}, destination_offsets={ORDERS: at(104), ORDERS_1: at(104)},
         last_move=last(MoveCommand.SWITCHOVER, positions={ORDERS: 104, ORDERS_1: 104}),
     )  # fmt: skip
     found = plan(MoveCommand.FAILBACK, it)
@@ -487,25 +515,25 @@ def test_the_way_home_goes_over_what_the_group_had_there() -> None:
 def test_a_group_that_did_nothing_on_the_target_keeps_what_it_has_at_home() -> None:
     """D: after a failover the source came back, and had more than the checkpoints knew."""
     it = GroupFacts(
-        near_offsets={COPY: moved(4), COPY_1: moved(4)}, far_offsets={ORDERS: at(106), ORDERS_1: at(104)},
+        origin_offsets={COPY: moved(4), COPY_1: moved(4)}, destination_offsets={ORDERS: at(106), ORDERS_1: at(104)},
         last_move=last(MoveCommand.FAILOVER, positions={ORDERS: 104, ORDERS_1: 104}),
     )  # fmt: skip
     found = plan(MoveCommand.FAILBACK, it)
-    assert [(row.state.value, row.far_next) for row in found.rows] == [("committed", 106), ("planned", 104)]
+    assert [(row.state.value, row.destination_next) for row in found.rows] == [("committed", 106), ("planned", 104)]
     assert found.hand_backs(found.rows) == {"g": {COPY: synced(4), COPY_1: synced(4)}}
 
 
 def test_a_group_that_keeps_the_metadata_of_a_move_goes_on_from_where_it_is() -> None:
     """F: a client may commit with the metadata that it finds: the tag speaks of another offset then."""
     it = GroupFacts(
-        near_offsets={COPY: at(9, move_tag("earlier", 4))}, far_offsets={ORDERS: at(106)},
+        origin_offsets={COPY: at(9, move_tag("earlier", 4))}, destination_offsets={ORDERS: at(106)},
         last_move=last(MoveCommand.FAILOVER, positions={ORDERS: 104}),
     )  # fmt: skip
     assert plan(MoveCommand.FAILBACK, it).commits() == {"g": {ORDERS: moved(109, "now")}}
 
 
 @pytest.mark.parametrize(
-    ("near", "home", "state"),
+    ("origin", "home", "state"),
     [
         (at(9), at(104), "planned"),
         (at(9), None, "planned"),
@@ -520,9 +548,9 @@ def test_a_group_that_keeps_the_metadata_of_a_move_goes_on_from_where_it_is() ->
         "handed back", "handed back, and gone on at home",
     ],
 )  # fmt: skip
-def test_an_interrupted_failback_goes_on(near: Committed, home: Committed | None, state: str) -> None:
+def test_an_interrupted_failback_goes_on(origin: Committed, home: Committed | None, state: str) -> None:
     past = last(MoveCommand.FAILBACK, is_done=False, positions={ORDERS: 109}, places={COPY: 9})
-    it = GroupFacts(near_offsets={COPY: near}, far_offsets={ORDERS: home} if home else {}, last_move=past)
+    it = GroupFacts(origin_offsets={COPY: origin}, destination_offsets={ORDERS: home} if home else {}, last_move=past)
     found = plan(MoveCommand.FAILBACK, it)
     assert [row.state.value for row in found.rows] == [state]
     assert not found.is_refused
@@ -530,7 +558,7 @@ def test_an_interrupted_failback_goes_on(near: Committed, home: Committed | None
 
 def test_a_group_of_the_targets_topics_alone_comes_home_by_the_audit() -> None:
     """Nothing tells it from a group that lives on the target, but that it was moved there."""
-    it = GroupFacts(near_offsets={PAYMENTS: at(104)}, far_offsets={PAYMENTS_COPY: at(2)})
+    it = GroupFacts(origin_offsets={PAYMENTS: at(104)}, destination_offsets={PAYMENTS_COPY: at(2)})
     assert plan(MoveCommand.FAILBACK, it).is_refused
     assert plan(MoveCommand.FAILBACK, replace(it, last_move=last(MoveCommand.SWITCHOVER))).planned
     again = plan(MoveCommand.FAILBACK, replace(it, last_move=last(MoveCommand.FAILBACK)))
@@ -539,9 +567,9 @@ def test_a_group_of_the_targets_topics_alone_comes_home_by_the_audit() -> None:
 
 def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
     past = last(MoveCommand.SWITCHOVER, positions={PAYMENTS_COPY: 4}, places={PAYMENTS: 104})
-    it = GroupFacts(near_offsets={PAYMENTS_COPY: at(4)}, far_offsets={PAYMENTS: at(108)}, last_move=past)
+    it = GroupFacts(origin_offsets={PAYMENTS_COPY: at(4)}, destination_offsets={PAYMENTS: at(108)}, last_move=past)
     assert states(plan(MoveCommand.SWITCHOVER, it)) == [(PAYMENTS_COPY, "skipped", "moved_already")]
-    came_home = replace(it, near_offsets={PAYMENTS_COPY: at(9)})
+    came_home = replace(it, origin_offsets={PAYMENTS_COPY: at(9)})
     assert plan(MoveCommand.SWITCHOVER, came_home).commits() == {"g": {PAYMENTS: moved(109, "now")}}
 
 
@@ -550,9 +578,9 @@ def test_a_group_of_the_targets_topics_alone_does_not_move_twice() -> None:
 
 def test_a_place_that_an_earlier_move_left_on_the_target_takes_nothing_back() -> None:
     """F: a failover left it where it was; the group read on at home before, and nothing on the target since."""
-    near, home = {PAYMENTS: moved(100), COPY: at(20)}, {PAYMENTS_COPY: at(15), ORDERS: at(104)}
+    origin, home = {PAYMENTS: moved(100), COPY: at(20)}, {PAYMENTS_COPY: at(15), ORDERS: at(104)}
     past = last(MoveCommand.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
-    found = plan(MoveCommand.FAILBACK, GroupFacts(near_offsets=near, far_offsets=home, last_move=past))
+    found = plan(MoveCommand.FAILBACK, GroupFacts(origin_offsets=origin, destination_offsets=home, last_move=past))
     assert states(found)[1] == (
         PAYMENTS,
         "committed",
@@ -563,29 +591,29 @@ def test_a_place_that_an_earlier_move_left_on_the_target_takes_nothing_back() ->
 
 def test_a_groups_own_metadata_goes_with_it_and_comes_back() -> None:
     """Stream processors keep their partition time in it; the tags of moves and of group sync are not the group's."""
-    there = plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")})).commits()["g"]
+    there = plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: at(104, "AQAAAX")})).commits()["g"]
     assert there == {COPY: at(4, "AQAAAX")}
-    home = plan(MoveCommand.FAILBACK, GroupFacts(near_offsets=there)).commits()["g"]
+    home = plan(MoveCommand.FAILBACK, GroupFacts(origin_offsets=there)).commits()["g"]
     assert home == {ORDERS: at(104, "AQAAAX")}
     for own in (moved(104), at(104)):
-        assert plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: own})).commits() == {
+        assert plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: own})).commits() == {
             "g": {COPY: moved(4, "now")}
         }
 
 
 def test_a_commit_with_the_groups_metadata_is_recognised() -> None:
     """It carries no tag, so that the offset has to tell: the one that we would write, or wrote by the audit."""
-    it = GroupFacts(near_offsets={ORDERS: at(104, "AQAAAX")}, far_offsets={COPY: at(4, "AQAAAX")})
+    it = GroupFacts(origin_offsets={ORDERS: at(104, "AQAAAX")}, destination_offsets={COPY: at(4, "AQAAAX")})
     assert states(plan(MoveCommand.SWITCHOVER, it)) == [(ORDERS, "committed", "already committed")]
     past = last(MoveCommand.SWITCHOVER, is_done=False, positions={ORDERS: 104}, places={COPY: 4})
-    went_on = replace(it, near_offsets={ORDERS: at(107, "AQAAAY")}, last_move=past)
+    went_on = replace(it, origin_offsets={ORDERS: at(107, "AQAAAY")}, last_move=past)
     assert plan(MoveCommand.SWITCHOVER, went_on).commits() == {"g": {COPY: at(7, "AQAAAY")}}
 
 
 def test_resync_gives_everything_to_group_sync() -> None:
-    near = {ORDERS: at(104, "AQAAAX"), ORDERS_1: at(125)}
-    it = GroupFacts(near_offsets=near, far_offsets={COPY: at(20)}, near=BUSY)
-    found = plan(MoveCommand.RESYNC, it, far_logs={COPY_1: TargetLog(read_from=21, read_to=22)})
+    origin = {ORDERS: at(104, "AQAAAX"), ORDERS_1: at(125)}
+    it = GroupFacts(origin_offsets=origin, destination_offsets={COPY: at(20)}, origin=BUSY)
+    found = plan(MoveCommand.RESYNC, it, destination_logs={COPY_1: TargetLog(read_from=21, read_to=22)})
     assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(22)}}
     assert found.rows[0].reason == "was 20"
     assert found.rows[1].reason.startswith(f"{MoveReason.NOT_REPLICATED_YET}: ")
@@ -594,42 +622,44 @@ def test_resync_gives_everything_to_group_sync() -> None:
 
 def test_resync_takes_over_what_the_group_has_on_the_target_alone() -> None:
     """F: one offset of the group's own, and group sync would never touch any of them again. It stays where it is."""
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(20), COPY_1: at(7), PAYMENTS: at(9)})
+    it = GroupFacts(
+        origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: at(20), COPY_1: at(7), PAYMENTS: at(9)}
+    )
     found = plan(MoveCommand.RESYNC, it)
     assert found.commits() == {"g": {COPY: synced(4), COPY_1: synced(7)}}
-    assert [(row.near, row.known_near_next) for row in found.rows] == [(ORDERS, 104), (ORDERS_1, None)]
+    assert [(row.origin, row.known_origin_next) for row in found.rows] == [(ORDERS, 104), (ORDERS_1, None)]
     assert found.rows[1].reason == f"{MoveReason.KEPT_PLACE}: the group has no offset on east; its offset on west stays"
-    done = replace(it, far_offsets={COPY: synced(4), COPY_1: synced(7)})
+    done = replace(it, destination_offsets={COPY: synced(4), COPY_1: synced(7)})
     assert plan(MoveCommand.RESYNC, done).commits() == {"g": {COPY: synced(4)}}
-    busy = plan(MoveCommand.RESYNC, replace(it, near_offsets={}, far=BUSY))
+    busy = plan(MoveCommand.RESYNC, replace(it, origin_offsets={}, destination=BUSY))
     assert busy.refusals == ("the group g has no committed offsets on east",)
-    (text,) = plan(MoveCommand.RESYNC, replace(done, far_offsets={COPY_1: at(7)}, far=BUSY)).refusals
+    (text,) = plan(MoveCommand.RESYNC, replace(done, destination_offsets={COPY_1: at(7)}, destination=BUSY)).refusals
     assert text.startswith("the group g has members on west")
 
 
 @pytest.mark.parametrize(
     ("it", "is_disputed"),
     [
-        (GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(15)}), True),
-        (GroupFacts(near_offsets={ORDERS: at(104)}, far=GroupState("STABLE", ("m",))), True),
+        (GroupFacts(origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: at(15)}), True),
+        (GroupFacts(origin_offsets={ORDERS: at(104)}, destination=GroupState("STABLE", ("m",))), True),
         (
             GroupFacts(
-                near_offsets={ORDERS: at(110)},
-                far_offsets={COPY: moved(4)},
+                origin_offsets={ORDERS: at(110)},
+                destination_offsets={COPY: moved(4)},
                 last_move=last(MoveCommand.SWITCHOVER, positions={ORDERS: 104}),
             ),
             True,
         ),
         (
             GroupFacts(
-                near_offsets={ORDERS: at(104)},
-                far_offsets={COPY: at(15)},
+                origin_offsets={ORDERS: at(104)},
+                destination_offsets={COPY: at(15)},
                 last_move=last(MoveCommand.SWITCHOVER, positions={ORDERS: 104}),
             ),
             False,
         ),
-        (GroupFacts(near_offsets={ORDERS: synced(104)}), False),
-        (GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4)}), False),
+        (GroupFacts(origin_offsets={ORDERS: synced(104)}), False),
+        (GroupFacts(origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: synced(4)}), False),
     ],
     ids=["used on both", "members", "moved, and worked on", "works where it went", "lives there", "at home"],
 )
@@ -646,7 +676,7 @@ def test_a_group_that_is_left_out_may_be_a_dispute(it: GroupFacts, is_disputed: 
 
 
 @pytest.mark.parametrize(
-    ("near", "reread", "ends", "at_risk"),
+    ("origin", "reread", "ends", "at_risk"),
     [
         (104, 16, {ORDERS: 121}, 0),
         (121, 0, {ORDERS: 121}, 0),
@@ -659,11 +689,11 @@ def test_a_group_that_is_left_out_may_be_a_dispute(it: GroupFacts, is_disputed: 
     ],
 )
 def test_a_failover_says_what_it_costs(
-    near: int, reread: int | None, ends: Mapping[TP, int] | None, at_risk: int | None
+    origin: int, reread: int | None, ends: Mapping[TP, int] | None, at_risk: int | None
 ) -> None:
-    row = row_of(MoveCommand.FAILOVER, at(near), source_ends=ends)
+    row = row_of(MoveCommand.FAILOVER, at(origin), source_ends=ends)
     assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
-    it = GroupFacts(near_offsets={ORDERS: at(near), ORDERS_1: at(121)})
+    it = GroupFacts(origin_offsets={ORDERS: at(origin), ORDERS_1: at(121)})
     found = plan(MoveCommand.FAILOVER, it, source_ends=None if ends is None else {**ends, ORDERS_1: 121})
     assert found.may_lose == (at_risk != 0)
 
@@ -673,7 +703,7 @@ CUT_AT = 14
 
 
 @pytest.mark.parametrize(
-    ("near", "far", "translation", "reread", "at_risk"),
+    ("origin", "destination", "translation", "reread", "at_risk"),
     [
         (104, 4, "exact", 9, 7),
         (114, 14, "exact", 0, 7),
@@ -684,34 +714,38 @@ CUT_AT = 14
     ids=["before it", "there", "behind it", "all read", "more read than was replicated"],
 )
 def test_a_failover_goes_to_the_end_of_a_copy_that_was_cut(
-    near: int, far: int, translation: str, reread: int, at_risk: int
+    origin: int, destination: int, translation: str, reread: int, at_risk: int
 ) -> None:
     """Past the end of its log a consumer's own reset would decide. What the target lost is lost with the source."""
-    row = row_of(MoveCommand.FAILOVER, at(near), far_logs={COPY: TargetLog(end=CUT_AT)}, source_ends={ORDERS: 121})
-    assert (row.far_next, row.translation, row.is_planned) == (far, translation, True)
+    row = row_of(
+        MoveCommand.FAILOVER, at(origin), destination_logs={COPY: TargetLog(end=CUT_AT)}, source_ends={ORDERS: 121}
+    )
+    assert (row.destination_next, row.translation, row.is_planned) == (destination, translation, True)
     assert (row.reread_records, row.at_risk_records) == (reread, at_risk)
     assert row.reason.startswith(MoveReason.LOG_SHORTER) == (translation == "ahead")
 
 
 def test_a_switchover_behind_the_end_of_a_copy_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.SWITCHOVER, at(117), far_logs={COPY: TargetLog(end=CUT_AT)})
+    row = row_of(MoveCommand.SWITCHOVER, at(117), destination_logs={COPY: TargetLog(end=CUT_AT)})
     assert row.is_obstacle
     assert row.reason == (
         f"{MoveReason.LOG_SHORTER}: {COPY} on west lost records: it ends at 14, before the group's 17"
     )
-    assert not row_of(MoveCommand.SWITCHOVER, at(113), far_logs={COPY: TargetLog(end=CUT_AT)}).is_obstacle
-    stuck = row_of(MoveCommand.SWITCHOVER, at(125), far_logs={COPY: TargetLog(end=CUT_AT)})
+    assert not row_of(MoveCommand.SWITCHOVER, at(113), destination_logs={COPY: TargetLog(end=CUT_AT)}).is_obstacle
+    stuck = row_of(MoveCommand.SWITCHOVER, at(125), destination_logs={COPY: TargetLog(end=CUT_AT)})
     assert (stuck.is_obstacle, stuck.must_wait) == (True, False)
 
 
 def test_the_way_home_behind_the_end_of_a_source_that_was_cut_is_refused() -> None:
-    row = row_of(MoveCommand.FAILBACK, at(20), far_logs={ORDERS: TargetLog(end=118)})
+    row = row_of(MoveCommand.FAILBACK, at(20), destination_logs={ORDERS: TargetLog(end=118)})
     assert row.is_obstacle
     assert row.reason.endswith("orders[0] on east lost records: it ends at 118, before the group's 120")
 
 
 def test_group_sync_gets_no_place_behind_the_end_of_a_copy_that_was_cut() -> None:
-    assert row_of(MoveCommand.RESYNC, at(117), far_logs={COPY: TargetLog(end=CUT_AT)}).far_next == CUT_AT
+    assert (
+        row_of(MoveCommand.RESYNC, at(117), destination_logs={COPY: TargetLog(end=CUT_AT)}).destination_next == CUT_AT
+    )
 
 
 # --- records that retention deleted where the group goes --------------------------------------------------------------
@@ -721,31 +755,31 @@ PURGED = {COPY: TargetLog(begin=14, end=22)}
 
 
 @pytest.mark.parametrize(
-    ("near", "place", "deleted"),
+    ("origin", "place", "deleted"),
     [(100, 14, 13), (104, 14, 9), (110, 14, 3), (113, 14, 1), (114, 14, 0), (115, 15, 0), (121, 21, 0), (125, 21, 0)],
 )
 @pytest.mark.parametrize("command", [*AWAY, MoveCommand.RESYNC])
 def test_no_place_lies_before_the_beginning_of_the_log(
-    command: MoveCommand, near: int, place: int, deleted: int
+    command: MoveCommand, origin: int, place: int, deleted: int
 ) -> None:
     """A consumer that begins there finds nothing, and with ``auto.offset.reset=latest`` skips all that is left."""
-    row = row_of(command, at(near), source_ends={ORDERS: 121}, far_logs=PURGED)
-    assert (row.far_next, row.at_risk_records) == (place, deleted)
+    row = row_of(command, at(origin), source_ends={ORDERS: 121}, destination_logs=PURGED)
+    assert (row.destination_next, row.at_risk_records) == (place, deleted)
     assert row.is_planned
     assert row.reason.startswith(MoveReason.DELETED_ON_TARGET) == (deleted > 0)
-    assert row.translation == ("expired" if deleted else "ahead" if near == 125 else "exact")
+    assert row.translation == ("expired" if deleted else "ahead" if origin == 125 else "exact")
     if command is MoveCommand.FAILOVER:
-        assert row.reread_records == {14: 7, 15: 6, 21: 0}[place] + max(0, near - 121)
+        assert row.reread_records == {14: 7, 15: 6, 21: 0}[place] + max(0, origin - 121)
 
 
 def test_a_log_whose_beginning_holds_only_markers_is_whole() -> None:
     """Between the runs, at 10, lies a marker: who reads on from there misses nothing."""
-    row = row_of(MoveCommand.SWITCHOVER, at(110), far_logs={COPY: TargetLog(begin=11, end=22)})
-    assert (row.far_next, row.translation, row.at_risk_records, row.reason) == (11, "exact", 0, "")
+    row = row_of(MoveCommand.SWITCHOVER, at(110), destination_logs={COPY: TargetLog(begin=11, end=22)})
+    assert (row.destination_next, row.translation, row.at_risk_records, row.reason) == (11, "exact", 0, "")
 
 
 def test_the_row_says_what_is_deleted() -> None:
-    row = row_of(MoveCommand.SWITCHOVER, at(104), far_logs=PURGED)
+    row = row_of(MoveCommand.SWITCHOVER, at(104), destination_logs=PURGED)
     where = f"{COPY} on west begins at 14, after the group's 4"
     assert row.reason == f"{MoveReason.DELETED_ON_TARGET}: {where}: at most 9 unread records deleted there"
     assert not is_well(row), "`check` and `groups` show it"
@@ -754,10 +788,10 @@ def test_the_row_says_what_is_deleted() -> None:
 @pytest.mark.parametrize("command", [*AWAY, MoveCommand.FAILBACK])
 def test_deleted_records_have_to_be_accepted(command: MoveCommand) -> None:
     """On the cluster that the group leaves they may still be: it could catch up there first."""
-    near, tp = (at(4), COPY) if command is MoveCommand.FAILBACK else (at(104), ORDERS)
+    origin, tp = (at(4), COPY) if command is MoveCommand.FAILBACK else (at(104), ORDERS)
     known = {ORDERS: TargetLog(begin=107, end=121)} if command is MoveCommand.FAILBACK else PURGED
-    it = GroupFacts(near_offsets={tp: near})
-    found = plan(command, it, far_logs=known, source_ends={ORDERS: 121})
+    it = GroupFacts(origin_offsets={tp: origin})
+    found = plan(command, it, destination_logs=known, source_ends={ORDERS: 121})
     assert found.may_lose
     assert not found.is_refused
     assert [row.at_risk_records for row in found.rows] == [3 if command is MoveCommand.FAILBACK else 9]
@@ -766,27 +800,27 @@ def test_deleted_records_have_to_be_accepted(command: MoveCommand) -> None:
 
 def test_a_resync_loses_nothing() -> None:
     """The group stays where it is; group sync owns the beginning of what is left."""
-    found = plan(MoveCommand.RESYNC, GroupFacts(near_offsets={ORDERS: at(104)}), far_logs=PURGED)
+    found = plan(MoveCommand.RESYNC, GroupFacts(origin_offsets={ORDERS: at(104)}), destination_logs=PURGED)
     assert not found.may_lose
     assert found.commits() == {"g": {COPY: synced(14)}}
 
 
 def test_a_thinned_stretch_of_which_records_are_deleted_is_not_counted() -> None:
-    known = {"router": a_router(view=a_view(runs=THINNED)), "far_logs": {COPY: TargetLog(begin=20, end=71)}}
+    known = {"router": a_router(view=a_view(runs=THINNED)), "destination_logs": {COPY: TargetLog(begin=20, end=71)}}
     row = row_of(MoveCommand.SWITCHOVER, at(150), **known)
-    assert (row.far_next, row.translation, row.between, row.at_risk_records) == (20, "expired", None, 20)
+    assert (row.destination_next, row.translation, row.between, row.at_risk_records) == (20, "expired", None, 20)
     assert row.is_obstacle, "the place of the group may lie further on"
 
 
 def test_counting_in_a_failover_says_what_may_be_read_again() -> None:
     """As of a place that the map has itself: all that lies behind it."""
     known = facts(
-        MoveCommand.FAILOVER, GroupFacts(near_offsets={ORDERS: at(150)}), router=a_router(view=a_view(runs=THINNED))
+        MoveCommand.FAILOVER, GroupFacts(origin_offsets={ORDERS: at(150)}), router=a_router(view=a_view(runs=THINNED))
     )
     (row,) = plan_move(order(MoveCommand.FAILOVER), known).rows
     for command, bound in ((MoveCommand.FAILOVER, 10), (MoveCommand.SWITCHOVER, 0)):
         found = counted_row(order(command), known, row, Exact(60))
-        assert (found.far_next, found.translation, found.reread_records) == (60, "exact", bound)
+        assert (found.destination_next, found.translation, found.reread_records) == (60, "exact", bound)
     assert counted_row(order(), known, row, Unrefined("no")).reason.endswith(", but no")
 
 
@@ -794,7 +828,7 @@ def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
     view = a_view()
     view.syncs.stopped[ORDERS] = {"reason": "target_log_shorter"}
     row = row_of(MoveCommand.SWITCHOVER, at(104), router=a_router(view=view))
-    assert (row.far_next, row.is_obstacle) == (None, True)
+    assert (row.destination_next, row.is_obstacle) == (None, True)
     assert row.reason == f"{MoveReason.LOG_SHORTER}: east.orders on west lost records, and its end is not known"
     assert row_of(MoveCommand.FAILOVER, at(104), router=a_router(view=view)).state is RowState.SKIPPED
 
@@ -802,30 +836,30 @@ def test_a_cut_copy_that_does_not_say_where_it_ends_has_no_place() -> None:
 def test_a_failover_tells_of_topics_that_came_from_the_target() -> None:
     """Where the group was in their copies, the source knew; the group goes on where it last was on the target."""
     it = GroupFacts(
-        near_offsets={ORDERS: at(104)}, far_offsets={COPY: synced(4), PAYMENTS: at(7), TP("other", 0): at(1)}
+        origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: synced(4), PAYMENTS: at(7), TP("other", 0): at(1)}
     )
     found = plan(MoveCommand.FAILOVER, it, back=FLOWS[WEST_EAST], source_ends={ORDERS: 121})
     assert states(found) == [(ORDERS, "planned", ""), (PAYMENTS_COPY, "skipped", "kept_place")]
     kept = found.rows[1]
     assert "continues at 7, its last offset on west; what it has read on east since is unknown" in kept.reason
-    assert (kept.far, kept.reread_records, kept.at_risk_records) == (PAYMENTS, None, 0)
+    assert (kept.destination, kept.reread_records, kept.at_risk_records) == (PAYMENTS, None, 0)
     assert kept.as_json(is_homeward=False)["target_topic"] == "payments"
     assert not found.may_lose
     assert found.commits().keys() == {"g"}
     assert found.commits()["g"].keys() == {COPY}
-    gone = replace(it, far_offsets={COPY: moved(4), PAYMENTS: at(7)}, last_move=last(MoveCommand.FAILOVER))
-    assert PAYMENTS_COPY not in [row.near for row in plan(MoveCommand.FAILOVER, gone, back=FLOWS[WEST_EAST]).rows]
-    assert PAYMENTS_COPY not in [row.near for row in plan(MoveCommand.FAILOVER, it).rows]
+    gone = replace(it, destination_offsets={COPY: moved(4), PAYMENTS: at(7)}, last_move=last(MoveCommand.FAILOVER))
+    assert PAYMENTS_COPY not in [row.origin for row in plan(MoveCommand.FAILOVER, gone, back=FLOWS[WEST_EAST]).rows]
+    assert PAYMENTS_COPY not in [row.origin for row in plan(MoveCommand.FAILOVER, it).rows]
 
 
 def test_other_moves_lose_nothing_or_are_refused() -> None:
     for command in (MoveCommand.SWITCHOVER, MoveCommand.RESYNC):
-        assert not plan(command, GroupFacts(near_offsets={ORDERS: at(104)})).may_lose
+        assert not plan(command, GroupFacts(origin_offsets={ORDERS: at(104)})).may_lose
 
 
 def test_a_failover_with_nothing_to_commit_loses_nothing() -> None:
     past = last(MoveCommand.FAILOVER, positions={ORDERS: 104}, places={COPY: 4})
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, far_offsets={COPY: moved(4)}, last_move=past)
+    it = GroupFacts(origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: moved(4)}, last_move=past)
     assert not plan(MoveCommand.FAILOVER, it).may_lose
 
 
@@ -838,7 +872,7 @@ def test_a_failover_of_groups_of_which_none_is_known_may_lose_their_places() -> 
 
 def test_a_halted_flow_is_not_waited_for() -> None:
     halted = "the flow east->west is halted"
-    behind, exact = GroupFacts(near_offsets={ORDERS: at(125)}), GroupFacts(near_offsets={ORDERS: at(104)})
+    behind, exact = GroupFacts(origin_offsets={ORDERS: at(125)}), GroupFacts(origin_offsets={ORDERS: at(104)})
     assert plan(MoveCommand.SWITCHOVER, behind, halted=halted).is_refused
     assert not plan(MoveCommand.SWITCHOVER, exact, halted=halted).is_refused
     assert not plan(MoveCommand.FAILOVER, behind, halted=halted).is_refused
@@ -856,7 +890,7 @@ def test_an_unknown_group_is_refused(command: MoveCommand) -> None:
 
 def test_a_group_that_can_not_be_read_is_not_touched() -> None:
     """F: nobody knows what it has there."""
-    it = GroupFacts(near_offsets={ORDERS: at(104)}, problem="READ is missing")
+    it = GroupFacts(origin_offsets={ORDERS: at(104)}, problem="READ is missing")
     for is_all in (False, True):
         found = plan(MoveCommand.FAILOVER, it, is_all=is_all)
         assert found.refusals == ("READ is missing",)
@@ -866,17 +900,17 @@ def test_a_group_that_can_not_be_read_is_not_touched() -> None:
 
 def test_one_obstacle_refuses_the_whole_plan() -> None:
     """G: half of what was asked for is not done."""
-    found = plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), ORDERS_1: at(99)}))
+    found = plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: at(104), ORDERS_1: at(99)}))
     assert found.is_refused
     assert not found.commits()
 
 
 def test_each_group_is_judged_by_itself() -> None:
     groups = {
-        "busy": GroupFacts(near_offsets={ORDERS: at(104)}, far=BUSY),
-        "free": GroupFacts(near_offsets={ORDERS: at(105)}),
+        "busy": GroupFacts(origin_offsets={ORDERS: at(104)}, destination=BUSY),
+        "free": GroupFacts(origin_offsets={ORDERS: at(105)}),
         "moved": GroupFacts(
-            near_offsets={ORDERS: at(104)}, far_offsets={COPY: at(9)},
+            origin_offsets={ORDERS: at(104)}, destination_offsets={COPY: at(9)},
             last_move=last(MoveCommand.SWITCHOVER, positions={ORDERS: 104}),
         ),
     }  # fmt: skip
@@ -892,7 +926,7 @@ def test_each_group_is_judged_by_itself() -> None:
 
 def test_the_json_of_a_move() -> None:
     """A contract: other programs read it."""
-    found = plan(MoveCommand.SWITCHOVER, GroupFacts(near_offsets={ORDERS: at(104), TP("zz", 1): at(3)}))
+    found = plan(MoveCommand.SWITCHOVER, GroupFacts(origin_offsets={ORDERS: at(104), TP("zz", 1): at(3)}))
     assert found.as_json("planned") == {
         "id": "now", "command": "switchover", "flow": EAST_WEST, "state": "planned",
         "partitions": [
@@ -911,7 +945,7 @@ def test_the_json_of_a_move() -> None:
 
 
 def test_the_json_names_the_flows_source_first_on_the_way_home_too() -> None:
-    it = GroupFacts(near_offsets={COPY: at(4), PAYMENTS: at(104)})
+    it = GroupFacts(origin_offsets={COPY: at(4), PAYMENTS: at(104)})
     rows = plan(MoveCommand.FAILBACK, it).as_json("done")["partitions"]
     named = ("topic", "upstream_next", "target_topic", "downstream_next")
     assert [tuple(row[key] for key in named) for row in rows] == [
@@ -948,27 +982,29 @@ LASTS = st.none() | st.builds(
 @given(
     command=st.sampled_from(list(MoveCommand)), is_all=st.booleans(), past=LASTS,
     runs=st.sampled_from([RUNS, THINNED, ()]),
-    near=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS, min_size=1),
-    far=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS),
+    origin=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS, min_size=1),
+    destination=st.dictionaries(st.sampled_from([ORDERS, COPY, PAYMENTS, PAYMENTS_COPY]), COMMITS),
     members=st.sampled_from([GroupState("EMPTY"), BUSY]),
 )  # fmt: skip
 def test_no_plan_breaks_an_invariant(
-    command: MoveCommand, is_all: bool, past: LastMove | None, runs: tuple[Run, ...], near: dict[TP, Committed],
-    far: dict[TP, Committed], members: GroupState,
+    command: MoveCommand, is_all: bool, past: LastMove | None, runs: tuple[Run, ...], origin: dict[TP, Committed],
+    destination: dict[TP, Committed], members: GroupState,
 ) -> None:  # fmt: skip
     """D, F, G for facts of any kind, also for those that should never come together."""
     router = a_router(command, a_view(runs=runs))
-    it = GroupFacts(near_offsets=near, far_offsets=far, far=members, last_move=past)
+    it = GroupFacts(origin_offsets=origin, destination_offsets=destination, destination=members, last_move=past)
     found = plan(command, it, is_all=is_all, router=router)
-    kept = [row for row in found.rows if row.known_near_next is None]
-    assert len(found.rows) == len(near) + len(kept)
-    assert all(row.found == far[COPY] and row.far_next == row.found.next_offset for row in kept)  # where it is
-    assert not kept or (command is MoveCommand.RESYNC and ORDERS not in near)
+    kept = [row for row in found.rows if row.known_origin_next is None]
+    assert len(found.rows) == len(origin) + len(kept)
+    assert all(
+        row.found == destination[COPY] and row.destination_next == row.found.next_offset for row in kept
+    )  # where it is
+    assert not kept or (command is MoveCommand.RESYNC and ORDERS not in origin)
     for row in found.planned:
-        assert row.far is not None
-        assert row.far_next is not None
+        assert row.destination is not None
+        assert row.destination_next is not None
         assert not members.is_active  # F
-        route = router.route(row.near)
+        route = router.route(row.origin)
         assert route is not None
         place = route.offset_map
         if row.translation == "exact":
@@ -976,7 +1012,7 @@ def test_no_plan_breaks_an_invariant(
         if row.found is None or command in (MoveCommand.FAILBACK, MoveCommand.RESYNC) or row.is_inverse:
             continue
         is_own = row.found == at(row.found.next_offset) or row.found.metadata == "AQAAAX"
-        is_placed = past is not None and past.places.get(row.far) == row.found.next_offset
+        is_placed = past is not None and past.places.get(row.destination) == row.found.next_offset
         assert not is_own or is_placed  # F
     if found.is_refused:
         assert not found.commits()  # G
@@ -987,4 +1023,4 @@ def _skips(offset_map: OffsetMap, row: Row) -> bool:
     pairs = [(run.upstream_base + at, run.downstream_base + at) for run in offset_map for at in range(run.count)]
     if row.is_inverse:
         pairs = [(down, up) for up, down in pairs]
-    return any(near >= row.near_next and far < (row.far_next or 0) for near, far in pairs)
+    return any(origin >= row.origin_next and destination < (row.destination_next or 0) for origin, destination in pairs)

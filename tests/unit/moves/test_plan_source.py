@@ -132,8 +132,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     }.items():  # fmt: skip
         monkeypatch.setattr(flow_clusters, name, fake)
     monkeypatch.setattr(Cluster, "error", cluster_error)
-    monkeypatch.setattr(FlowClusters, "far_logs", lambda *_: {})
-    monkeypatch.setattr(MoveClusters, "_far", lambda self, groups, far: groups)
+    monkeypatch.setattr(FlowClusters, "destination_logs", lambda *_: {})
+    monkeypatch.setattr(MoveClusters, "_destination", lambda self, groups, destination: groups)
     monkeypatch.setattr(MoveClusters, "_not_flowing", lambda self: "")
     it = Desk(MoveClusters(clusters, settings().hooks, lambda text: None), source, syncs)
 
@@ -144,8 +144,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     it.holds(RUNS)
 
     class Counter:
-        def __init__(self, near: Cluster | None, *_: object) -> None:
-            it.counted.append((near is not None, _[-1]))  # type: ignore[arg-type]
+        def __init__(self, origin: Cluster | None, *_: object) -> None:
+            it.counted.append((origin is not None, _[-1]))  # type: ignore[arg-type]
 
         def refine(self, *_: object) -> Unrefined:
             return Unrefined("no")
@@ -155,7 +155,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 def places(plan: MovePlan) -> list[tuple[str, int | None, int | None]]:
-    return [(row.translation, row.far_next, row.at_risk_records) for row in plan.rows if row.is_planned]
+    return [(row.translation, row.destination_next, row.at_risk_records) for row in plan.rows if row.is_planned]
 
 
 def test_a_source_that_answers_tells_what_is_at_risk(desk: Desk) -> None:
@@ -268,10 +268,10 @@ def log(monkeypatch: pytest.MonkeyPatch) -> type[Log]:
     return Log
 
 
-def a_refiner(near_s: float | None) -> Refiner:
+def a_refiner(origin_s: float | None) -> Refiner:
     flow = settings().flow(EAST_WEST)
-    near, far = (Cluster(it, "source", settings().clusters[it], flow.group) for it in ("east", "west"))
-    return Refiner(near, far, 1000, near_s=near_s)
+    origin, destination = (Cluster(it, "source", settings().clusters[it], flow.group) for it in ("east", "west"))
+    return Refiner(origin, destination, 1000, origin_s=origin_s)
 
 
 BETWEEN = Between(0, 60, 100, 200, 50, None)

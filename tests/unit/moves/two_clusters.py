@@ -20,7 +20,7 @@ from replicator.moves.model import MoveCommand, MovePlan, Order, Row, Unrefined
 from replicator.moves.plan import GroupFacts, MoveFacts
 from replicator.moves.routes import FlowView, Router
 from replicator.moves.world import last_moves
-from replicator.offset_map.map import Exact, OffsetMap, refine_on_far, skip_on_near
+from replicator.offset_map.map import Exact, OffsetMap, refine_on_destination, skip_on_origin
 from replicator.offset_map.runs import Placement, RunBuilder, gaps_between
 from replicator.offset_map.topic_id import TopicId
 from replicator.offset_map.translate import NoPlace, TargetLog
@@ -274,7 +274,7 @@ class FakeWorld:
     def look(self, order: Order) -> MoveFacts:
         self._happens("look")
         two, flow = self.two, self.two.flows[self._flow]
-        near, far = self._sides(order)
+        origin, destination = self._sides(order)
         is_failover = order.command is MoveCommand.FAILOVER
         back = next((it for name, it in two.flows.items() if name != self._flow and not is_failover), None)
         view = replace(flow.view, topic_ids=None) if is_failover else flow.view
@@ -283,44 +283,51 @@ class FakeWorld:
         moves = last_moves(it for it in merged(two.audit) if it.flow == self._flow)
         groups = {}
         for name in order.groups:
-            here = two.groups[near].get(name, FakeGroup())
-            near_offsets: GroupOffsets = dict(here.offsets)
+            here = two.groups[origin].get(name, FakeGroup())
+            origin_offsets: GroupOffsets = dict(here.offsets)
             if is_failover:
-                near_offsets = flow.checkpoints.get(name, {})
-            away = two.groups[far].get(name, FakeGroup())
+                origin_offsets = flow.checkpoints.get(name, {})
+            away = two.groups[destination].get(name, FakeGroup())
             groups[name] = GroupFacts(
                 GroupState() if is_failover else here.state,
-                near_offsets, away.state, dict(away.offsets), two.unreadable.get(name, ""), moves.get(name),
+                origin_offsets, away.state, dict(away.offsets), two.unreadable.get(name, ""), moves.get(name),
             )  # fmt: skip
         self._effect()
         ends = {}
         if is_failover and two.is_east_up:
-            ends = {tp: len(log) for tp, log in two.logs[near].items()}
+            ends = {tp: len(log) for tp, log in two.logs[origin].items()}
         return MoveFacts(
-            near, far, groups, router,
-            far_logs=dict(self._far_logs(far, router, groups.values())),
+            origin, destination, groups, router,
+            destination_logs=dict(self._destination_logs(destination, router, groups.values())),
             source_ends=ends or None,
             halted=two.halted.get(self._flow, ""),
         )  # fmt: skip
 
-    def _far_logs(self, far: str, router: Router, groups: Iterable[GroupFacts]) -> Iterator[tuple[TP, TargetLog]]:
-        for near in {tp for group in groups for tp in group.near_offsets}:
-            route = router.route(near)
+    def _destination_logs(
+        self, destination: str, router: Router, groups: Iterable[GroupFacts]
+    ) -> Iterator[tuple[TP, TargetLog]]:
+        for origin in {tp for group in groups for tp in group.origin_offsets}:
+            route = router.route(origin)
             if route is not None:
                 newest = route.offset_map.newest
-                yield route.far, self.two.log(far, route.far, newest.downstream_next if newest is not None else 0)
+                yield (
+                    route.destination,
+                    self.two.log(destination, route.destination, newest.downstream_next if newest is not None else 0),
+                )
 
     def refine(self, row: Row) -> Exact | Unrefined:
-        between, far = row.between, row.far
+        between, destination = row.between, row.destination
         assert between is not None
-        assert far is not None
-        near_records, far_records = self._records(row.near), self._records(far)
-        inside = [at for at in near_records if between.near_low <= at < between.near_high]
-        skip = skip_on_near(between, row.near_next, inside) if between.skip is None else between.skip
+        assert destination is not None
+        origin_records, destination_records = self._records(row.origin), self._records(destination)
+        inside = [at for at in origin_records if between.origin_low <= at < between.origin_high]
+        skip = skip_on_origin(between, row.origin_next, inside) if between.skip is None else between.skip
         self._effect()
         if skip is None:
             return Unrefined("the records are gone where the group is")
-        place = refine_on_far(between, skip, [at for at in far_records if between.low <= at < between.high])
+        place = refine_on_destination(
+            between, skip, [at for at in destination_records if between.low <= at < between.high]
+        )
         return Unrefined("the records are gone where the group goes") if place is None else place
 
     def _records(self, tp: TP) -> list[int]:
@@ -331,20 +338,22 @@ class FakeWorld:
 
     # --- acting -------------------------------------------------------------------------------------------------------
 
-    def commit(self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_far: bool) -> dict[str, dict[TP, str]]:
+    def commit(
+        self, order: Order, wanted: Mapping[str, GroupOffsets], *, on_destination: bool
+    ) -> dict[str, dict[TP, str]]:
         self._happens("commit")
         refused: dict[str, dict[TP, str]] = {}
         for group, offsets in wanted.items():
             for tp, it in offsets.items():
-                why = self.two.commit(self._sides(order)[on_far], group, tp, it)
+                why = self.two.commit(self._sides(order)[on_destination], group, tp, it)
                 if why:
                     refused.setdefault(group, {})[tp] = why
                 self._effect()
         return refused
 
-    def offsets(self, order: Order, groups: Iterable[str], *, on_far: bool) -> Mapping[str, GroupOffsets]:
+    def offsets(self, order: Order, groups: Iterable[str], *, on_destination: bool) -> Mapping[str, GroupOffsets]:
         self._happens("offsets")
-        there = self.two.groups[self._sides(order)[on_far]]
+        there = self.two.groups[self._sides(order)[on_destination]]
         self._effect()
         return {group: dict(there[group].offsets) if group in there else {} for group in groups}
 

@@ -14,8 +14,8 @@ from replicator.offset_map.map import (
     OffsetMap,
     Translation,
     Unknown,
-    refine_on_far,
-    skip_on_near,
+    refine_on_destination,
+    skip_on_origin,
 )
 from replicator.offset_map.runs import MAX_LEVEL, RESOLUTION, Run
 from replicator.offset_map.topic_id import NO_ID, TopicId
@@ -39,14 +39,14 @@ def check(model: Model, upstream_next: int, answer: Translation) -> None:
 
 
 def check_refined(model: Model, upstream_next: int, answer: Between) -> None:
-    near = [up for up, _ in model.pairs if answer.near_low <= up < answer.near_high]
+    origin = [up for up, _ in model.pairs if answer.origin_low <= up < answer.origin_high]
     ours = [down for _, down in model.pairs if answer.low <= down < answer.high]
     theirs = [down for down in model.foreign if answer.low <= down < answer.high]
-    assert len(near) == len(ours) == answer.records
-    skip = skip_on_near(answer, upstream_next, near)
+    assert len(origin) == len(ours) == answer.records
+    skip = skip_on_origin(answer, upstream_next, origin)
     assert skip is not None
     assert answer.skip in (None, skip)
-    refined = refine_on_far(answer, skip, sorted(ours + theirs))
+    refined = refine_on_destination(answer, skip, sorted(ours + theirs))
     assert (refined is None) == bool(theirs)
     if refined is not None:
         assert model.is_exact(upstream_next, refined.next_offset)
@@ -153,7 +153,7 @@ def test_a_topic_that_was_recreated_while_ids_were_not_known_is_another_one() ->
 
 def test_counting_proves_nothing_when_records_are_missing() -> None:
     """Compaction on the source since, or a foreign record on the target: `low` has to do."""
-    between = Between(low=100, high=111, near_low=10, near_high=30, records=10, skip=None)
-    assert skip_on_near(between, 20, range(11, 20)) is None
-    assert refine_on_far(between, 3, range(100, 111)) is None
-    assert refine_on_far(between, 10, range(100, 110)) == Exact(111)
+    between = Between(low=100, high=111, origin_low=10, origin_high=30, records=10, skip=None)
+    assert skip_on_origin(between, 20, range(11, 20)) is None
+    assert refine_on_destination(between, 3, range(100, 111)) is None
+    assert refine_on_destination(between, 10, range(100, 110)) == Exact(111)
