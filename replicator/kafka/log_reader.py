@@ -74,17 +74,29 @@ class LogReader:
     def read_on(self, ends: Mapping[int, int], deadline: Deadline, is_stopped: Callable[[], bool]) -> None:
         """Everything up to these offsets, for which the cluster was asked after the read was wanted.
 
-        `follow` alone can't tell that there is nothing new: a client that was stopped has not asked yet.
+        `follow` alone can't tell that there is nothing new: a client that was stopped has not asked yet. Between two
+        calls nothing is fetched, so `follow` gives nothing after this.
 
         Raises:
             RetriableError: not reached within `deadline`, or stopped.
             KafkaOpError: as `read_to_end`.
         """
-        while late := [partition for partition, end in ends.items() if self._read_to[partition] < end]:
-            if deadline.expired or is_stopped():
-                text = f"partitions {late} not read to what is committed within {deadline.seconds:g} s"
-                raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
-            self.follow(0.05)
+        late = self._before(ends)
+        if not late:
+            return
+        try:
+            self._consumer.assign([TopicPartition(self._topic, p, self._read_to[p]) for p in late])
+            while late := self._before(ends):
+                if deadline.expired or is_stopped():
+                    text = f"partitions {late} not read to what is committed within {deadline.seconds:g} s"
+                    raise RetriableError(text, op=f"read {self._topic}", hint=self._cluster.recent_error())
+                self.follow(0.05)
+            self._consumer.unassign()  # a reader at the end of its log asks the broker again every 20 ms
+        except (KafkaException, SystemError) as cause:
+            raise self._cluster.error(cause, op=f"read {self._topic}") from cause
+
+    def _before(self, ends: Mapping[int, int]) -> list[int]:
+        return [partition for partition, end in ends.items() if self._read_to[partition] < end]
 
     def read_to(self, partition: int) -> int:
         """How far a partition was read: past the markers at its end."""

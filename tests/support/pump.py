@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tests.support.eventually import eventually
 from tests.support.records import NewRecord, end_offsets, enqueue
 
-TICK_S = 0.05
+TICK_S = 0.1
 TRANSACTION_TIMEOUT_S = 10
 STABLE_WITHIN_S = 30
 """A broker ends what is older than the timeout, and looks for that every 10 s (`transaction.abort.timed.out.*`)."""
@@ -65,7 +65,7 @@ class Pump:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _properties(self) -> dict[str, Any]:
-        return {"bootstrap.servers": self._servers, "linger.ms": 2, "reconnect.backoff.max.ms": 500, "log_level": 0}
+        return {"bootstrap.servers": self._servers, "linger.ms": 20, "reconnect.backoff.max.ms": 500, "log_level": 0}
 
     def _new_transactional(self) -> Producer:
         self._ids.append(f"pump-{uuid.uuid4().hex}")
@@ -91,16 +91,20 @@ class Pump:
         enough = self._number + records
         eventually(lambda: self._number >= enough, within_s, every_s=0.01)
 
-    def stop(self) -> None:
-        """Stop, and wait until the last record is acknowledged or given up, and a read_committed reader finds it.
-
-        A commit is acknowledged before its markers are in the partitions: whoever looks at once may miss its records.
-        """
+    def finish(self) -> None:
+        """Stop writing, and wait until the last record is acknowledged or given up."""
         self._stopping.set()
         self._thread.join(60)
         assert not self._thread.is_alive(), "the pump hangs"
         left = self._plain.flush(60)
         assert left == 0, f"{left} records were neither acknowledged nor given up"
+
+    def stop(self) -> None:
+        """Stop writing, and wait until a read_committed reader finds the last record. Other pumps have to be finished.
+
+        A commit is acknowledged before its markers are in the partitions: whoever looks at once may miss its records.
+        """
+        self.finish()
         try:
             eventually(self._is_stable, STABLE_WITHIN_S)
         except AssertionError as error:
