@@ -9,26 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException
 
 from replicator.embedded import EmbeddedCluster
 from replicator.metrics import DATA_PLANES
-from tests.support.compare import Outcome, check_flow, lag
-from tests.support.eventually import eventually
-from tests.support.flow_names import FlowNames
 from tests.support.pump import Pump
-from tests.support.records import create_topic
+from tests.support.replicated_flow import ReplicatedFlow
 from tests.support.selection import PLANES
 from tests.support.worker_process import WorkerProcess
 
 PARTITIONS = 6
 TASKS = 4
-CATCH_UP_S = 120.0
 TAKEOVER = {"session_timeout_s": 2}
 """Settings of workers that are killed again and again: the next one waits for the end of the session."""
 
 
-class Bench(FlowNames):
+class Bench(ReplicatedFlow):
     """A flow from `source` to `target` with names that no other test uses, its topic, and its workers.
 
     Args:
@@ -41,14 +36,14 @@ class Bench(FlowNames):
         self, source: EmbeddedCluster, target: EmbeddedCluster, directory: Path,
         flow: dict[str, Any], worker: dict[str, Any], others: dict[str, Any],
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__((source.bootstrap_servers, target.bootstrap_servers))
         self.data_plane = str(flow.get("data_plane"))
         self.source, self.target = source, target
         self.workers: list[WorkerProcess] = []
         self._pumps: list[Pump] = []
         self.file = directory / f"{self.run}.yaml"
         content = self.configuration(
-            (source.bootstrap_servers, target.bootstrap_servers),
+            self.servers,
             flow={"tasks": TASKS, "refresh_topics_interval_s": 2, **flow},
             worker=worker,
             others={"http": {"port": 0}, "log": {"format": "json"}, **others},
@@ -57,7 +52,7 @@ class Bench(FlowNames):
 
     def create_topic(self, **options: Any) -> str:
         """Create the flow's topic on the source."""
-        return create_topic(self.source.bootstrap_servers, self.topic, **{"partitions": PARTITIONS, **options})
+        return self.create(self.topic, **{"partitions": PARTITIONS, **options})
 
     def pump(self, **options: Any) -> Pump:
         """Write to the flow's topic from now on; it is created first, unless `first` says that this goes on."""
@@ -73,31 +68,8 @@ class Bench(FlowNames):
         self.workers.append(worker)
         return worker
 
-    def await_caught_up(self, topic: str = "", within_s: float = CATCH_UP_S) -> None:
-        """Wait until every record of the source is passed; nothing may be written to it meanwhile."""
-
-        def caught_up() -> bool:
-            try:
-                behind = lag(
-                    self.source.bootstrap_servers, self.target.bootstrap_servers, topic or self.topic, self.syncs_topic
-                )
-            except KafkaException as error:  # a broker has just come back
-                raise AssertionError(str(error)) from error
-            logs = "\n".join(worker.log()[-2500:] for worker in self.workers if worker.is_alive())
-            assert not behind, f"offsets not replicated, by partition: {behind}\n{logs}"
-            return True
-
-        eventually(caught_up, within_s, every_s=0.3)
-
-    def verify(self, topic: str = "") -> Outcome:
-        """Wait until all is replicated, and compare record by record, and every run (invariants A, B, D)."""
-        self.await_caught_up(topic)
-        name = topic or self.topic
-        outcome = check_flow(
-            self.source.bootstrap_servers, self.target.bootstrap_servers, name, self.remote(name), self.syncs_topic
-        )
-        print(f"{name}: {outcome}")
-        return outcome
+    def log(self) -> str:
+        return "\n".join(worker.log()[-2500:] for worker in self.workers if worker.is_alive())
 
     def close(self) -> None:
         """End the pumps and the workers."""

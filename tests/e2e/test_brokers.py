@@ -9,11 +9,12 @@ import pytest
 
 from replicator.embedded import Clusters, EmbeddedCluster
 from replicator.errors import TP
-from tests.e2e.conftest import CATCH_UP_S, TASKS, Bench, MakeBench
+from tests.e2e.conftest import TASKS, Bench, MakeBench
 from tests.support.brokers import on_killable_pair, on_three_brokers
 from tests.support.eventually import eventually
 from tests.support.groups import commit, offsets
 from tests.support.records import end_offsets, leader_of
+from tests.support.replicated_flow import CATCH_UP_S
 from tests.support.selection import thorough
 from tests.support.worker_process import WorkerProcess
 

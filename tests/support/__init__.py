@@ -8,10 +8,10 @@ eventually.py      the only way to wait
 records.py         read a topic to its stable end; produce; create topics
 groups.py          what groups committed, checkpoints, members
 planes.py          drives a data plane as a task does; lane.py: between topics of its own
-flows.py           a flow in this process: a worker, its topics, and the comparison at the end
+replicated_flow.py a flow of a test: names, configuration, and the comparison at the end
+flows.py           such a flow, run by a worker in this process
 desk.py            the operator's commands against such a flow; in_process.py runs them without a process
 worker_process.py  the real process, with kill points (launcher.py); commands.py runs the real commands
-flow_names.py      names and configuration of a flow, in this process or as a real one
 compare.py         every record of both clusters, compared
 demo.py            the demo as a process
 pump.py            a producer that goes on through failures; members.py: consumers that do

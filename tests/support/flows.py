@@ -15,10 +15,10 @@ from replicator.errors import TP
 from replicator.metrics import DATA_PLANES, Metrics
 from replicator.offset_map.sync_format import PARTITION_STATE, ControlRecord, decode
 from replicator.worker.worker import FlowWorker
-from tests.support.compare import Outcome, check_syncs, compare, lag, read_syncs
+from tests.support.compare import Outcome, check_syncs, compare, read_syncs
 from tests.support.eventually import eventually
-from tests.support.flow_names import FlowNames
-from tests.support.records import admin_client, create_topic, produce, read_topic
+from tests.support.records import produce, read_topic
+from tests.support.replicated_flow import ReplicatedFlow
 from tests.support.selection import PLANES
 
 START_S = 60.0
@@ -33,7 +33,7 @@ on_any_plane = pytest.mark.parametrize("make_flow", PLANES, indirect=True)
 """Of what is above the planes: on one of them, with --thorough on each."""
 
 
-class FlowBench(FlowNames):
+class FlowBench(ReplicatedFlow):
     """A flow from `source` to `target` whose names no other test uses, with one task, so that its partitions share it.
 
     Args:
@@ -53,8 +53,8 @@ class FlowBench(FlowNames):
         clusters: dict[str, dict[str, Any]] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.source, self.target = source.admin_servers, target.admin_servers
+        super().__init__((source.admin_servers, target.admin_servers))
+        self.source, self.target = self.servers
         self.events = events
         self.metrics = Metrics()
         self._worker: FlowWorker | None = None
@@ -146,42 +146,9 @@ class FlowBench(FlowNames):
 
     # --- the topics ---------------------------------------------------------------------------------------------------
 
-    def create(self, topic: str, **options: Any) -> str:
-        """Create a topic on the source."""
-        return create_topic(self.source, topic, **options)
-
     def produce(self, topic: str, records: list[Any]) -> None:
         """Write to a topic of the source."""
         produce(self.source, topic, records)
-
-    def behind(self, topic: str) -> dict[int, int]:
-        """Source offsets not passed yet, of the partitions where there are any.
-
-        Raises:
-            AssertionError: there is no syncs topic yet.
-        """
-        topics = admin_client(self.target).list_topics(timeout=REACT_S).topics
-        assert self.syncs_topic in topics, "no syncs topic"
-        return lag(self.source, self.target, topic, self.syncs_topic)
-
-    def await_caught_up(self, *topics: str, without: tuple[int, ...] = (), within_s: float = REACT_S) -> None:
-        """Wait until all of these topics is replicated but the partitions `without`."""
-
-        def caught_up() -> bool:
-            behind = {topic: self.behind(topic) for topic in topics}
-            late = {topic: [p for p in found if p not in without] for topic, found in behind.items()}
-            assert not any(late.values()), f"{behind}\n{self.log()}"
-            return True
-
-        eventually(caught_up, within_s, every_s=0.2)
-
-    def verify(self, *topics: str, remote: str = "", within_s: float = REACT_S) -> Outcome:
-        """Wait until all is replicated, and compare record by record, and every run (invariants A, B, D)."""
-        self.await_caught_up(*topics, within_s=within_s)
-        for topic in topics:
-            outcome = self.compared(topic, remote=remote)
-            assert outcome[1:] == (0, 0, 0, 0), f"A: {topic}: {outcome}"
-        return outcome
 
     def compared(self, topic: str, *, remote: str = "", everything: bool = True) -> Outcome:
         """Source and target now, without waiting; the runs are checked in any case."""
