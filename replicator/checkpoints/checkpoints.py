@@ -38,7 +38,8 @@ from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import LATEST, AdminClient, Cluster
 from replicator.kafka.log_starts import LogStarts
 from replicator.kafka.offset_probe import OffsetProbe
-from replicator.kafka.topics import Catalog, Snapshot, list_offsets
+from replicator.kafka.topic_queries import list_offsets
+from replicator.kafka.topics import Catalog, Snapshot
 from replicator.log import Logger
 from replicator.metrics import JobMetrics
 from replicator.offset_map.mm2_format import Checkpoint

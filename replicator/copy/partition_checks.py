@@ -22,16 +22,8 @@ from replicator.kafka.cluster import (
     TopicCollection,
     await_results,
 )
-from replicator.kafka.topics import (
-    Catalog,
-    Snapshot,
-    SourceTopic,
-    ask_offsets,
-    describe_topics,
-    lacks_leader,
-    list_offsets,
-    topic_ids,
-)
+from replicator.kafka.topic_queries import ask_offsets, describe_topics, lacks_leader, list_offsets, topic_ids
+from replicator.kafka.topics import Catalog, Snapshot, SourceTopic
 from replicator.offset_map.runs import Run
 from replicator.offset_map.sync_format import TargetTopic
 from replicator.offset_map.topic_id import NO_ID, TopicId

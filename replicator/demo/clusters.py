@@ -13,7 +13,7 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.demo.flights import DemoError
 from replicator.kafka.cluster import AdminClient, Cluster, KafkaException, NewTopic, await_results, kafka_error
-from replicator.kafka.topics import list_topics
+from replicator.kafka.topic_queries import list_topics
 from replicator.names import AUDIT_TOPIC, syncs_topic, worker_group
 
 PARTITIONS = 6

@@ -17,7 +17,7 @@ Surprises of Kafka and of librdkafka that are hidden here:
   is neither done nor undone: only the next owner's fencing settles it, so it is a `FatalError`.
 * Offsets: without an answer from the broker, ListOffsets through the admin client returns offset -1001 and no error;
   after an election it repeats the old leader epoch (FENCED_LEADER_EPOCH) until metadata is requested.
-  `topics.list_offsets` hides both.
+  `topic_queries.list_offsets` hides both.
 * Topics: `list_topics` of all leaves out what the principal may not see; requested by name, the topic is an error that
   says so. A consumer goes on at its old offset in a topic that was deleted and created again: compare topic ids.
 * Clusters that were down: the last broker that shuts down in good order may answer Metadata with topics and no brokers.

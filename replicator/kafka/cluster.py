@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -41,7 +39,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from replicator.config import ClusterSettings, OAuthSettings
+from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import (
     TP,
@@ -51,6 +49,7 @@ from replicator.errors import (
     PartitionError,
     RetriableError,
 )
+from replicator.kafka.client_properties import client_defaults, client_id, security_properties
 from replicator.kafka.error_codes import BY_WEIGHT, REFUSALS, Side, classify, hint, partition_reason
 from replicator.offset_map.sync_format import read_uuid
 from replicator.offset_map.topic_id import NO_ID, TopicId
@@ -353,58 +352,6 @@ def leave_group(consumer: Consumer) -> None:
             silent = silent + 1 if consumer.poll(HEAR_POLL_S) is None else 0
     finally:
         consumer.close()
-
-
-def client_id() -> str:
-    """``replicator@host/pid``: what brokers log and `status` shows."""
-    return f"replicator@{socket.gethostname()}/{os.getpid()}"
-
-
-def client_defaults() -> dict[str, Any]:
-    """What every client gets unless the configuration says otherwise."""
-    return {
-        "log_level": 0,
-        "socket.keepalive.enable": True,
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 2000,
-        "topic.metadata.refresh.interval.ms": 60_000,
-    }
-
-
-def security_properties(settings: ClusterSettings) -> dict[str, Any]:
-    """The `security` block in librdkafka's words."""
-    security = settings.security
-    password = security.password.get_secret_value() if security.password else None
-    key_password = security.key_password.get_secret_value() if security.key_password else None
-    properties: dict[str, Any] = {
-        "security.protocol": security.protocol,
-        "sasl.mechanisms": security.mechanism,
-        "sasl.username": security.username,
-        "sasl.password": password,
-        "ssl.ca.location": security.ca_file,
-        "ssl.certificate.location": security.cert_file,
-        "ssl.key.location": security.key_file,
-        "ssl.key.password": key_password,
-    }
-    properties |= _oauth_properties(security.oauth)
-    if security.protocol.endswith("SSL"):
-        properties["ssl.endpoint.identification.algorithm"] = "https" if security.verify_hostname else "none"
-    return {key: value for key, value in properties.items() if value is not None}
-
-
-def _oauth_properties(oauth: OAuthSettings | None) -> dict[str, Any]:
-    if oauth is None:
-        return {}
-    extensions = ",".join(f"{key}={value}" for key, value in oauth.extensions.items())
-    return {
-        "sasl.oauthbearer.method": "oidc",
-        "sasl.oauthbearer.token.endpoint.url": oauth.token_url,
-        "sasl.oauthbearer.client.id": oauth.client_id,
-        "sasl.oauthbearer.client.secret": oauth.client_secret.get_secret_value() if oauth.client_secret else None,
-        "sasl.oauthbearer.scope": oauth.scope,
-        "sasl.oauthbearer.extensions": extensions or None,
-        "https.ca.location": oauth.ca_file,
-    }
 
 
 def await_results(futures: Mapping[Any, Future[Any]], deadline: Deadline) -> dict[Any, Any]:

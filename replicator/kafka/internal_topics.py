@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from replicator.deadline import Deadline
 from replicator.kafka.cluster import AdminClient, Cluster, KafkaError, KafkaException, NewTopic, await_results
-from replicator.kafka.topics import list_topics
+from replicator.kafka.topic_queries import list_topics
 
 WANTED_REPLICAS = 3
 CONFIG = {"cleanup.policy": "compact", "segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.1"}

@@ -10,7 +10,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP
 from replicator.kafka.cluster import EARLIEST, AdminClient, Cluster
 from replicator.kafka.offset_probe import LOOK_AGAIN_S
-from replicator.kafka.topics import list_offsets
+from replicator.kafka.topic_queries import list_offsets
 
 
 class LogStarts:

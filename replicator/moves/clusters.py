@@ -18,7 +18,8 @@ from replicator.groups.reader import OffsetsReader
 from replicator.groups.select import ClusterGroups
 from replicator.kafka.cluster import EARLIEST, LATEST, AdminClient, Cluster, OffsetSpec
 from replicator.kafka.offset_probe import OffsetProbe
-from replicator.kafka.topics import Catalog, Snapshot, describe_topics, list_offsets, list_topics, topic_ids
+from replicator.kafka.topic_queries import describe_topics, list_offsets, list_topics, topic_ids
+from replicator.kafka.topics import Catalog, Snapshot
 from replicator.log import NO_LOG
 from replicator.moves.routes import FlowView, Route, Router
 from replicator.offset_map.topic_id import TopicId

@@ -17,7 +17,7 @@ from replicator.config import Flow
 from replicator.deadline import Deadline
 from replicator.errors import KafkaOpError, RefusedError, ReplicatorError
 from replicator.kafka.cluster import Cluster
-from replicator.kafka.topics import list_topics
+from replicator.kafka.topic_queries import list_topics
 from replicator.syncs.control_records import PartlyDoneError
 from replicator.syncs.halts import HaltReason, halt, halt_body, halt_changes, halt_text, lift, read_halts, to_halt
 

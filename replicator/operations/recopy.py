@@ -28,7 +28,7 @@ from replicator.deadline import Deadline
 from replicator.errors import TP, RefusedError, RetriableError
 from replicator.kafka.cluster import EARLIEST, LATEST, Cluster, Message
 from replicator.kafka.log_reader import LogReader
-from replicator.kafka.topics import describe_topics, known_offsets, list_topics, topic_ids
+from replicator.kafka.topic_queries import describe_topics, known_offsets, list_topics, topic_ids
 from replicator.moves.model import counted
 from replicator.names import task_of
 from replicator.offset_map.mm2_format import Checkpoint

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.errors import RetriableError
-from replicator.kafka.cluster import Cluster, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster
 from replicator.protocol.connect_errors import ConnectError, unreachable
 from replicator.protocol.handshake import CONNECT_TIMEOUT_S, Endpoint, connect
 from replicator.protocol.security import Security

@@ -15,7 +15,8 @@ from typing import Any
 
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, KafkaOpError
-from replicator.kafka.cluster import Cluster, KafkaError, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.protocol import group_codecs
 from replicator.protocol.brokers import CONTROL, SHORTEST_TIMEOUT_S, Brokers
 from replicator.protocol.connection import NoResponseError

@@ -18,7 +18,8 @@ from kafka.protocol.admin.transactions import DescribeProducersRequest
 
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import TP, FatalError, RetriableError
-from replicator.kafka.cluster import Cluster, KafkaError, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster, KafkaError
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.capabilities import reason_against
 from replicator.protocol.event_loop import EventLoop

@@ -28,7 +28,8 @@ from replicator.kafka.cluster import (
     await_results,
     topic_partitions,
 )
-from replicator.kafka.topics import Catalog, Snapshot, list_offsets, list_topics
+from replicator.kafka.topic_queries import list_offsets, list_topics
+from replicator.kafka.topics import Catalog, Snapshot
 from replicator.log import NO_LOG
 from replicator.planes.select import choose
 from replicator.status.lag import Lag, LagFacts, PartitionLag, Workers, partition_lags, unreplicated

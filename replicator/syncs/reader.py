@@ -19,7 +19,7 @@ from replicator.kafka.cluster import (
     await_results,
 )
 from replicator.kafka.log_reader import LogReader
-from replicator.kafka.topics import known_offsets, list_topics
+from replicator.kafka.topic_queries import known_offsets, list_topics
 from replicator.offset_map.sync_format import (
     SyncRecord,
     decode,

@@ -23,6 +23,7 @@ from replicator.copy.task import Task
 from replicator.copy.task_context import TaskContext
 from replicator.deadline import Deadline, backoff_s
 from replicator.errors import ConfigError, ReplicatorError, RetriableError
+from replicator.kafka.client_properties import client_id
 from replicator.kafka.cluster import (
     OFFSET_END,
     WATCHED,
@@ -33,7 +34,6 @@ from replicator.kafka.cluster import (
     KafkaException,
     Message,
     TopicPartition,
-    client_id,
     leave_group,
 )
 from replicator.kafka.topics import Catalog

@@ -18,7 +18,8 @@ from replicator.config import ClusterSettings
 from replicator.deadline import Deadline
 from replicator.embedded import Clusters, ClusterSpec, SecuritySpec, open_clusters
 from replicator.embedded import EmbeddedCluster as KafkaCluster
-from replicator.kafka.cluster import Cluster, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster
 from replicator.protocol.brokers import CONTROL, Brokers
 from replicator.protocol.event_loop import EventLoop
 from tests.support.brokers import UniqueName, on_three_brokers

@@ -17,7 +17,8 @@ from replicator.deadline import Deadline
 from replicator.embedded import Clusters, ClusterSpec
 from replicator.embedded import EmbeddedCluster as KafkaCluster
 from replicator.errors import TP, PartitionError, StopReason
-from replicator.kafka.cluster import Cluster, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster
 from replicator.planes.batches.plane import BatchesPlane
 from replicator.protocol.brokers import Brokers
 from replicator.protocol.event_loop import EventLoop

@@ -9,7 +9,7 @@ from replicator.deadline import Deadline
 from replicator.embedded import Clusters
 from replicator.errors import TP
 from replicator.kafka.cluster import LATEST, Cluster
-from replicator.kafka.topics import list_offsets
+from replicator.kafka.topic_queries import list_offsets
 from tests.support.brokers import UniqueName, on_killable_pair
 from tests.support.eventually import eventually
 from tests.support.records import create_topic

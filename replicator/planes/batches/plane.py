@@ -14,7 +14,8 @@ from operator import attrgetter
 
 from replicator.deadline import Deadline
 from replicator.errors import TP, AbortTransactionError, KafkaOpError, RetriableError
-from replicator.kafka.cluster import Cluster, client_id
+from replicator.kafka.client_properties import client_id
+from replicator.kafka.cluster import Cluster
 from replicator.offset_map.runs import Placement
 from replicator.planes import Batch, Fetched, PlaneSettings
 from replicator.planes.batches.fetch_session import FetchedBatches

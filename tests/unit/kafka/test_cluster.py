@@ -27,17 +27,8 @@ from replicator.errors import (
     RetriableError,
     StopReason,
 )
-from replicator.kafka.cluster import (
-    WATCHED,
-    Cluster,
-    Uuid,
-    await_results,
-    client_defaults,
-    kafka_error,
-    security_properties,
-    transaction_error,
-    uuid_bytes,
-)
+from replicator.kafka.client_properties import client_defaults, security_properties
+from replicator.kafka.cluster import WATCHED, Cluster, Uuid, await_results, kafka_error, transaction_error, uuid_bytes
 from replicator.kafka.error_codes import Side, is_mapped
 from replicator.planes import PlaneSettings
 from replicator.planes.records import consumer_properties, producer_properties

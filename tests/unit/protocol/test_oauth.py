@@ -15,7 +15,7 @@ import pytest
 
 from replicator.config import MASK, SecuritySettings, build, shown
 from replicator.errors import ConfigError
-from replicator.kafka.cluster import security_properties
+from replicator.kafka.client_properties import security_properties
 from replicator.protocol import oauth
 from replicator.protocol.connect_errors import ConnectError
 from replicator.protocol.oauth import TokenProvider

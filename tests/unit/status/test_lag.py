@@ -15,7 +15,8 @@ from replicator.config import ClusterSettings, Flow, FlowSettings
 from replicator.deadline import Deadline
 from replicator.errors import TP, KafkaOpError, RetriableError
 from replicator.kafka.cluster import LATEST, Cluster, KafkaError, KafkaException, TopicPartition
-from replicator.kafka.topics import Snapshot, SourceTopic, list_offsets
+from replicator.kafka.topic_queries import list_offsets
+from replicator.kafka.topics import Snapshot, SourceTopic
 from replicator.names import task_of
 from replicator.offset_map.runs import Run
 from replicator.offset_map.topic_id import NO_ID
