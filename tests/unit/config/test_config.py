@@ -15,7 +15,7 @@ import yaml
 from replicator.config import MASK, OWNED_PROPERTIES, Settings, build, config_file, load, shown
 from replicator.errors import ConfigError
 
-SAMPLES = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+SAMPLES = sorted((Path(__file__).parents[3] / "config").glob("*.yaml"))
 SECRET = "hunter2-is-no-secret"
 SASL = {"protocol": "SASL_SSL", "mechanism": "SCRAM-SHA-512", "username": "u"}
 
