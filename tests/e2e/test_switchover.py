@@ -5,6 +5,7 @@ Invariants D, F, G.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -22,7 +23,6 @@ from tests.support.records import NewRecord, end_offsets, produce
 from tests.support.selection import thorough
 
 FLOW: dict[str, Any] = {"checkpoint_interval_s": 0.2}
-SOON_S = 5.0
 ROUND_TRIPS = 4
 THOROUGH_ROUND_TRIPS = 10
 ROW = {
@@ -152,10 +152,10 @@ def test_again_and_again_there_and_back(
     await_synced(bench)
 
 
-def test_a_hundred_partitions_take_less_than_five_seconds(
+def test_a_hundred_partitions_cost_little_more_than_one(
     make_bench: MakeBench, source: EmbeddedCluster, target: EmbeddedCluster
 ) -> None:
-    """Once the group has stopped; read back. On a busy machine, not much longer than one partition takes there."""
+    """Moved and read back, there and home. Measured as processor time, which depends little on what else runs."""
     bench = make_bench(source, target, flow=FLOW)
     bench.create_topic(partitions=100)
     produce(source.bootstrap_servers, bench.topic, (NewRecord(b"%d" % n, partition=n % 100) for n in range(1000)))
@@ -166,17 +166,21 @@ def test_a_hundred_partitions_take_less_than_five_seconds(
     bench.await_caught_up()
     small = f"{group_of(bench)}-of-one-partition"
     commit(source.bootstrap_servers, small, {TP(bench.topic, 0): 5})
-    took_s: list[float] = []
+    large_s: list[float] = []
     small_s: list[float] = []
-    for command in ("switchover", "failback") * 3:
-        began_s = time.monotonic()
+    for command in ("switchover", "failback"):
+        began_s = children_s()
         document = move(bench.file, command, group_of(bench))
-        took_s.append(time.monotonic() - began_s)
-        check_document(bench, document, command, partitions=100, is_repeated=len(took_s) > 1)
-        if took_s[-1] < SOON_S:
-            break
-        began_s = time.monotonic()
+        large_s.append(children_s() - began_s)
+        check_document(bench, document, command, partitions=100, is_repeated=len(large_s) > 1)
+        began_s = children_s()
         move(bench.file, command, small)
-        small_s.append(time.monotonic() - began_s)
-    print(f"moves of 100 partitions: {', '.join(f'{it:.1f} s' for it in took_s)}; of one: {small_s}")
-    assert min(took_s) < max(SOON_S, 2.5 * min(small_s, default=0.0))
+        small_s.append(children_s() - began_s)
+    print(f"processor time of moves of 100 partitions: {large_s}; of one: {small_s}")
+    assert min(large_s) < 2 * min(small_s)
+
+
+def children_s() -> float:
+    """Processor time of the processes that this one has started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
