@@ -42,7 +42,7 @@ types: $(STAMP)
 
 # Tests mostly wait for brokers, so several processes run side by side; they share a pair of clusters. Tests of one
 # group (tests/support/brokers.py) run in one of them. What is timed wants a machine that is not too busy: JOBS=1 there.
-JOBS ?= 3
+JOBS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 unit: JOBS := 2

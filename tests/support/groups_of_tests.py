@@ -3,6 +3,8 @@
 xdist tells its controller of a test's group in the test's id, which pytest 9.2 no longer lets it change: every test
 would be a group of its own, and each process would start the clusters that a group shares. So the workers leave a list
 of the groups where the controller finds it.
+
+The tiers are mixed: end-to-end tests need the processor, integration tests mostly wait.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 FOLDER = pytest.StashKey[TemporaryDirectory[str]]()
 FILE = "groups.json"
+LONG_ONES_BEFORE = 0.7
+"""Of the run: a long test that begins last is waited for by all."""
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -40,6 +44,22 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return self._groups.get(nodeid, nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Spread the tests of each folder evenly over the run, in their order; the last ones are short."""
+    if config.getvalue("dist") != "loadgroup":
+        return
+    tiers: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        tiers.setdefault(item.path.parent, []).append(item)
+    places = {
+        item.nodeid: number / len(tier) * (LONG_ONES_BEFORE if tier[0].path.parent.name == "e2e" else 1)
+        for tier in tiers.values()
+        for number, item in enumerate(tier)
+    }
+    items.sort(key=lambda item: places[item.nodeid])
 
 
 def pytest_configure(config: pytest.Config) -> None:
