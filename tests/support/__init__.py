@@ -4,6 +4,7 @@ selection.py       which tests a run has: `thorough` ones only in make test-all
 brokers.py         pytest options and fixtures: shared clusters, clusters of one's own, unique names
 shared_clusters.py one pair of clusters for all processes of a run
 groups_of_tests.py sends the tests of one group to one process
+run_ids.py         what makes a test's names its own, and deletes its topics
 eventually.py      the only way to wait
 records.py         read a topic to its stable end; produce; create topics
 groups.py          what groups committed, checkpoints, members

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import pytest
 
 from replicator.embedded import Clusters, ClusterSpec, EmbeddedCluster, open_clusters
+from tests.support.run_ids import delete_topics_of, new_run_id, take_run_ids
 from tests.support.shared_clusters import ClusterServer, SharedClusters, ask
 
 UniqueName = Callable[[str], str]
@@ -146,13 +146,25 @@ def _cluster_factory() -> Iterator[OwnClusters]:
         yield start
 
 
+@pytest.fixture(autouse=True)
+def _own_topics(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test made in the shared clusters goes when it ends."""
+    uses_shared = "clusters" in request.fixturenames
+    shared: Mapping[str, EmbeddedCluster] = request.getfixturevalue("clusters") if uses_shared else {}
+    take_run_ids()  # of fixtures that other tests use, too
+    yield
+    run_ids = take_run_ids()
+    if run_ids:
+        delete_topics_of(run_ids, *(it.admin_servers for it in shared.values()))
+
+
 @pytest.fixture
 def unique(request: pytest.FixtureRequest) -> UniqueName:
     """Makes names for topics, groups and transactional ids that no other test uses, in this run or another one.
 
     The name begins with the word given, so `unique("orders")` still matches `orders.*`.
     """
-    run = uuid.uuid4().hex[:8]
+    run = new_run_id()
     test = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")[:40]
 
     def make(word: str) -> str:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartiti
 from replicator.errors import TP
 from replicator.offset_map.mm2_format import Checkpoint, decode_checkpoint
 from tests.support.eventually import eventually
-from tests.support.records import ADMIN_TIMEOUT_S, admin_client, read_topic
+from tests.support.records import ADMIN_TIMEOUT_S, admin_client, has_topic, read_topic
 
 
 def commit(servers: str, group: str, offsets: dict[TP, int], metadata: str = "") -> None:
@@ -37,7 +37,7 @@ def offsets(servers: str, group: str) -> dict[TP, int]:
 def checkpoints(servers: str, topic: str, group: str) -> dict[TP, Checkpoint]:
     """The newest checkpoint of each of a group's partitions."""
     newest = {}
-    if topic in admin_client(servers).list_topics(timeout=ADMIN_TIMEOUT_S).topics:
+    if has_topic(servers, topic):
         for record in read_topic(servers, topic):
             it = decode_checkpoint(record.key or b"", record.value or b"", record.headers)
             if it.group == group:

@@ -207,7 +207,7 @@ def _each_broker(admin: AdminClient, client: Mapping[str, Any] | None) -> list[A
 
     librdkafka asks any broker that it is connected to, and connects to others only for what they alone can answer.
     """
-    brokers = admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers.values()
+    brokers = admin.list_topics("__consumer_offsets", timeout=ADMIN_TIMEOUT_S).brokers.values()
     return [admin_client(f"{it.host}:{it.port}", client) for it in brokers]
 
 
@@ -278,7 +278,12 @@ def delete_topic(bootstrap_servers: str, topic: str) -> None:
 
 
 def _does_not_know(admin: AdminClient, topic: str) -> bool:
-    return topic not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    return topic not in admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics  # asked for by name, a broker may create it
+
+
+def has_topic(bootstrap_servers: str, topic: str) -> bool:
+    """Whether a broker of the cluster knows the topic."""
+    return not _does_not_know(admin_client(bootstrap_servers), topic)
 
 
 class NewRecord(NamedTuple):

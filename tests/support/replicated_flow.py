@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,8 @@ from confluent_kafka import KafkaException
 
 from tests.support.compare import Outcome, check_flow, lag
 from tests.support.eventually import eventually
-from tests.support.records import admin_client, create_topic
+from tests.support.records import create_topic, has_topic
+from tests.support.run_ids import new_run_id
 
 CATCH_UP_S = 120.0
 """How long a flow may take for what it was given, on a machine that is busy."""
@@ -29,7 +29,7 @@ class ReplicatedFlow(ABC):
 
     def __init__(self, servers: tuple[str, str]) -> None:
         self.servers = servers
-        self.run = uuid.uuid4().hex[:8]
+        self.run = new_run_id()
         self.alias, self.target_alias = f"east-{self.run}", f"west-{self.run}"
         self.name = f"{self.alias}->{self.target_alias}"
         self.group = f"replicator-{self.alias}-{self.target_alias}"
@@ -81,7 +81,7 @@ class ReplicatedFlow(ABC):
         """
         source, target = self.servers
         try:
-            assert self.syncs_topic in admin_client(target).list_topics(timeout=60).topics, "no syncs topic"
+            assert has_topic(target, self.syncs_topic), "no syncs topic"
             return lag(source, target, topic, self.syncs_topic)
         except KafkaException as error:
             raise AssertionError(str(error)) from error
